@@ -1,0 +1,38 @@
+# Two commands on a fresh machine: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+DATA   := ../shared/data
+
+# Tests and the demo read the shared data where it exists; the library works without.
+ifneq ($(wildcard $(DATA)),)
+export IMC_SSM_DATA ?= $(abspath $(DATA))
+endif
+export MPLBACKEND ?= Agg
+
+.PHONY: all demo test bench lint clean
+all: $(STAMP)
+
+# Reinstalled only when pyproject.toml changed; the package itself is an editable install.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/imc-ssm demo --out results/demo.nc
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/recurrence.py
+
+clean:
+	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,213 @@
+"""From a weight matrix to targets on tiles: splitting, column scales, differential pairs, levels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imc_ssm.analog.schema import Design
+from imc_ssm.devices import device_names
+from imc_ssm.errors import ConfigError, DataError, DesignError
+from imc_ssm.operators import Rate
+
+__all__ = [
+    "MappedMatrix",
+    "Tile",
+    "check_fit",
+    "column_sums",
+    "map_matrix",
+    "tiles_needed",
+    "with_output_ranges",
+]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One tile's part of a matrix."""
+
+    row: tuple[int, int]
+    """Half-open range of the matrix's inputs."""
+    column: tuple[int, int]
+    """Half-open range of the matrix's outputs."""
+    output_range: float
+    """ADC full scale, in units of the normalised column sum sum_i (x_i / input_range) target_ij."""
+
+
+@dataclass(frozen=True, eq=False)
+class MappedMatrix:
+    """A weight matrix as it will be programmed: W[j, i] = target[i, j] scale[j], up to the cell's levels."""
+
+    name: str
+    """Name, unique on the chip: it seeds the matrix's random draws."""
+    module: str
+    """Dotted path of the module that owns the weight."""
+    target: Floats
+    """(inputs, outputs) in [-1, 1]: (G+ - G-) / (g_max - g_min), on the cell's levels."""
+    scale: Floats
+    """(outputs,): digital factor of each column; 0 for a column of zeros."""
+    bias: Floats | None
+    """(outputs,), added in digital, or None."""
+    input_range: float
+    """DAC full scale, in units of the input."""
+    tiles: tuple[Tile, ...]
+    """The tiles, column block by column block, within it from the first rows to the last."""
+    rate: Rate = "step"
+    """How often the product runs."""
+    input_activity: float | None = None
+    """Calibrated mean square of the inputs over input_range squared, for the cells' energy; None: unknown."""
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs."""
+        return int(self.target.shape[0])
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs."""
+        return int(self.target.shape[1])
+
+
+def _blocks(size: int, step: int) -> list[tuple[int, int]]:
+    """Half-open ranges that cut `size` into pieces of `step`, the last one partial."""
+    return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def tiles_needed(inputs: int, outputs: int, design: Design) -> int:
+    """ceil(inputs / rows) * ceil(outputs / columns)."""
+    return -(-inputs // design.rows) * -(-outputs // design.columns)
+
+
+def check_fit(matrices: Iterable[MappedMatrix], design: Design) -> int:
+    """The tiles all `matrices` need together; `DesignError` if the chip has fewer."""
+    needed = sum(len(matrix.tiles) for matrix in matrices)
+    _check_tiles(needed, design, "model")
+    return needed
+
+
+def _check_tiles(needed: int, design: Design, what: str) -> None:
+    if needed > design.tiles:
+        others = ", ".join(name for name in device_names("designs") if name != design.name)
+        raise DesignError(
+            f"{what} needs {needed} tiles of {design.rows} x {design.columns}, design {design.name!r} has "
+            f"{design.tiles}; use a smaller model or a larger design (shipped: {others})"
+        )
+
+
+def map_matrix(
+    name: str,
+    module: str,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    design: Design,
+    *,
+    input_range: float,
+    output_ranges: Sequence[float] | None = None,
+    rate: Rate = "step",
+    scale: Literal["column", "tile"] = "column",
+) -> MappedMatrix:
+    """Put `weight` (outputs, inputs) on tiles of `design`.
+
+    target[i, j] = round_levels(weight[j, i] / scale[j]). With `scale="column"`,
+    scale[j] = max_i |weight[j, i]| over the whole matrix, so that row tiles of a column share it and their
+    sums can be added in digital; with "tile", one scale serves all columns of a column block. A device has L
+    levels from g_min to g_max and one of the pair stays at g_min, so targets are multiples of 1 / (L - 1).
+
+    `input_range`: DAC full scale, in units of the input. `output_ranges`: ADC full scale of each tile in
+    units of the normalised column sum; None = the largest sum possible, max_j sum_i |target_ij|, which
+    never clips (set tighter ones with `with_output_ranges`).
+
+    Raises `DataError` for a weight or bias of the wrong shape or not finite, `ConfigError` for a range that
+    is not positive, `DesignError` if the matrix alone needs more tiles than the design has.
+    """
+    matrix = np.asarray(weight, dtype=np.float64)
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise DataError(f"weight of {name!r} has shape {matrix.shape}; give (outputs, inputs), both at least 1")
+    offset = None if bias is None else np.asarray(bias, dtype=np.float32)
+    if offset is not None and offset.shape != matrix.shape[:1]:
+        raise DataError(f"bias of {name!r} has shape {offset.shape}; the weight has {matrix.shape[0]} outputs")
+    if not np.isfinite(matrix).all() or (offset is not None and not np.isfinite(offset).all()):
+        raise DataError(f"weight or bias of {name!r} holds NaN or infinite values; was the training stable?")
+    _check_range(name, "input_range", input_range)
+    if scale not in ("column", "tile"):
+        raise ConfigError(f"scale = {scale!r}; use 'column' or 'tile'")
+    outputs, inputs = matrix.shape
+    _check_tiles(tiles_needed(inputs, outputs, design), design, f"matrix {name!r} ({inputs} x {outputs})")
+
+    columns = _blocks(outputs, design.columns)
+    factor = np.abs(matrix).max(axis=1).astype(np.float32)
+    if scale == "tile":
+        for start, stop in columns:
+            factor[start:stop] = factor[start:stop].max()
+    # A column of zeros keeps scale 0: the digital unit then removes its read noise as well.
+    safe = np.where(factor > 0, factor, np.float32(1)).astype(np.float64)
+    target = np.clip(matrix.T / safe, -1.0, 1.0)
+    levels = design.load_cell().levels
+    if levels is not None:
+        target = np.rint(target * (levels.value - 1)) / (levels.value - 1)
+    on_levels = np.ascontiguousarray(target, dtype=np.float32)
+
+    places = [(row, column) for column in columns for row in _blocks(inputs, design.rows)]
+    if output_ranges is None:
+        output_ranges = [_largest_sum(on_levels[slice(*row), slice(*column)]) for row, column in places]
+    if len(output_ranges) != len(places):
+        raise ConfigError(f"{name!r} has {len(places)} tiles, {len(output_ranges)} output_ranges were given")
+    for value in output_ranges:
+        _check_range(name, "output_range", value)
+    tiles = tuple(
+        Tile(row, column, float(full)) for (row, column), full in zip(places, output_ranges, strict=True)
+    )
+    return MappedMatrix(name, module, on_levels, factor, offset, float(input_range), tiles, rate)
+
+
+def _check_range(name: str, what: str, value: float) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise ConfigError(
+            f"{what} of {name!r} is {value}; it must be positive (was the calibration data all zero?)"
+        )
+
+
+def _largest_sum(target: Floats) -> float:
+    """max_j sum_i |target_ij|, the bound of the normalised column sum; 1 for a tile of zeros."""
+    largest = float(np.abs(target).sum(axis=0, dtype=np.float64).max())
+    return largest if largest > 0 else 1.0
+
+
+def column_sums(mapped: MappedMatrix, x: npt.ArrayLike) -> list[Floats]:
+    """The normalised column sums of every tile for inputs `x` (samples, inputs), without noise.
+
+    sum_i clip(x_i / input_range, -1, 1) target_ij, one array (samples, columns of the tile) per tile.
+    Raises `DataError` if `x` has another shape.
+    """
+    values = np.asarray(x, dtype=np.float32)
+    if values.ndim != 2 or values.shape[1] != mapped.inputs or len(values) == 0:
+        raise DataError(f"inputs of {mapped.name!r} have shape {values.shape}; give (samples, {mapped.inputs})")
+    drive = np.clip(values / np.float32(mapped.input_range), -1, 1)
+    return [
+        drive[:, slice(*tile.row)] @ mapped.target[slice(*tile.row), slice(*tile.column)] for tile in mapped.tiles
+    ]
+
+
+def with_output_ranges(mapped: MappedMatrix, x: npt.ArrayLike, percentile: float = 99.99) -> MappedMatrix:
+    """`mapped` with the ADC full scale of each tile at a percentile of |column sum| over calibration inputs.
+
+    `x` is (samples, inputs). The range is never zero: a tile that sees only zeros gets its largest possible
+    sum. Raises `ConfigError` for a percentile outside (0, 100], `DataError` for inputs of another shape or
+    not finite.
+    """
+    if not 0 < percentile <= 100:
+        raise ConfigError(f"percentile = {percentile}; use a value above 0 and at most 100, e.g. 99.99")
+    tiles = []
+    for tile, sums in zip(mapped.tiles, column_sums(mapped, x), strict=True):
+        full = float(np.percentile(np.abs(sums), percentile))
+        if not np.isfinite(full):
+            raise DataError(f"calibration inputs of {mapped.name!r} hold NaN or infinite values")
+        if full < np.finfo(np.float32).tiny:
+            full = _largest_sum(mapped.target[slice(*tile.row), slice(*tile.column)])
+        tiles.append(replace(tile, output_range=full))
+    return replace(mapped, tiles=tuple(tiles))

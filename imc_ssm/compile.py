@@ -1,0 +1,259 @@
+"""From a quantised model and a chip design to a deployment: what sits where, with which scales and ranges."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imc_ssm.analog import (
+    AnalogLinear,
+    Design,
+    MappedMatrix,
+    Tile,
+    check_fit,
+    map_matrix,
+    with_output_ranges,
+)
+from imc_ssm.errors import FileError, ImcSsmError
+from imc_ssm.files import load_tensors, save_tensors
+from imc_ssm.modelfile import rebuild, tensors_of
+from imc_ssm.operators import Mvm, Operator
+from imc_ssm.quantize import QuantisedLinear, Scheme
+from imc_ssm.s4d import Classifier
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from imc_ssm.analog.linear import Implementation
+
+__all__ = ["Deployment", "compile_model"]
+
+CALIBRATION_TOKENS = 100_000
+"""Input vectors of each matrix from which its ranges are taken, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """A model on a chip design, as plain data. One design makes many chips: programming draws them."""
+
+    design: Design
+    """The chip design."""
+    matrices: tuple[MappedMatrix, ...]
+    """Every matrix on its tiles."""
+    operators: tuple[Operator, ...]
+    """Every operation of one inference, in order."""
+    scheme: Scheme
+    """Number formats of the digital side."""
+    steps: int
+    """Time steps of one inference."""
+    config: dict[str, Any]
+    """The model's configuration."""
+    tensors: dict[str, np.ndarray[Any, Any]]
+    """The quantised model's parameters and calibrated formats."""
+    name: str = "model"
+    """What the model is called in results."""
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Word length of every part."""
+        return {part: int(width) for part, width in self.scheme.bits.model_dump().items()}
+
+    def digital(self) -> Classifier:
+        """The model with its matrices computed digitally: the deployment's reference."""
+        header = {"config": self.config, "scheme": self.scheme.model_dump(mode="json")}
+        return rebuild(self.tensors, header, self.name)[0]
+
+    def chip(self, implementation: Implementation = "fast") -> tuple[Classifier, list[AnalogLinear]]:
+        """A model whose matrices are analog tiles, and these tiles, to be programmed (`AnalogLinear.program`)."""
+        model = self.digital()
+        tiles = []
+        for matrix in self.matrices:
+            analog = AnalogLinear(matrix, self.design, implementation)
+            owner = model.get_submodule(matrix.module)
+            assert isinstance(owner, QuantisedLinear)
+            owner.matrix = analog
+            tiles.append(analog)
+        return model.eval(), tiles
+
+    def save(self, path: str | Path) -> None:
+        """Write a deployment file (safetensors with JSON), atomically; `FileError` if that fails."""
+        tensors = {f"model/{name}": value for name, value in self.tensors.items()}
+        placed = []
+        for m in self.matrices:
+            tensors |= {f"matrix/{m.name}/target": m.target, f"matrix/{m.name}/scale": m.scale}
+            if m.bias is not None:
+                tensors[f"matrix/{m.name}/bias"] = m.bias
+            placed.append(
+                {
+                    "name": m.name,
+                    "module": m.module,
+                    "rate": m.rate,
+                    "input_range": m.input_range,
+                    "input_activity": m.input_activity,
+                    "tiles": [[*t.row, *t.column, t.output_range] for t in m.tiles],
+                }
+            )
+        header = {
+            "name": self.name,
+            "design": self.design.model_dump(mode="json"),
+            "scheme": self.scheme.model_dump(mode="json"),
+            "config": self.config,
+            "steps": self.steps,
+            "matrices": placed,
+        }
+        save_tensors(path, tensors, header, kind="deployment")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Deployment:
+        """Read a deployment file; `FileError` for one that is missing, changed or of another kind."""
+        arrays, header = load_tensors(path, kind="deployment")
+        tensors = {n.removeprefix("model/"): v for n, v in arrays.items() if n.startswith("model/")}
+        try:
+            matrices = tuple(
+                MappedMatrix(
+                    m["name"],
+                    m["module"],
+                    arrays[f"matrix/{m['name']}/target"],
+                    arrays[f"matrix/{m['name']}/scale"],
+                    arrays.get(f"matrix/{m['name']}/bias"),
+                    m["input_range"],
+                    tuple(Tile((t[0], t[1]), (t[2], t[3]), t[4]) for t in m["tiles"]),
+                    m["rate"],
+                    m["input_activity"],
+                )
+                for m in header["matrices"]
+            )
+            design = Design.parse(header["design"], where=str(path))
+            scheme = Scheme.parse(header["scheme"], where=str(path))
+            rest = (int(header["steps"]), dict(header["config"]), tensors, str(header["name"]))
+        except (KeyError, IndexError, TypeError) as error:
+            raise FileError(
+                f"{path}: the header of the deployment lacks {error}; compile the model again"
+            ) from None
+        model, _ = rebuild(tensors, header, str(path))
+        return cls(design, matrices, tuple(model.operators()), scheme, *rest)
+
+    def table(self) -> Table:
+        """What sits where, for `rich.print`."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.name} on {self.design.name}: matrices on tiles")
+        for column in (
+            "matrix",
+            "rate",
+            "inputs x outputs",
+            "tiles",
+            "cells used",
+            "DAC range",
+            "ADC ranges",
+        ):
+            table.add_column(column, justify="left" if column in ("matrix", "rate") else "right")
+        for m in self.matrices:
+            used = m.target.size / (len(m.tiles) * self.design.rows * self.design.columns)
+            ranges = [t.output_range for t in m.tiles]
+            adc = f"{min(ranges):.3g}" if len(ranges) == 1 else f"{min(ranges):.3g} to {max(ranges):.3g}"
+            table.add_row(
+                m.name,
+                m.rate,
+                f"{m.inputs} x {m.outputs}",
+                str(len(m.tiles)),
+                f"{used:.1%}",
+                f"{m.input_range:.3g}",
+                adc,
+            )
+        return table
+
+
+@torch.no_grad()
+def compile_model(
+    model: Classifier,
+    scheme: Scheme,
+    design: Design,
+    calibration: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    input_percentile: float = 99.5,
+    output_percentile: float = 99.99,
+    name: str = "model",
+) -> Deployment:
+    """Map a quantised model onto a chip design.
+
+    Every `Mvm` that the model's `operators()` list is split over tiles; the calibration sequences (B, T, D)
+    run through the model fix each matrix's DAC range (`input_percentile` % of the input magnitudes: read noise
+    is relative to the range, so a few clipped inputs cost less than a wide one) and each tile's ADC range
+    (`output_percentile` % of the column sums). The digital side keeps its formats.
+
+    Raises `ImcSsmError` for a model that is not quantised or has parts in full precision, `DesignError` when
+    the design has too few tiles.
+    """
+    missing = [part for part, width in scheme.bits.model_dump().items() if width is None]
+    if missing:
+        raise ImcSsmError(f"a chip has no full precision: give bits to {', '.join(missing)} and quantise again")
+    operators = tuple(model.operators())
+    products = [op for op in operators if isinstance(op, Mvm)]
+    if any(not isinstance(model.get_submodule(op.module), QuantisedLinear) for op in products):
+        raise ImcSsmError("the model is in full precision; quantise it first (imc-ssm quantize)")
+    model = copy.deepcopy(model).eval()
+    with _recorded(model, products) as seen:
+        model(calibration, lengths)
+    matrices = []
+    for op in products:
+        owner = model.get_submodule(op.module)
+        assert isinstance(owner, QuantisedLinear)
+        linear = owner.matrix.linear
+        assert isinstance(linear, nn.Linear)
+        inputs = torch.cat(seen[op.name])
+        span = float(np.percentile(inputs.abs().numpy(), input_percentile))
+        mapped = map_matrix(
+            op.name,
+            op.module,
+            linear.weight.numpy(),
+            None if linear.bias is None else linear.bias.numpy(),
+            design,
+            input_range=span if span > 0 else 1.0,
+            rate=op.rate,
+        )
+        mapped = with_output_ranges(mapped, inputs.numpy(), output_percentile)
+        activity = float((inputs / mapped.input_range).square().mean())
+        matrices.append(replace(mapped, input_activity=activity))
+    check_fit(matrices, design)
+    return Deployment(
+        design,
+        tuple(matrices),
+        operators,
+        scheme,
+        int(calibration.shape[1]),
+        model.config.model_dump(mode="json"),
+        tensors_of(model),
+        name,
+    )
+
+
+@contextmanager
+def _recorded(model: nn.Module, products: list[Mvm]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what enters each matrix, as (vectors, inputs), while the block runs."""
+    seen: dict[str, list[Tensor]] = {op.name: [] for op in products}
+    handles = []
+    for op in products:
+
+        def record(_: nn.Module, inputs: tuple[Tensor, ...], name: str = op.name) -> None:
+            flat = inputs[0].reshape(-1, inputs[0].shape[-1])
+            stride = max(1, len(flat) // CALIBRATION_TOKENS)
+            seen[name].append(flat[::stride])
+
+        owner = model.get_submodule(op.module)
+        assert isinstance(owner, QuantisedLinear)
+        handles.append(owner.matrix.register_forward_pre_hook(record))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

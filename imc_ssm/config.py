@@ -1,0 +1,91 @@
+"""The base of every configuration: frozen, validated, and exact about what it does not know."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imc_ssm.errors import ConfigError, FileError, unknown
+
+__all__ = ["Config"]
+
+
+class Config(BaseModel):
+    """A frozen, validated, JSON- and TOML-round-trippable configuration.
+
+    Unknown fields are errors that name the nearest valid field. `Config.parse` turns pydantic's report
+    into one line; constructing directly raises pydantic's own `ValidationError`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, data: Any, *, where: str = "") -> Self:
+        """Validate `data` (a mapping, as read from JSON or TOML).
+
+        Raises `ConfigError` with one line that names the field, its value, what is allowed and, for an
+        unknown field, the nearest valid one. `where` names the origin (a file, an option) in the message.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_one_line(cls, error, where)) from None
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read and validate a TOML file; `FileError` if it cannot be read, `ConfigError` if it is wrong."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"cannot read {path}: {error}; give the path of a TOML file") from None
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise FileError(f"{path} is not valid TOML: {error}") from None
+        return cls.parse(data, where=str(path))
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "") -> Self:
+        """Validate a JSON text."""
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{where or cls.__name__} is not valid JSON: {error}") from None
+        return cls.parse(data, where=where)
+
+    def to_json(self) -> str:
+        """JSON with sorted keys: equal configurations give equal texts (and hashes)."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+    """The first problem of a pydantic report, as one sentence."""
+    first = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    place = f"{where}: " if where else ""
+    if first["type"] == "extra_forbidden":
+        owner = _owner(cls, first["loc"][:-1])
+        fields = owner.model_fields if owner is not None else {}
+        message = unknown("field", str(first["loc"][-1]), fields)
+        parent = ".".join(str(part) for part in first["loc"][:-1])
+        return f"{place}{message}" + (f" (in {parent!r})" if parent else "")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    value = "" if first["type"] == "missing" else f" = {first['input']!r}"
+    return f"{place}{cls.__name__} field {path!r}{value}: {first['msg']}{more}"
+
+
+def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The configuration class that a location of pydantic's report points into."""
+    owner: type[BaseModel] | None = cls
+    for part in loc:
+        field = owner.model_fields.get(str(part)) if owner is not None else None
+        kind = field.annotation if field is not None else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return None
+        owner = kind
+    return owner

@@ -1,0 +1,247 @@
+"""`SequenceDataset`: labelled sequences, checked once so that nothing after it has to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imc_ssm.errors import ConfigError, DataError, unknown
+
+__all__ = ["SPLITS", "SequenceDataset", "Split", "stratified"]
+
+SPLITS = ("train", "validation", "test")
+"""Train fits, validation chooses, test reports."""
+
+_MAX_CLASSES = 65536
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a dataset. Arrays are views of the dataset's where the part is a contiguous range."""
+
+    values: np.ndarray
+    """(n, time, channel) float32."""
+    labels: np.ndarray
+    """(n,) int64."""
+    lengths: np.ndarray | None = None
+    """(n,) int64, valid steps of each sequence; None if all have full length."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:
+        """Every sequence once, as (values, labels, lengths) of up to `batch_size`; the last may be smaller.
+
+        In order (views, no copies) without `rng`, else shuffled by it. Raises `ConfigError` if not
+        `batch_size >= 1`.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size = {batch_size}; give at least 1")
+        order = None if rng is None else rng.permutation(len(self))
+        return self._batches(batch_size, order)
+
+    def _batches(self, batch_size: int, order: np.ndarray | None) -> Iterator[Batch]:
+        """The generator behind `batches`, whose arguments are checked before the first batch is asked for."""
+        for start in range(0, len(self), batch_size):
+            stop = start + batch_size
+            part = self._at(slice(start, stop) if order is None else order[start:stop])
+            yield part.values, part.labels, part.lengths
+
+    def take(self, n: int) -> Split:
+        """The first `n` sequences, or all if there are fewer. Raises `ConfigError` if not `n >= 1`."""
+        if n < 1:
+            raise ConfigError(f"cannot take {n} sequences of a split; give at least 1")
+        return self._at(slice(0, n))
+
+    def _at(self, index: slice | np.ndarray) -> Split:
+        """The sequences at `index`."""
+        return Split(self.values[index], self.labels[index], None if self.lengths is None else self.lengths[index])
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceDataset:
+    """Labelled sequences with fixed splits.
+
+    Construction converts the arrays to the types below and raises `DataError`, naming the first offender, for
+    wrong shapes or types, values that are not finite, labels or lengths out of range, and splits that are
+    missing, empty, out of range or overlapping.
+    """
+
+    values: np.ndarray
+    """(n, time, channel) float32, finite."""
+    labels: np.ndarray
+    """(n,) int64, classes 0 .. n_classes - 1 (not every class has to occur)."""
+    splits: Mapping[str, np.ndarray]
+    """"train", "validation" and "test": disjoint int64 indices of sequences."""
+    lengths: np.ndarray | None = None
+    """(n,) int64 in 1 .. time: valid steps of each sequence; None if all have full length."""
+    sample_rate: float = 1.0
+    """Time steps per second (Hz)."""
+    task: str = "sequences"
+    """What this is, for tables and figures."""
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.task, str) and self.task):
+            raise DataError(f"task = {self.task!r}; give a name")
+        values = _values(self.task, self.values)
+        n, time, _ = values.shape
+        labels = _labels(self.task, self.labels, n)
+        lengths = None if self.lengths is None else _lengths(self.task, self.lengths, n, time)
+        checked = {
+            "values": values,
+            "labels": labels,
+            "splits": _splits(self.task, self.splits, n),
+            "lengths": lengths,
+            "sample_rate": _rate(self.task, self.sample_rate),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes: the largest label + 1."""
+        return int(self.labels.max()) + 1
+
+    @property
+    def time(self) -> int:
+        """Number of time steps of the longest sequence the arrays can hold."""
+        return int(self.values.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+        return int(self.values.shape[2])
+
+    def split(self, name: str) -> Split:
+        """One of "train", "validation" and "test"; a view, not a copy, if its indices are a range."""
+        if name not in self.splits:
+            raise DataError(unknown("split", name, self.splits))
+        index = self.splits[name]
+        whole = Split(self.values, self.labels, self.lengths)
+        contiguous = bool((np.diff(index) == 1).all())
+        return whole._at(slice(int(index[0]), int(index[-1]) + 1) if contiguous else index)
+
+
+def stratified(labels: np.ndarray, sizes: tuple[int, int, int], seed: int) -> dict[str, np.ndarray]:
+    """Random train, validation and test indices of exactly `sizes` with the class proportions of the whole.
+
+    Sequence r of the n_k (in random order) of class k gets the position (r + 1/2) / n_k; the sequences sorted
+    by position are cut at `sizes`. The order comes from raw Philox4x32-10 words, which no NumPy release may
+    change (unlike `Generator.permutation`), so a split stays the same for ever.
+
+    `labels`: (n,) integers; `sizes` sum to n. Raises `DataError` for sizes below 1 or another sum.
+    """
+    n = len(labels)
+    if min(sizes) < 1 or sum(sizes) != n:
+        raise DataError(f"cannot split {n} sequences into {sizes}; give at least 1 each and {n} together")
+    key = np.random.Philox(key=seed).random_raw(n)
+    _, group, count = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.lexsort((key, group))  # class after class, in random order within each
+    grouped = group[order]
+    rank = np.arange(n) - np.searchsorted(grouped, grouped)
+    position = np.empty(n)
+    position[order] = (rank + 0.5) / count[grouped]
+    by_position = np.lexsort((key, position))
+    parts = np.split(by_position, np.cumsum(sizes)[:-1])
+    return {name: part[np.argsort(key[part])] for name, part in zip(SPLITS, parts, strict=True)}
+
+
+def _array(task: str, what: str, array: Any, kinds: str, wanted: str) -> np.ndarray:
+    """`array` as a NumPy array of one of the given kinds of type."""
+    converted: np.ndarray = np.asarray(array)
+    if converted.dtype.kind not in kinds:
+        raise DataError(f"{task}: {what} have type {converted.dtype}; give {wanted}")
+    return converted
+
+
+def _values(task: str, values: Any) -> np.ndarray:
+    """Checked values, float32."""
+    array = _array(task, "values", values, "biuf", "real numbers")
+    if array.ndim != 3 or 0 in array.shape:
+        raise DataError(f"{task}: values have shape {array.shape}; give (n, time, channel), none of them 0")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported below
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    count, first = 0, None
+    for start in range(0, len(array), 4096):  # in parts, so that a mask of all values is never held
+        bad = ~np.isfinite(array[start : start + 4096])
+        if first is None and bad.any():
+            sequence, step, channel = np.unravel_index(int(bad.argmax()), bad.shape)
+            first = (start + int(sequence), int(step), int(channel))
+        count += int(bad.sum())
+    if first is not None:
+        raise DataError(
+            f"{task}: {count} of {array.size} values are not finite (as float32), the first at [sequence, "
+            f"step, channel] = {list(first)}; remove or replace them"
+        )
+    return array
+
+
+def _labels(task: str, labels: Any, n: int) -> np.ndarray:
+    """Checked labels, int64."""
+    array = _array(task, "labels", labels, "iu", "integers (classes 0, 1, 2, ...)")
+    if array.shape != (n,):
+        raise DataError(f"{task}: labels have shape {array.shape}, values hold {n} sequences; give ({n},)")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= _MAX_CLASSES:
+        raise DataError(f"{task}: labels run from {low} to {high}; give classes within 0 .. {_MAX_CLASSES - 1}")
+    return array.astype(np.int64)
+
+
+def _lengths(task: str, lengths: Any, n: int, time: int) -> np.ndarray:
+    """Checked lengths, int64."""
+    array = _array(task, "lengths", lengths, "iu", "integers (numbers of steps)")
+    if array.shape != (n,):
+        raise DataError(f"{task}: lengths have shape {array.shape}, values hold {n} sequences; give ({n},)")
+    low, high = int(array.min()), int(array.max())
+    if low < 1 or high > time:
+        raise DataError(f"{task}: lengths run from {low} to {high}; give numbers within 1 .. {time}")
+    return array.astype(np.int64)
+
+
+def _splits(task: str, splits: Any, n: int) -> dict[str, np.ndarray]:
+    """Checked splits, int64 indices."""
+    if not isinstance(splits, Mapping) or set(splits) != set(SPLITS):
+        given = ", ".join(map(str, splits)) if isinstance(splits, Mapping) else repr(splits)
+        raise DataError(f"{task}: splits are {given or '(none)'}; give exactly {', '.join(SPLITS)}")
+    owner = np.full(n, -1)
+    checked = {}
+    for number, name in enumerate(SPLITS):
+        index = np.asarray(splits[name])
+        if index.ndim != 1 or index.size == 0:
+            raise DataError(f"{task}: split {name!r} has shape {index.shape}; give a list of one or more indices")
+        index = _array(task, f"indices of split {name!r}", index, "iu", "integers")
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= n:
+            raise DataError(f"{task}: split {name!r} has indices {low} .. {high}; give them within 0 .. {n - 1}")
+        index = index.astype(np.int64)
+        taken = index[owner[index] >= 0]
+        if taken.size:
+            other = SPLITS[owner[taken[0]]]
+            raise DataError(
+                f"{task}: splits {other!r} and {name!r} overlap in {taken.size} sequences, the first is "
+                f"{taken[0]}; make them disjoint"
+            )
+        owner[index] = number
+        if int((owner == number).sum()) != index.size:
+            raise DataError(f"{task}: split {name!r} names a sequence twice; list each index once")
+        checked[name] = index
+    return checked
+
+
+def _rate(task: str, rate: Any) -> float:
+    """Checked sample rate."""
+    try:
+        value = float(rate)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise DataError(f"{task}: sample_rate = {rate!r}; give a positive number of Hz")
+    return value

@@ -1,0 +1,70 @@
+"""Where the device library lives, and numbers that carry their source.
+
+`devices/` is data, not code: one TOML per memory cell (`cells`), chip design (`designs`) and table of
+peripheral components (`components`). It travels inside the wheel; in a source tree it is the top-level folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from imc_ssm.config import Config
+from imc_ssm.errors import DesignError, unknown
+
+__all__ = ["Cited", "Kind", "cited", "device_names", "device_path"]
+
+Kind = Literal["cells", "designs", "components"]
+
+
+class Cited(Config):
+    """A number with its unit and where it was read."""
+
+    value: float
+    """The number, in `unit`."""
+    unit: str
+    """SI unit without prefix ("S", "J", "s", "m2", "V"), or "1" for a pure number."""
+    source: str = Field(min_length=8)
+    """Paper (with DOI or arXiv number), equation or table; "assumed: why" where nobody published it."""
+
+
+def cited(unit: str, *, low: float = 0.0, high: float = float("inf")) -> Any:
+    """The type of a cited number that must be given in `unit` and lie in [low, high]."""
+
+    def check(number: Cited) -> Cited:
+        if number.unit != unit:
+            raise ValueError(f"unit is {number.unit!r}, give the value in {unit!r}")
+        if not low <= number.value <= high:
+            raise ValueError(f"value {number.value!r} is outside [{low}, {high}] {unit}")
+        return number
+
+    return Annotated[Cited, AfterValidator(check)]
+
+
+def _root() -> Path:
+    """The folder that holds `cells/`, `designs/` and `components/`."""
+    inside = Path(__file__).parent / "_devices"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "devices"
+
+
+def device_names(kind: Kind) -> list[str]:
+    """The names that ship with the library, sorted."""
+    return sorted(path.stem for path in (_root() / kind).glob("*.toml"))
+
+
+def device_path(kind: Kind, name: str | Path) -> Path:
+    """The TOML behind a shipped name or a user's own path.
+
+    Raises `DesignError` that names the nearest shipped one when neither exists.
+    """
+    if Path(name).suffix == ".toml":
+        if not Path(name).is_file():
+            raise DesignError(f"no file {name}; give an existing .toml or one of: {', '.join(device_names(kind))}")
+        return Path(name)
+    path = _root() / kind / f"{name}.toml"
+    if not path.is_file():
+        what = {"cells": "memory cell", "designs": "chip design", "components": "component table"}[kind]
+        raise DesignError(unknown(what, str(name), device_names(kind)))
+    return path

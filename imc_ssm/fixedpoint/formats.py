@@ -1,0 +1,164 @@
+"""Number formats: what an integer code means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from imc_ssm.errors import FormatError
+
+__all__ = ["MAX_BITS", "MIN_BITS", "Format", "ScanFormats"]
+
+MIN_BITS, MAX_BITS = 2, 16
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """A signed fixed-point format: the real value of code q is `scale * (q - zero_point)`.
+
+    `scale` (float32) and `zero_point` (int64) have shape () for one format per tensor or (head,) for one
+    per head; real and imaginary parts of a head share them. The codes run over [low, high]:
+    [-2^(bits-1), 2^(bits-1) - 1] asymmetric, [-(2^(bits-1) - 1), 2^(bits-1) - 1] with zero point 0
+    symmetric, both narrowed further where a clip at a real value was folded in.
+
+    Raises `FormatError` for a word length outside 2 to 16, a scale that is not positive, finite and normal
+    in float32, or a zero point outside the code range.
+    """
+
+    bits: int
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.int64]
+    symmetric: bool = False
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not MIN_BITS <= self.bits <= MAX_BITS:
+            raise FormatError(f"word length {self.bits} bits; allowed are {MIN_BITS} to {MAX_BITS}")
+        scale = np.asarray(self.scale, np.float32)
+        zero = np.asarray(self.zero_point, np.int64)
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "zero_point", zero)
+        if scale.ndim > 1 or zero.shape != scale.shape:
+            raise FormatError(
+                f"scale has shape {scale.shape} and zero point {zero.shape}; both must be () or (head,)"
+            )
+        tiny = np.finfo(np.float32).tiny
+        if not np.all(np.isfinite(scale) & (scale >= tiny)):
+            worst = float(scale.min()) if np.all(np.isfinite(scale)) else float("nan")
+            raise FormatError(
+                f"scale {worst!r} cannot be held by float32 (finite, at least {tiny:.3g}); check the range"
+            )
+        if self.symmetric and np.any(zero != 0):
+            raise FormatError("a symmetric format has zero point 0; use symmetric=False for another")
+        if np.any((zero < self.code_min) | (zero > self.code_max)):
+            raise FormatError(
+                f"zero point {zero.tolist()} is outside the codes [{self.code_min}, {self.code_max}]"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise FormatError(f"clip {self.clip!r}; allowed is a positive real value or None")
+
+    @classmethod
+    def from_range(
+        cls, low: ArrayLike, high: ArrayLike, bits: int, *, symmetric: bool = False, clip: float | None = None
+    ) -> Format:
+        """The uniform quantiser over [low, high] (widened to contain 0).
+
+        asymmetric: scale = (high - low) / (2^bits - 1), zero_point = round(code_min - low / scale);
+        symmetric: scale = max(|low|, |high|) / (2^(bits-1) - 1), zero_point = 0. An empty range (all zero)
+        gets scale 1. Source: Zhao et al. 2025 (arXiv:2506.12480), Sec. II (uniform quantisation).
+        """
+        if not MIN_BITS <= bits <= MAX_BITS:
+            raise FormatError(f"word length {bits} bits; allowed are {MIN_BITS} to {MAX_BITS}")
+        lo = np.minimum(np.asarray(low, np.float64), 0.0)
+        hi = np.maximum(np.asarray(high, np.float64), 0.0)
+        if not (np.all(np.isfinite(lo)) and np.all(np.isfinite(hi))):
+            raise FormatError("the range is not finite; calibrate on finite data")
+        top = 2 ** (bits - 1) - 1
+        if symmetric:
+            wide = np.maximum(-lo, hi) / top
+            scale = np.where(wide > 0, wide, 1.0).astype(np.float32)
+            return cls(bits, scale, np.zeros(scale.shape, np.int64), True, clip)
+        wide = (hi - lo) / (2**bits - 1)
+        scale = np.where(wide > 0, wide, 1.0).astype(np.float32)
+        zero = np.rint(-(top + 1) - lo / scale.astype(np.float64))
+        return cls(bits, scale, np.clip(zero, -(top + 1), top).astype(np.int64), False, clip)
+
+    @property
+    def code_max(self) -> int:
+        """Largest code of the word."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    @property
+    def code_min(self) -> int:
+        """Smallest code of the word (symmetric formats leave -2^(bits-1) unused)."""
+        return -self.code_max if self.symmetric else -self.code_max - 1
+
+    @property
+    def low(self) -> NDArray[np.int64]:
+        """Lowest code in use: max(code_min, ceil(-clip / scale) + zero_point)."""
+        if self.clip is None:
+            return np.full(self.scale.shape, self.code_min, np.int64)
+        bound = np.ceil(-self.clip / self.scale.astype(np.float64)) + self.zero_point
+        return np.maximum(self.code_min, bound).astype(np.int64)
+
+    @property
+    def high(self) -> NDArray[np.int64]:
+        """Highest code in use: min(code_max, floor(clip / scale) + zero_point)."""
+        if self.clip is None:
+            return np.full(self.scale.shape, self.code_max, np.int64)
+        bound = np.floor(self.clip / self.scale.astype(np.float64)) + self.zero_point
+        return np.minimum(self.code_max, bound).astype(np.int64)
+
+    @property
+    def heads(self) -> int | None:
+        """Number of heads with a format of their own; None for one format per tensor."""
+        return int(self.scale.shape[0]) if self.scale.ndim else None
+
+    def magnitude(self) -> NDArray[np.int64]:
+        """Largest |q - zero_point| of a code in use, shape () or (head,)."""
+        return np.asarray(np.maximum(self.high - self.zero_point, self.zero_point - self.low), np.int64)
+
+    def quantise(self, value: ArrayLike, head_axis: int = 0) -> NDArray[np.int64]:
+        """Codes of real values: clip(round_half_even(value / scale) + zero_point, low, high), in float64.
+
+        `head_axis` is the axis of `value` that counts heads (formats per tensor ignore it).
+        """
+        value = np.asarray(value, np.float64)
+        scale, zero, low, high = (
+            self._spread(x, value.ndim, head_axis) for x in (self.scale, self.zero_point, self.low, self.high)
+        )
+        codes = np.rint(value / scale.astype(np.float64)) + zero
+        return np.asarray(np.clip(codes, low, high), np.int64)
+
+    def dequantise(self, codes: ArrayLike, head_axis: int = 0) -> NDArray[np.float64]:
+        """Real values of codes: scale * (q - zero_point), in float64."""
+        codes = np.asarray(codes, np.int64)
+        scale, zero = (self._spread(x, codes.ndim, head_axis) for x in (self.scale, self.zero_point))
+        return np.asarray(scale.astype(np.float64) * (codes - zero))
+
+    @staticmethod
+    def _spread(x: NDArray[Any], ndim: int, head_axis: int) -> NDArray[Any]:
+        if x.ndim == 0:
+            return x
+        shape = [1] * ndim
+        shape[head_axis] = -1
+        return x.reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class ScanFormats:
+    """The formats of one diagonal recurrence: poles `a`, `b`, `c`, input `u`, state `x`, output `y`.
+
+    `b` or `c` None: that factor is the exact constant 1. `y` None: the output is not requantised, the exact
+    integer sum is dequantised. Every format is per tensor or per head.
+    """
+
+    a: Format
+    u: Format
+    x: Format
+    b: Format | None = None
+    c: Format | None = None
+    y: Format | None = None

@@ -1,0 +1,70 @@
+"""Model files: safetensors with the configuration, the scheme and where the model came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from imc_ssm.errors import FileError
+from imc_ssm.files import load_tensors, save_tensors
+from imc_ssm.quantize import Scheme, wrap
+from imc_ssm.s4d import Classifier, ModelConfig
+
+__all__ = ["StoredModel", "load_model", "rebuild", "save_model", "tensors_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A model as it is kept in a file."""
+
+    model: Classifier
+    """The model, in evaluation mode."""
+    scheme: Scheme | None
+    """Its quantisation, None in full precision."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """Where it came from: task, training configuration, history, accuracies (percent)."""
+
+
+def tensors_of(model: torch.nn.Module) -> dict[str, np.ndarray[Any, Any]]:
+    """All parameters and buffers as arrays."""
+    return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+
+
+def save_model(path: str | Path, stored: StoredModel) -> None:
+    """Write a model file, atomically; `FileError` if `path` cannot be written."""
+    header = {
+        "config": stored.model.config.model_dump(mode="json"),
+        "scheme": None if stored.scheme is None else stored.scheme.model_dump(mode="json"),
+        "info": stored.info,
+    }
+    save_tensors(path, tensors_of(stored.model), header, kind="model")
+
+
+def load_model(path: str | Path) -> StoredModel:
+    """Read a model file; `FileError` for one that is missing, truncated, changed or of another kind."""
+    tensors, header = load_tensors(path, kind="model")
+    model, scheme = rebuild(tensors, header, str(path))
+    return StoredModel(model, scheme, dict(header.get("info", {})))
+
+
+def rebuild(
+    tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any], where: str
+) -> tuple[Classifier, Scheme | None]:
+    """The model behind a header with `config` and `scheme`, and its tensors; `FileError` if they do not fit."""
+    config = ModelConfig.parse(header.get("config"), where=where)
+    scheme = None if header.get("scheme") is None else Scheme.parse(header["scheme"], where=where)
+    with torch.random.fork_rng(devices=[]):
+        model = Classifier(config)
+    if scheme is not None:
+        model = wrap(model, scheme)
+    try:
+        model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise FileError(f"{where}: the tensors do not fit the configuration ({reason}); write it again") from None
+    return model.eval(), scheme

@@ -1,0 +1,254 @@
+"""The three panels of a result, and the parts that they share."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from imc_ssm.plots import reading as read
+from imc_ssm.plots.reading import COMPONENT_COLOURS, GREY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["absent", "accuracy_energy", "accuracy_over_time", "energy_breakdown"]
+
+_SPARE = ("#999999", "#666666", "#333333")
+_TIMES = (1.0, 60.0, 3600.0, 86400.0, 2592000.0, 31557600.0)
+"""Round times, s, for axes with many measured ones."""
+
+
+def accuracy_over_time(ds: xr.Dataset, ax: Axes) -> Axes:
+    """Accuracy on chips against the time since programming, beside the digital accuracy (dashed).
+
+    Per model the mean over chips (line), their spread (band: all of them, or 5 to 95 % from 20 chips on) and
+    every chip (dots); full precision in grey. Models without chip accuracies are left out.
+    """
+    from matplotlib.lines import Line2D
+
+    ax.set_title("Accuracy after programming")
+    ax.set_ylabel(read.accuracy_label(ds))
+    ax.set_xlabel("Time since programming")
+    chips = read.chip_accuracy(ds)
+    names = read.model_names(ds)
+    shown = [] if chips is None else [n for n in names if bool(chips.sel(model=n).notnull().any())]
+    if chips is None or not shown:
+        return absent(ax, "accuracy on chips")
+    chips = chips.dropna("time", how="all")
+    places = dict(zip(chips["time"].values.tolist(), _log_positions(chips["time"].values), strict=True))
+    many = 0
+    handles: list[Any] = []
+    for index, name in enumerate(shown):
+        colour, marker = read.look(ds, name)
+        own = chips.sel(model=name).dropna("chip", how="all").dropna("time", how="all")
+        at = np.array([places[time] for time in own["time"].values.tolist()])
+        table = own.transpose("chip", "time").values
+        many = max(many, len(table))
+        low, high = read.spread(table)
+        ax.plot(np.tile(at, (len(table), 1)).T, table.T, ".", color=colour, alpha=0.22, ms=5, mew=0, zorder=2)
+        if len(at) > 1:
+            ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0, zorder=1)
+        else:
+            ax.vlines(at, low, high, color=colour, lw=2, zorder=2)
+        ax.plot(at, np.nanmean(table, axis=0), "-", marker=marker, color=colour, lw=2, ms=6, zorder=4)
+        handles.append(Line2D([], [], color=colour, marker=marker, lw=2, ms=6, label=name))
+        digital = read.digital_accuracy(ds, name)
+        if digital is not None:
+            # Dashes shifted from model to model, so that equal values stay visible on top of each other.
+            ax.axhline(digital, color=colour, ls=(4 * index, (4, 4)), lw=1.5, alpha=0.9, zorder=3)
+    full = next((name for name in names if read.is_full(name) and name not in shown), None)
+    if full is not None and (value := read.digital_accuracy(ds, full)) is not None:
+        ax.axhline(value, color=GREY, ls="-", lw=1.5, zorder=3)
+        handles.append(Line2D([], [], color=GREY, ls="-", lw=1.5, label=f"{full} (digital)"))
+    handles.append(Line2D([], [], color=GREY, ls="--", lw=1.5, label="dashed: digital"))
+    _time_axis(ax, chips["time"].values, np.array(list(places.values())))
+    title = {1: "one chip"}.get(many, f"{many} chips: mean, {read.spread_name(many)}")
+    _legend_below(ax, handles, columns=2, title=title)
+    return ax
+
+
+def energy_breakdown(ds: xr.Dataset, ax: Axes) -> Axes:
+    """Energy per inference of every model as a bar stacked by component, with the total at its end."""
+    ax.set_title("Energy per inference")
+    ax.set_xlabel("Energy (J)")
+    shown = [name for name in read.model_names(ds) if read.energy_parts(ds, name) is not None]
+    if not shown:
+        return absent(ax, "energy")
+    components = [str(component) for component in ds["component"].values]
+    parts = np.array([read.energy_parts(ds, name) for name in shown])  # (model, component)
+    totals = np.nansum(parts, axis=1)
+    factor, unit = read.prefix(float(totals.max()), "J")
+    ax.set_xlabel(f"Energy ({unit})")
+    rows = np.arange(len(shown))
+    start = np.zeros(len(shown))
+    spare = iter(_SPARE * (1 + len(components)))
+    for index, component in enumerate(components):
+        values = np.nan_to_num(parts[:, index]) * factor
+        colour = COMPONENT_COLOURS.get(component) or next(spare)
+        ax.barh(
+            rows,
+            values,
+            left=start,
+            height=0.62,
+            color=colour,
+            label=component,
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        _inside(ax, rows, start, values, totals * factor, colour)
+        start = start + values
+    for row, total in zip(rows, totals * factor, strict=True):
+        ax.annotate(
+            f"{read.short(total)} {unit}",
+            (total, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    ax.set_yticks(rows, shown)
+    # Few bars stay bars: leave the room of at least three.
+    pad = max(0.0, (3 - len(shown)) / 2)
+    ax.set_ylim(len(shown) - 0.5 + pad, -0.5 - pad)
+    ax.set_xlim(0, float(totals.max()) * factor * 1.3 or 1.0)
+    handles, labels = ax.get_legend_handles_labels()
+    _legend_below(ax, handles, columns=3, labels=labels)
+    return ax
+
+
+def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
+    """Accuracy against energy, one marker per model, annotated with its state bits ("x8").
+
+    Filled: mean over chips with their spread as error bars, at one day after programming or, if that is not
+    in the dataset, at the last time; hollow: digital accuracy. Models of one kind are joined by a thin line.
+    """
+    from matplotlib.lines import Line2D
+
+    ax.set_title("Accuracy against energy")
+    ax.set_ylabel(read.accuracy_label(ds))
+    ax.set_xlabel("Energy (J)")
+    points = read.points(ds)
+    if not points:
+        return absent(ax, "accuracy together with energy")
+    factor, unit = read.prefix(max(point.energy for point in points), "J")
+    ax.set_xlabel(f"Energy per inference ({unit})")
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    handles: list[Any] = []
+    for point in points:
+        x = point.energy * factor
+        colour, marker = read.look(ds, point.name)
+        kinds.setdefault(point.name.rsplit("-x", 1)[0], []).append((x, point.accuracy))
+        if point.digital is not None:
+            ax.plot(x, point.digital, marker, mfc="white", mec=colour, mew=1.6, ms=8, zorder=3)
+        if point.chips is not None:
+            mean, low, high = point.chips
+            error = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
+            ax.errorbar(x, mean, error, fmt=marker, color=colour, ms=8, capsize=4, lw=1.8, zorder=4)
+        if point.label:
+            ax.annotate(
+                point.label,
+                (x, point.accuracy),
+                xytext=(8, -16),
+                textcoords="offset points",
+                color=colour,
+                weight="bold",
+            )
+        handles.append(Line2D([], [], color=colour, marker=marker, ls="", ms=8, label=point.name))
+    for line in kinds.values():
+        line.sort()
+        ax.plot(*zip(*line, strict=True), "-", color=GREY, lw=0.8, alpha=0.6, zorder=1)
+    ax.margins(x=0.2, y=0.16)
+    if any(point.digital is not None for point in points):
+        hollow = Line2D([], [], color=GREY, marker="o", mfc="white", mew=1.6, ls="", ms=8, label="hollow: digital")
+        handles.append(hollow)
+    most = max(points, key=lambda point: point.count)
+    chips = "one chip" if most.count == 1 else f"{most.count} chips: mean, {read.spread_name(most.count)}"
+    _legend_below(ax, handles, columns=2, title=f"after {most.when}, {chips}" if most.count else "digital only")
+    return ax
+
+
+def _log_positions(times: np.ndarray) -> np.ndarray:
+    """Places on a logarithmic axis: the times, and a tenth of the first positive one for time 0."""
+    at = np.asarray(times, dtype=float).copy()
+    positive = at[at > 0]
+    at[at <= 0] = positive.min() / 10 if len(positive) else 1.0
+    return at
+
+
+def _time_axis(ax: Axes, times: np.ndarray, at: np.ndarray) -> None:
+    """Logarithmic axis with ticks in words: the measured times, or round ones where those are many.
+
+    A label that would run into the one before it is left out; its tick stays.
+    """
+    ax.set_xscale("log")
+    ticks = list(zip(at.tolist(), (read.time_label(float(t)) for t in times), strict=True))
+    if len(ticks) > 8:
+        known = [(time, read.time_label(time)) for time in _TIMES if at.min() <= time <= at.max()]
+        ticks = known or [ticks[0], ticks[-1]]
+    room = 0.09 * (math.log10(at.max() / at.min()) + 0.6)
+    labels: list[str] = []
+    last = -math.inf
+    for place, label in ticks:
+        free = math.log10(place) - last >= room
+        labels.append(label if free else "")
+        last = math.log10(place) if free else last
+    ax.set_xticks([place for place, _ in ticks], labels)
+    ax.xaxis.minorticks_off()
+    ax.set_xlim(at.min() / 2, at.max() * 2)
+
+
+def _inside(
+    ax: Axes, rows: np.ndarray, start: np.ndarray, values: np.ndarray, totals: np.ndarray, colour: str
+) -> None:
+    """Percentages inside the segments that are wide enough for them."""
+    light = sum(w * int(colour[i : i + 2], 16) for w, i in ((0.299, 1), (0.587, 3), (0.114, 5))) > 140
+    for row, left, value, total in zip(rows, start, values, totals, strict=True):
+        if value > 0.1 * totals.max():
+            ax.text(
+                left + value / 2,
+                row,
+                f"{100 * value / total:.0f} %",
+                ha="center",
+                va="center",
+                fontsize=10.5,
+                color="black" if light else "white",
+            )
+
+
+def _legend_below(
+    ax: Axes, handles: list[Any], *, columns: int, labels: list[str] | None = None, title: str | None = None
+) -> None:
+    """A legend under the axis label, where no data can be."""
+    names = [handle.get_label() for handle in handles] if labels is None else labels
+    ax.legend(
+        handles,
+        names,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.17),
+        ncols=columns,
+        frameon=False,
+        title=title,
+        handletextpad=0.5,
+        columnspacing=1.2,
+        borderaxespad=0.2,
+    )
+
+
+def absent(ax: Axes, what: str) -> Axes:
+    """Say that a panel has nothing to show."""
+    for spine in ax.spines.values():
+        spine.set_color("#CCCCCC")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.text(
+        0.5,
+        0.5,
+        f"{what}:\nnot in this dataset",
+        ha="center",
+        va="center",
+        color=GREY,
+        transform=ax.transAxes,
+    )
+    return ax

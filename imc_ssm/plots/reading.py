@@ -1,0 +1,186 @@
+"""From a result dataset to plain numbers, labels and colours for the panels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+__all__ = [
+    "COMPONENT_COLOURS",
+    "GREY",
+    "Point",
+    "accuracy_label",
+    "chip_accuracy",
+    "digital_accuracy",
+    "energy_parts",
+    "is_full",
+    "look",
+    "model_names",
+    "points",
+    "prefix",
+    "short",
+    "spread",
+    "spread_name",
+    "time_label",
+]
+
+# Paul Tol's "bright" scheme for models, Okabe and Ito's for components: both hold for colour-blind readers,
+# and they differ, because the colours of the middle panel mean nothing in the others.
+_MODELS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+COMPONENT_COLOURS = {
+    "cells": "#D55E00",
+    "dac": "#E69F00",
+    "adc": "#F0E442",
+    "digital update": "#0072B2",
+    "memories": "#56B4E9",
+    "nonlinearity": "#CC79A7",
+    "movement": "#009E73",
+}
+GREY = "#555555"
+_DAY = 86400.0
+
+
+def model_names(ds: xr.Dataset) -> list[str]:
+    """Names along `model`, in the order of the dataset."""
+    return [str(name) for name in np.atleast_1d(ds["model"].values)] if "model" in ds.coords else []
+
+
+def is_full(name: str) -> bool:
+    """Whether a model is the full-precision reference ("fp32")."""
+    return name.startswith("fp")
+
+
+def look(ds: xr.Dataset, name: str) -> tuple[str, str]:
+    """Colour and marker of a model: by its place among the models that are not full precision."""
+    if is_full(name):
+        return GREY, "X"
+    place = [other for other in model_names(ds) if not is_full(other)].index(name)
+    # After one round the colours meet other markers.
+    return _MODELS[place % len(_MODELS)], _MARKERS[(place + place // len(_MODELS)) % len(_MARKERS)]
+
+
+def accuracy_label(ds: xr.Dataset) -> str:
+    """Axis label with the number of test sequences, if the dataset says it."""
+    n_test = ds.attrs.get("n_test")
+    return "Test accuracy (%)" if n_test is None else f"Accuracy, {int(n_test):,} test sequences (%)"
+
+
+def chip_accuracy(ds: xr.Dataset) -> xr.DataArray | None:
+    """`accuracy` over (model, chip, time), absent dimensions added; None if there is none."""
+    if "accuracy" not in ds or "model" not in ds.coords:
+        return None
+    values = ds["accuracy"]
+    for name in ("model", "chip", "time"):
+        if name not in values.dims:
+            values = values.expand_dims(name)
+    if "time" not in values.coords:
+        return None
+    return values.sortby("time")
+
+
+def digital_accuracy(ds: xr.Dataset, name: str) -> float | None:
+    """Accuracy without analog noise, percent; None where there is none."""
+    if "accuracy_digital" not in ds:
+        return None
+    value = float(_of_model(ds["accuracy_digital"], name))
+    return None if math.isnan(value) else value
+
+
+def energy_parts(ds: xr.Dataset, name: str) -> np.ndarray | None:
+    """Energy by component, J; None where the model has none."""
+    if "energy" not in ds or "component" not in ds["energy"].dims:
+        return None
+    values = np.asarray(_of_model(ds["energy"], name).values, dtype=float)
+    return None if np.isnan(values).all() else values
+
+
+def _of_model(values: xr.DataArray, name: str) -> xr.DataArray:
+    return values.sel(model=name) if "model" in values.dims else values
+
+
+def spread(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the band over chips (axis 0): all chips, or 5 to 95 % from 20 chips on."""
+    if len(table) < 20:
+        return np.nanmin(table, axis=0), np.nanmax(table, axis=0)
+    return np.nanpercentile(table, 5, axis=0), np.nanpercentile(table, 95, axis=0)
+
+
+def spread_name(chips: int) -> str:
+    """What the band of `spread` means."""
+    return "min to max" if chips < 20 else "5 to 95 %"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model in the plane of energy and accuracy."""
+
+    name: str
+    """Name of the model."""
+    energy: float
+    """Energy per inference, J."""
+    digital: float | None
+    """Accuracy without analog noise, percent."""
+    chips: tuple[float, float, float] | None
+    """Mean over chips and ends of their spread, percent."""
+    count: int
+    """Number of chips."""
+    when: str
+    """Time since programming, in words."""
+    label: str
+    """State bits, as in "x8"; empty where there are none."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over chips or, without chips, the digital accuracy, percent."""
+        if self.chips is not None:
+            return self.chips[0]
+        return math.nan if self.digital is None else self.digital
+
+
+def points(ds: xr.Dataset) -> list[Point]:
+    """The models with both energy and accuracy; chips one day after programming, or at the last time."""
+    chips = chip_accuracy(ds)
+    out = []
+    for name in model_names(ds):
+        energy, digital = energy_parts(ds, name), digital_accuracy(ds, name)
+        row, when, count = None, "", 0
+        if chips is not None and bool(chips.sel(model=name).notnull().any()):
+            table = chips.sel(model=name).dropna("time", how="all")
+            times = table["time"].values
+            index = int(np.flatnonzero(times == _DAY)[0]) if _DAY in times else len(times) - 1
+            values = table.isel(time=index).values.ravel()
+            values = values[~np.isnan(values)]
+            low, high = spread(values[:, None])
+            row = (float(values.mean()), float(low[0]), float(high[0]))
+            when, count = time_label(float(times[index])), len(values)
+        if energy is None or (row is None and digital is None):
+            continue
+        bits = float(_of_model(ds["bits_state"], name)) if "bits_state" in ds else math.nan
+        label = "" if math.isnan(bits) else f"x{bits:g}"
+        out.append(Point(name, float(np.nansum(energy)), digital, row, count, when, label))
+    return out
+
+
+def prefix(value: float, unit: str) -> tuple[float, str]:
+    """Factor and prefixed unit that bring `value` to 1 to 1000."""
+    for exponent, letter in ((0, ""), (-3, "m"), (-6, "µ"), (-9, "n"), (-12, "p")):
+        if value >= 10.0**exponent:
+            return 10.0**-exponent, letter + unit
+    return 1e15, "f" + unit
+
+
+def short(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def time_label(seconds: float) -> str:
+    """A time in the largest unit that keeps it at least 1: "1 s", "1 h", "30 d"."""
+    for size, unit in ((31557600.0, "y"), (86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

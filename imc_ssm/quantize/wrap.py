@@ -1,0 +1,83 @@
+"""`quantize(model, scheme, calibration)`: wrap every module of a model and fix the ranges."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from imc_ssm.datasets.sequence import SequenceDataset
+from imc_ssm.errors import ImcSsmError
+from imc_ssm.quantize.modules import QuantisedLinear, QuantisedPool, QuantisedS4D, Site
+from imc_ssm.quantize.quantiser import Quantiser
+from imc_ssm.quantize.scheme import Scheme
+from imc_ssm.s4d import Block, Classifier
+
+__all__ = ["calibration_batch", "quantize", "wrap"]
+
+
+def wrap(model: Classifier, scheme: Scheme) -> Classifier:
+    """A copy of the model whose modules are replaced by quantised ones; ranges are not calibrated yet."""
+    if any(isinstance(module, Quantiser) for module in model.modules()):
+        raise ImcSsmError("the model is quantised already; quantise the full-precision model it came from")
+    if model.config.norm != "none":
+        raise ImcSsmError(
+            f"norm {model.config.norm!r} has no quantised form yet; train with norm='none' to quantise the model"
+        )
+    model = copy.deepcopy(model)
+    bits = scheme.bits
+
+    def quantiser(part: str, channels: int) -> Quantiser:
+        width = channels if scheme.granularity == "head" else None
+        return Quantiser(getattr(bits, part), width, symmetric=scheme.symmetric)
+
+    heads = model.config.heads
+    before = quantiser("encoder", heads)
+    source = quantiser("input", model.config.inputs)
+    model.encoder = QuantisedLinear(model.encoder, scheme, source, before)  # type: ignore[assignment]
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        block.ssm = QuantisedS4D(block.ssm, scheme, before)  # type: ignore[assignment]
+        block.gelu = Site(block.gelu, quantiser("gelu", heads))  # type: ignore[assignment]
+        mixed = quantiser("mixing", 2 * heads)
+        block.mixing = QuantisedLinear(block.mixing, scheme, None, mixed)  # type: ignore[assignment]
+        block.glu = Site(block.glu, quantiser("glu", heads))  # type: ignore[assignment]
+        before = quantiser("residual", heads)
+        block.residual = Site(block.residual, before)  # type: ignore[assignment]
+    model.pool = QuantisedPool(model.pool, quantiser("pool", heads))  # type: ignore[assignment]
+    model.decoder = QuantisedLinear(model.decoder, scheme, None, None)  # type: ignore[assignment]
+    return model
+
+
+@torch.no_grad()
+def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Tensor | None = None) -> Classifier:
+    """Post-training quantisation: a new model with wrapped modules and ranges from `calibration` (B, T, D).
+
+    The full-precision activations of the calibration sequences fix every range (`scheme.percentile`). Train
+    the result further with `imc_ssm.train.train` for QAT. Raises `ImcSsmError` for a model that is quantised
+    already or calibration data that do not fit.
+    """
+    if calibration.ndim != 3 or calibration.shape[-1] != model.config.inputs or len(calibration) == 0:
+        raise ImcSsmError(
+            f"calibration data have shape {tuple(calibration.shape)}; needed is (sequences, time, "
+            f"{model.config.inputs}) with at least one sequence"
+        )
+    quantised = wrap(model, scheme)
+    quantised.eval()
+    quantisers = [m for m in quantised.modules() if isinstance(m, Quantiser)]
+    for q in quantisers:
+        q.observe()
+    quantised(calibration, lengths)
+    for q in quantisers:
+        q.calibrate(scheme.percentile)
+    return quantised
+
+
+def calibration_batch(data: SequenceDataset, heads: int, most: int = 512) -> tuple[Tensor, Tensor | None]:
+    """The first sequences of the training split: at most `most`, fewer for wide models (memory)."""
+    split = data.split("train")
+    count = int(min(most, len(split), max(8, 2e8 // (data.time * heads * 10))))
+    part = split.take(count)
+    lengths = None if part.lengths is None else torch.from_numpy(part.lengths)
+    return torch.from_numpy(part.values), lengths

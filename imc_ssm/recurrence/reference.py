@@ -1,0 +1,41 @@
+"""The plain PyTorch loop over time: the oracle of full precision, in float32 or float64, with autograd."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["scan"]
+
+
+def scan(
+    u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, grad_clamp: float | None
+) -> tuple[Tensor, Tensor]:
+    """x[t] = a x[t-1] + b u[t]; y[t] = 2 Re(sum_n c x[t]).
+
+    u (batch, head, time) real; a, b, c (head, state) and x0 (batch, head, state) complex of the same
+    precision. `grad_clamp` bounds, elementwise on real and imaginary parts, the total gradient of x[t].
+    Returns y (batch, head, time) and the last state.
+    """
+    x = x0
+    outputs = []
+    for t in range(u.shape[-1]):
+        x = a * x + b * u[..., t, None]
+        if grad_clamp is not None:
+            x = _ClampGradient.apply(x, grad_clamp)  # type: ignore[no-untyped-call]
+        outputs.append(2.0 * (c * x).real.sum(-1))
+    return torch.stack(outputs, dim=-1), x
+
+
+class _ClampGradient(torch.autograd.Function):
+    """Identity forwards; clamps the real and imaginary parts of the gradient backwards."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, bound: float) -> Tensor:
+        ctx.bound = bound  # type: ignore[attr-defined]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        bound: float = ctx.bound  # type: ignore[attr-defined]
+        return torch.view_as_complex(torch.view_as_real(grads[0].resolve_conj()).clamp(-bound, bound)), None

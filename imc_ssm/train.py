@@ -1,0 +1,188 @@
+"""One training loop: full precision by convolution, QAT in recurrent mode, with or without weight noise."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from imc_ssm.config import Config
+from imc_ssm.datasets.sequence import SequenceDataset, Split
+from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.noise import Injection
+
+__all__ = ["History", "Progress", "TrainConfig", "accuracy", "predict", "train"]
+
+SSM_PARAMETERS = ("log_dt", "log_neg_real", "imag", "B")
+"""Parameters of the dynamics: a rate of their own and no weight decay, as in state-spaces/s4."""
+
+
+class TrainConfig(Config):
+    """How to train."""
+
+    epochs: int = Field(10, ge=0)
+    """Passes over the training split."""
+    batch: int = Field(64, ge=1)
+    """Sequences per step."""
+    rate: float = Field(1e-2, gt=0)
+    """Peak learning rate of AdamW."""
+    rate_ssm: float | None = Field(None, gt=0)
+    """Peak learning rate of log dt, A and B; None: the same as `rate`, at most 0.01."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of everything but the dynamics."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Fraction of the steps with a linearly rising rate; a half cosine to zero follows."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    noise: float = Field(0.0, ge=0, lt=1)
+    """Standard deviation of the weight noise injected into every matrix that sits on analog tiles, relative
+    to the largest weight of each output column (`imc_ssm.noise.Injection`)."""
+    noise_output: float = Field(0.0, ge=0)
+    """Standard deviation of the read noise injected into their outputs, relative to input range times the
+    largest weight of the column: a chip design's `read_noise`."""
+    clip_input: float = Field(100.0, gt=50, le=100)
+    """Percentile of each matrix's input magnitudes that the input range covers in training; 100: all."""
+    seed: int = 0
+    """Seed of shuffling, dropout and noise."""
+
+
+@dataclass
+class History:
+    """What one training measured: one entry per epoch, `time` in seconds."""
+
+    loss_train: list[float] = field(default_factory=list)
+    accuracy_validation: list[float] = field(default_factory=list)
+    time: list[float] = field(default_factory=list)
+
+
+Progress = Callable[[int, int, str], None]
+"""Called with (steps done, steps in all, a short note)."""
+
+
+def train(
+    model: nn.Module,
+    data: SequenceDataset,
+    config: TrainConfig,
+    *,
+    mode: Literal["convolution", "recurrent"] | None = None,
+    progress: Progress | None = None,
+    keep: Literal["best", "last"] = "best",
+) -> History:
+    """Train in place on the training split; cross-entropy, AdamW, warm-up and cosine.
+
+    `mode` sets how the SSM runs (None: as the model stands; quantised models are always recurrent). With
+    `keep="best"` the parameters of the epoch with the highest validation accuracy are restored at the end
+    (the test split chooses nothing). The global generator of torch is forked: the same seed gives the same
+    parameters. Raises `ImcSsmError` when the loss stops being finite, with what to try.
+    """
+    split = data.split("train")
+    check_model_fits(model, data)
+    if mode is not None and hasattr(model, "set_mode"):
+        model.set_mode(mode)  # type: ignore[operator]
+    history = History()
+    steps = config.epochs * math.ceil(len(split) / config.batch)
+    optimiser, schedule = _optimiser(model, config, steps)
+    rng = np.random.default_rng(config.seed)
+    best, state = -1.0, None
+    done = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        for epoch in range(config.epochs):
+            start, total = time.perf_counter(), 0.0
+            model.train()
+            for values, labels, lengths in split.batches(config.batch, rng):
+                with Injection(model, weights=config.noise, outputs=config.noise_output, clip=config.clip_input):
+                    logits = model(torch.from_numpy(values), _lengths(lengths))
+                    loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels))
+                    optimiser.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip, error_if_nonfinite=False)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise ImcSsmError(
+                        f"the loss is {value} in epoch {epoch + 1}; try a smaller rate than {config.rate}"
+                    )
+                optimiser.step()
+                schedule.step()
+                total += value * len(labels)
+                done += 1
+                if progress is not None:
+                    progress(done, steps, f"epoch {epoch + 1}/{config.epochs} loss {value:.3f}")
+            history.loss_train.append(total / len(split))
+            history.accuracy_validation.append(accuracy(model, data.split("validation")))
+            history.time.append(time.perf_counter() - start)
+            if progress is not None:
+                progress(done, steps, f"validation {history.accuracy_validation[-1]:.2f} %")
+            if history.accuracy_validation[-1] > best:
+                best = history.accuracy_validation[-1]
+                state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    if keep == "best" and state is not None:
+        model.load_state_dict(state)
+    model.eval()
+    return history
+
+
+def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
+    """`ConfigError` unless channels and classes of the model are those of the data."""
+    config = getattr(model, "config", None)
+    for what, have, need in (
+        ("input channels", getattr(config, "inputs", data.channels), data.channels),
+        ("classes", getattr(config, "classes", data.n_classes), data.n_classes),
+    ):
+        if have != need:
+            raise ConfigError(
+                f"the model has {have} {what}, dataset {data.task!r} has {need}; build it for {need}"
+            )
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The class of every sequence of a split, (n,) int64; the model runs in evaluation mode."""
+    was = model.training
+    model.eval()
+    out = [
+        model(torch.from_numpy(values), _lengths(lengths)).argmax(-1).numpy()
+        for values, _, lengths in split.batches(batch)
+    ]
+    model.train(was)
+    return np.concatenate(out)
+
+
+def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
+    """Share of correctly classified sequences, in percent."""
+    return float(100.0 * np.mean(predict(model, split, batch) == split.labels))
+
+
+def _lengths(lengths: np.ndarray[tuple[int], np.dtype[np.int64]] | None) -> Tensor | None:
+    return None if lengths is None else torch.from_numpy(lengths)
+
+
+def _optimiser(
+    model: nn.Module, config: TrainConfig, steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW over two groups, with a linear warm-up and a half cosine to zero."""
+    dynamics: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (dynamics if name.rsplit(".", 1)[-1] in SSM_PARAMETERS else others).append(parameter)
+    rate_ssm = min(config.rate, 1e-2) if config.rate_ssm is None else config.rate_ssm
+    groups = [
+        {"params": others, "lr": config.rate, "weight_decay": config.weight_decay},
+        {"params": dynamics, "lr": rate_ssm, "weight_decay": 0.0},
+    ]
+    warm = max(1, round(config.warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    optimiser = torch.optim.AdamW(groups)
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
