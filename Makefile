@@ -10,6 +10,8 @@ ifneq ($(wildcard $(DATA)),)
 export IMC_SSM_DATA ?= $(abspath $(DATA))
 endif
 export MPLBACKEND ?= Agg
+# Two workers share two cores: one thread each, and no spinning while another works.
+export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: all demo test bench lint clean
 all: $(STAMP)
@@ -24,7 +26,7 @@ demo: $(STAMP)
 	$(BIN)/imc-ssm demo --out results/demo.nc
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

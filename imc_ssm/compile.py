@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,10 @@ from imc_ssm.analog import (
 )
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
+from imc_ssm.fixedpoint import plan_scan
 from imc_ssm.modelfile import rebuild, tensors_of
-from imc_ssm.operators import Mvm, Operator
-from imc_ssm.quantize import QuantisedLinear, Scheme
+from imc_ssm.operators import Mvm, Operator, Recurrence
+from imc_ssm.quantize import QuantisedLinear, QuantisedS4D, Scheme
 from imc_ssm.s4d import Classifier
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from imc_ssm.analog.linear import Implementation
 
-__all__ = ["Deployment", "compile_model"]
+__all__ = ["Deployment", "compile"]
 
 CALIBRATION_TOKENS = 100_000
 """Input vectors of each matrix from which its ranges are taken, at most."""
@@ -65,6 +67,18 @@ class Deployment:
     def bits(self) -> dict[str, int]:
         """Word length of every part."""
         return {part: int(width) for part, width in self.scheme.bits.model_dump().items()}
+
+    @cached_property
+    def multipliers(self) -> dict[str, tuple[int, int]]:
+        """Widths, in bits, of the largest multipliers m_a and m_b of every recurrence (`fixedpoint.ScanPlan`)."""
+        model, widths = self.digital(), {}
+        for op in self.operators:
+            if isinstance(op, Recurrence):
+                layer = model.get_submodule(op.module)
+                assert isinstance(layer, QuantisedS4D)
+                plan = plan_scan(layer.formats(), op.heads, op.states)
+                widths[op.name] = (int(plan.m_a.max()).bit_length(), int(plan.m_b.max()).bit_length())
+        return widths
 
     def digital(self) -> Classifier:
         """The model with its matrices computed digitally: the deployment's reference."""
@@ -173,9 +187,8 @@ class Deployment:
 
 
 @torch.no_grad()
-def compile_model(
+def compile(
     model: Classifier,
-    scheme: Scheme,
     design: Design,
     calibration: Tensor,
     lengths: Tensor | None = None,
@@ -194,13 +207,14 @@ def compile_model(
     Raises `ImcSsmError` for a model that is not quantised or has parts in full precision, `DesignError` when
     the design has too few tiles.
     """
+    scheme = getattr(model, "scheme", None)
+    if not isinstance(scheme, Scheme):
+        raise ImcSsmError("the model is in full precision; quantise it first (imc-ssm quantize)")
     missing = [part for part, width in scheme.bits.model_dump().items() if width is None]
     if missing:
         raise ImcSsmError(f"a chip has no full precision: give bits to {', '.join(missing)} and quantise again")
     operators = tuple(model.operators())
     products = [op for op in operators if isinstance(op, Mvm)]
-    if any(not isinstance(model.get_submodule(op.module), QuantisedLinear) for op in products):
-        raise ImcSsmError("the model is in full precision; quantise it first (imc-ssm quantize)")
     model = copy.deepcopy(model).eval()
     with _recorded(model, products) as seen:
         model(calibration, lengths)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from imc_ssm.checkpoint import Run
 from imc_ssm.config import Config
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ConfigError, ImcSsmError
@@ -74,59 +76,72 @@ def train(
     mode: Literal["convolution", "recurrent"] | None = None,
     progress: Progress | None = None,
     keep: Literal["best", "last"] = "best",
+    checkpoint: Path | None = None,
 ) -> History:
     """Train in place on the training split; cross-entropy, AdamW, warm-up and cosine.
 
     `mode` sets how the SSM runs (None: as the model stands; quantised models are always recurrent). With
     `keep="best"` the parameters of the epoch with the highest validation accuracy are restored at the end
     (the test split chooses nothing). The global generator of torch is forked: the same seed gives the same
-    parameters. Raises `ImcSsmError` when the loss stops being finite, with what to try.
+    parameters. With `checkpoint`, the run is written there after every epoch and, if the file exists, goes on
+    from it, to the same parameters as an uninterrupted one; remove the file when the result is safe.
+
+    Raises `ImcSsmError` when the loss stops being finite, with what to try, and `FileError` for a checkpoint
+    of another run.
     """
     split = data.split("train")
     check_model_fits(model, data)
     if mode is not None and hasattr(model, "set_mode"):
         model.set_mode(mode)  # type: ignore[operator]
-    history = History()
     steps = config.epochs * math.ceil(len(split) / config.batch)
     optimiser, schedule = _optimiser(model, config, steps)
-    rng = np.random.default_rng(config.seed)
-    best, state = -1.0, None
-    done = 0
+    identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
+    run = Run(model, optimiser, schedule, np.random.default_rng(config.seed), identity, measured=vars(History()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        for epoch in range(config.epochs):
-            start, total = time.perf_counter(), 0.0
-            model.train()
-            for values, labels, lengths in split.batches(config.batch, rng):
-                with Injection(model, weights=config.noise, outputs=config.noise_output, clip=config.clip_input):
-                    logits = model(torch.from_numpy(values), _lengths(lengths))
-                    loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels))
-                    optimiser.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip, error_if_nonfinite=False)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise ImcSsmError(
-                        f"the loss is {value} in epoch {epoch + 1}; try a smaller rate than {config.rate}"
-                    )
-                optimiser.step()
-                schedule.step()
-                total += value * len(labels)
-                done += 1
-                if progress is not None:
-                    progress(done, steps, f"epoch {epoch + 1}/{config.epochs} loss {value:.3f}")
-            history.loss_train.append(total / len(split))
-            history.accuracy_validation.append(accuracy(model, data.split("validation")))
-            history.time.append(time.perf_counter() - start)
+        if checkpoint is not None and checkpoint.exists():
+            run.load(checkpoint)
+        for epoch in range(len(run.measured["time"]), config.epochs):
+            start = time.perf_counter()
+            loss = _epoch(run, split, config, f"epoch {epoch + 1}/{config.epochs}", steps, progress)
+            valid = accuracy(model, data.split("validation"))
+            run.keep_if_best(valid)
+            values = {"loss_train": loss, "accuracy_validation": valid, "time": time.perf_counter() - start}
+            for name, value in values.items():
+                run.measured[name].append(value)
             if progress is not None:
-                progress(done, steps, f"validation {history.accuracy_validation[-1]:.2f} %")
-            if history.accuracy_validation[-1] > best:
-                best = history.accuracy_validation[-1]
-                state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    if keep == "best" and state is not None:
-        model.load_state_dict(state)
+                progress(run.done, steps, f"validation {valid:.2f} %")
+            if checkpoint is not None and epoch + 1 < config.epochs:
+                run.save(checkpoint)
+    if keep == "best" and run.best_state:
+        model.load_state_dict(run.best_state)
     model.eval()
-    return history
+    return History(**run.measured)
+
+
+def _epoch(
+    run: Run, split: Split, config: TrainConfig, title: str, steps: int, progress: Progress | None
+) -> float:
+    """One pass over the training split; returns the mean loss."""
+    model, total = run.model, 0.0
+    model.train()
+    for values, labels, lengths in split.batches(config.batch, run.rng):
+        with Injection(model, weights=config.noise, outputs=config.noise_output, clip=config.clip_input):
+            logits = model(torch.from_numpy(values), _lengths(lengths))
+            loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels))
+            run.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip, error_if_nonfinite=False)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ImcSsmError(f"the loss is {value} in {title}; try a smaller rate than {config.rate}")
+        run.optimiser.step()
+        run.schedule.step()
+        total += value * len(labels)
+        run.done += 1
+        if progress is not None:
+            progress(run.done, steps, f"{title} loss {value:.3f}")
+    return total / len(split)
 
 
 def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:

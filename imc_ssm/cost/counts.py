@@ -1,8 +1,9 @@
 """How often each component acts, counted in one place so that a reader can audit it.
 
 Word lengths follow the fixed-point unit (`imc_ssm.fixedpoint.requantise.ScanPlan`): a product of p x q bits
-has p + q bits; where products of different scales meet, each is multiplied by an integer of 24 bits (the
-widest multiplier of the unit; an upper bound where a 32-bit accumulator leaves less) before one shift.
+has p + q bits; where products of different scales meet, each is multiplied by an integer before one shift: in
+the recurrence by the multipliers of its own plan (`Deployment.multipliers`), elsewhere by one of 24 bits, the
+widest of the unit.
 
 Per step and complex state the recurrence takes 4 products a x, 2 products b u, 4 requantising products (m_a
 and m_b, real and imaginary part) and 2 products c x (the real part alone is needed).
@@ -200,6 +201,7 @@ def _recurrence(deployment: Deployment, operator: Recurrence, inputs: int) -> li
     poles, b, c, state = bits["poles"], bits["b"], bits["c"], bits["state"]
     update, drive = poles + state + 1, b + inputs
     total = _grown(c + state, 2 * operator.states)
+    m_a, m_b = deployment.multipliers[operator.name]
     return [
         at.other("movement", "bus", heads, inputs, "inputs to the digital unit"),
         at.store("read", "activations", heads, inputs, "inputs"),
@@ -211,9 +213,9 @@ def _recurrence(deployment: Deployment, operator: Recurrence, inputs: int) -> li
         at.multiply(4 * n, poles, state, "a x"),
         *at.add(2 * n, update, "a x: real and imaginary part"),
         at.multiply(2 * n, b, inputs, "b u"),
-        at.multiply(2 * n, update, MULTIPLIER_BITS, "requantise a x"),
-        at.multiply(2 * n, drive, MULTIPLIER_BITS, "requantise b u"),
-        *at.add(2 * n, max(update, drive) + MULTIPLIER_BITS + 1, "a x + b u"),
+        at.multiply(2 * n, update, m_a, "requantise a x"),
+        at.multiply(2 * n, drive, m_b, "requantise b u"),
+        *at.add(2 * n, max(update + m_a, drive + m_b) + 1, "a x + b u"),
         at.store("write", "state", 2 * n, state, "state"),
         at.multiply(2 * n, c, state, "Re(c x)"),
         *at.add(2 * n, total, "sum over states"),

@@ -15,6 +15,20 @@ __all__ = ["MAX_BITS", "MIN_BITS", "Format", "ScanFormats"]
 MIN_BITS, MAX_BITS = 2, 16
 
 
+def _checked_scale(scale: ArrayLike) -> NDArray[np.float32]:
+    """The scale in float32; `FormatError` unless it is positive, finite and normal there."""
+    with np.errstate(over="ignore", under="ignore"):  # what float32 cannot hold is reported below
+        single = np.asarray(scale).astype(np.float32)
+    tiny = np.finfo(np.float32).tiny
+    bad = ~(np.isfinite(single) & (single >= tiny))
+    if np.any(bad):
+        worst = float(np.asarray(scale, np.float64)[bad].flat[0])
+        raise FormatError(
+            f"scale {worst!r} cannot be held by float32 (finite, at least {tiny:.3g}); check the range"
+        )
+    return single
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """A signed fixed-point format: the real value of code q is `scale * (q - zero_point)`.
@@ -37,19 +51,13 @@ class Format:
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= MAX_BITS:
             raise FormatError(f"word length {self.bits} bits; allowed are {MIN_BITS} to {MAX_BITS}")
-        scale = np.asarray(self.scale, np.float32)
+        scale = _checked_scale(self.scale)
         zero = np.asarray(self.zero_point, np.int64)
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "zero_point", zero)
         if scale.ndim > 1 or zero.shape != scale.shape:
             raise FormatError(
                 f"scale has shape {scale.shape} and zero point {zero.shape}; both must be () or (head,)"
-            )
-        tiny = np.finfo(np.float32).tiny
-        if not np.all(np.isfinite(scale) & (scale >= tiny)):
-            worst = float(scale.min()) if np.all(np.isfinite(scale)) else float("nan")
-            raise FormatError(
-                f"scale {worst!r} cannot be held by float32 (finite, at least {tiny:.3g}); check the range"
             )
         if self.symmetric and np.any(zero != 0):
             raise FormatError("a symmetric format has zero point 0; use symmetric=False for another")
@@ -79,10 +87,11 @@ class Format:
         top = 2 ** (bits - 1) - 1
         if symmetric:
             wide = np.maximum(-lo, hi) / top
-            scale = np.where(wide > 0, wide, 1.0).astype(np.float32)
+            scale = _checked_scale(np.where(wide > 0, wide, 1.0))
             return cls(bits, scale, np.zeros(scale.shape, np.int64), True, clip)
-        wide = (hi - lo) / (2**bits - 1)
-        scale = np.where(wide > 0, wide, 1.0).astype(np.float32)
+        with np.errstate(over="ignore"):  # an infinite scale is refused below
+            wide = (hi - lo) / (2**bits - 1)
+        scale = _checked_scale(np.where(wide > 0, wide, 1.0))
         zero = np.rint(-(top + 1) - lo / scale.astype(np.float64))
         return cls(bits, scale, np.clip(zero, -(top + 1), top).astype(np.int64), False, clip)
 

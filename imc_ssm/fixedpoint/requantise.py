@@ -15,7 +15,9 @@ __all__ = ["MULTIPLIER_BITS", "Requantiser", "ScanPlan", "plan_scan", "requantis
 MULTIPLIER_BITS = 24
 """Widest multiplier of the unit."""
 _NARROW_BITS = 12
-"""A 32-bit accumulator is used where it leaves the largest multiplier at least this many bits."""
+"""A 32-bit accumulator is used where it leaves the first multiplier at least this many bits."""
+_POLE_BITS = 9
+"""Fewest bits of the poles' multiplier: its rounding moves every pole of a head by up to 2^-9 of itself."""
 
 Ints = NDArray[np.int64]
 
@@ -50,14 +52,15 @@ def requantise(ratios: NDArray[np.float64], bounds: Ints, *, allow_narrow: bool 
     `ratios` (k, head): the scale of each kind of product over the scale of the result; `bounds` (k, head):
     the largest |p_k|. multiplier_k = round(ratio_k * 2^shift) with the largest shift such that every
     multiplier has at most 24 bits and sum_k multiplier_k * bound_k + 2^(shift-1) fits the accumulator: 32
-    bits where that leaves every head's largest multiplier at least 12 bits (its relative error is then below
-    2^-12), 63 of 64 bits otherwise.
+    bits where that leaves every head's first multiplier, the poles', at least 12 bits (its relative error is
+    then at most 2^-12; the largest one may be the input's, and would say nothing about the poles), 63 of 64
+    bits otherwise.
 
     Raises `FormatError` where a word could exceed 63 bits or a ratio is too large for a 24-bit multiplier.
     """
     if allow_narrow:
         narrow = _fit(ratios, bounds, word=32)
-        if narrow is not None and np.all(narrow.multipliers.max(axis=0) >= 2 ** (_NARROW_BITS - 1)):
+        if narrow is not None and np.all(narrow.multipliers[0] >= 2 ** (_NARROW_BITS - 1)):
             return narrow
     wide = _fit(ratios, bounds, word=64)
     if wide is None:
@@ -78,7 +81,8 @@ def _fit(ratios: NDArray[np.float64], bounds: Ints, word: int) -> Requantiser | 
     shift = np.clip(np.floor(np.minimum(by_multiplier, by_word)) + 1, -1, 61).astype(np.int64)
     # The estimate is at most one too large; unsigned words hold that excess while it is checked.
     for _ in range(4):
-        scaled = np.rint(ratios * np.exp2(np.maximum(shift, 0)))
+        # Ratios that no multiplier holds are cut to one that is too wide as well: the words below stay defined.
+        scaled = np.minimum(np.rint(ratios * np.exp2(np.maximum(shift, 0))), 2.0 ** (MULTIPLIER_BITS + 1))
         total = (scaled.astype(np.uint64) * bounds.astype(np.uint64)).sum(axis=0)
         total += np.uint64(1) << np.maximum(shift - 1, 0).astype(np.uint64)
         fits = (scaled.max(axis=0) < 2**MULTIPLIER_BITS) & (total <= limit)
@@ -129,7 +133,8 @@ def _per_head(x: NDArray[np.generic], heads: int) -> Ints:
 def plan_scan(formats: ScanFormats, heads: int, states: int) -> ScanPlan:
     """Multipliers, shifts and bounds of a recurrence of `heads` heads with `states` complex states each.
 
-    Raises `FormatError` if a format is per head for another number of heads, or a word would overflow.
+    Raises `FormatError` if a format is per head for another number of heads, a word would overflow, or the
+    poles' multiplier would keep fewer than 9 bits.
     """
     for part in ("a", "b", "c", "u", "x", "y"):
         fmt = getattr(formats, part)
@@ -151,6 +156,11 @@ def plan_scan(formats: ScanFormats, heads: int, states: int) -> ScanPlan:
         np.stack([2 * p_a * p_x, p_b * p_u]),
         allow_narrow=bool(np.all(sum_bound < 2**31)),
     )
+    if np.any(update.multipliers[0] < 2 ** (_POLE_BITS - 1)):
+        raise FormatError(
+            f"the state is so much finer than its input that the poles' multiplier keeps fewer than {_POLE_BITS} "
+            "bits; give the state or the poles fewer bits, or b and the input (encoder) more"
+        )
     if np.any(sum_bound >= 2**62):  # pragma: no cover - needs more than 2^28 states
         raise FormatError(f"the output sum of {states} states exceeds 63 bits; use fewer bits")
     m_y = shift_y = None

@@ -18,7 +18,10 @@ __all__ = ["calibration_batch", "quantize", "wrap"]
 
 
 def wrap(model: Classifier, scheme: Scheme) -> Classifier:
-    """A copy of the model whose modules are replaced by quantised ones; ranges are not calibrated yet."""
+    """A copy of the model whose modules are replaced by quantised ones, with the scheme as `model.scheme`.
+
+    The ranges are not calibrated yet: `quantize` does that, or a state that is loaded.
+    """
     if any(isinstance(module, Quantiser) for module in model.modules()):
         raise ImcSsmError("the model is quantised already; quantise the full-precision model it came from")
     if model.config.norm != "none":
@@ -26,6 +29,7 @@ def wrap(model: Classifier, scheme: Scheme) -> Classifier:
             f"norm {model.config.norm!r} has no quantised form yet; train with norm='none' to quantise the model"
         )
     model = copy.deepcopy(model)
+    model.scheme = scheme  # type: ignore[assignment]
     bits = scheme.bits
 
     def quantiser(part: str, channels: int) -> Quantiser:

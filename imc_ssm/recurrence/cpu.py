@@ -43,22 +43,23 @@ class _RealScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         operands = [pair(z) for z in (a, b, c)]
         signal = u.detach().contiguous().numpy()
-        x = pair(x0).copy()
+        start = pair(x0)
+        x = start.copy()
         y = np.empty_like(signal)
         kernels.forward_real(signal, *operands, x, y)
-        ctx.saved = (signal, operands, clamp)  # type: ignore[attr-defined]
+        ctx.saved = (signal, operands, start, clamp)  # type: ignore[attr-defined]
         last = _complex(x)
         ctx.mark_non_differentiable(last)
         return torch.from_numpy(y), last
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        signal, operands, clamp = ctx.saved  # type: ignore[attr-defined]
+        signal, operands, start, clamp = ctx.saved  # type: ignore[attr-defined]
         batch, heads, time = signal.shape
         tape, partial = _gradient_arrays(batch, heads, operands[0].shape[1], time, np.float32)
         grad_u = np.empty_like(signal)
         grad_y = grads[0].contiguous().numpy()
-        kernels.backward_real(signal, *operands, grad_y, _bound(clamp), tape, grad_u, *partial)
+        kernels.backward_real(signal, *operands, start, grad_y, _bound(clamp), tape, grad_u, *partial)
         return (torch.from_numpy(grad_u), *(_complex(p.sum(1)) for p in partial), None, None)
 
 
@@ -98,6 +99,7 @@ class _IntegerScan(torch.autograd.Function):
             x = np.zeros((u.shape[0], heads, states, 2), np.int32)
         else:
             x = np.ascontiguousarray(x0.numpy() - zero_x, np.int32)
+        start = x.copy()
         out = operands.run(u_codes, x)
         y = np.empty(u.shape, np.float32)
         scale = plan.sum_scale
@@ -105,13 +107,13 @@ class _IntegerScan(torch.autograd.Function):
             scale = np.broadcast_to(formats.y.scale.astype(np.float64), heads)
         kernels.dequantise(out, np.ascontiguousarray(scale), plan.zero("y"), y)
         last = torch.from_numpy(x + zero_x)
-        ctx.saved = (u.detach(), u_codes, operands, lost, clamp)  # type: ignore[attr-defined]
+        ctx.saved = (u.detach(), u_codes, operands, start, lost, clamp)  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(last)
         return torch.from_numpy(y), last
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Any, ...]:
-        u, u_codes, operands, lost, clamp = ctx.saved  # type: ignore[attr-defined]
+        u, u_codes, operands, start, lost, clamp = ctx.saved  # type: ignore[attr-defined]
         plan: ScanPlan = operands.plan
         f = plan.formats
         batch, heads, time = u_codes.shape
@@ -128,6 +130,7 @@ class _IntegerScan(torch.autograd.Function):
             operands.c,
             *operands.constants(),
             scale,
+            start,
             grad_y,
             _bound(clamp),
             tape,
@@ -137,13 +140,16 @@ class _IntegerScan(torch.autograd.Function):
         scale_u = np.broadcast_to(f.u.scale, heads)
         sums = [p.sum(1) for p in partial]
         sums[1] *= scale_u[:, None, None]
-        for grad, saturated in zip(sums, lost, strict=True):
+        # None where b or c is the constant 1: it has no gradient.
+        coefficients: list[Tensor | None] = [None, None, None]
+        for k, (grad, saturated) in enumerate(zip(sums, lost, strict=True)):
             if saturated is not None:
                 grad[saturated] = 0.0
+                coefficients[k] = _complex(grad)
         gu = torch.from_numpy(grad_u)
         low, high = _real_bounds(plan)
         gu *= (u >= low[:, None]) & (u <= high[:, None])
-        return (gu, *(_complex(g) for g in sums), None, None, None)
+        return (gu, *coefficients, None, None, None)
 
 
 def _real_bounds(plan: ScanPlan) -> tuple[Tensor, Tensor]:

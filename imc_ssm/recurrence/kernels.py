@@ -183,6 +183,7 @@ def backward_codes(
     low_y: Array,
     high_y: Array,
     scale: Array,
+    x0: Array,
     grad: Array,
     clamp: float,
     tape: Array,
@@ -240,6 +241,12 @@ def backward_codes(
                     gi[n, lane] = 0
                     store[0, n, 0, lane] = 0
                     store[0, n, 1, lane] = 0
+                for lane in range(lanes):
+                    vr, vi = x0[first + lane, h, n, 0], x0[first + lane, h, n, 1]
+                    xr[n, lane] = vr
+                    xi[n, lane] = vi
+                    store[0, n, 0, lane] = i32(vr * 2)
+                    store[0, n, 1, lane] = i32(vi * 2)
             for lane in range(LANES):
                 drive[lane] = 0
                 gy[lane] = 0
@@ -382,6 +389,7 @@ def backward_real(
     a: Array,
     b: Array,
     c: Array,
+    x0: Array,
     grad: Array,
     clamp: float,
     tape: Array,
@@ -390,7 +398,7 @@ def backward_real(
     grad_b: Array,
     grad_c: Array,
 ) -> None:
-    """Gradients of `forward_real` from a zero state; arrays as in `backward_codes`, `tape` float32."""
+    """Gradients of `forward_real` from the state x0; arrays as in `backward_codes`, `tape` float32."""
     batch, heads, time = u.shape
     states = a.shape[1]
     blocks = (batch + LANES - 1) // LANES
@@ -418,6 +426,12 @@ def backward_real(
                     gi[n, lane] = 0
                     store[0, n, 0, lane] = 0
                     store[0, n, 1, lane] = 0
+                for lane in range(lanes):
+                    vr, vi = x0[first + lane, h, n, 0], x0[first + lane, h, n, 1]
+                    xr[n, lane] = vr
+                    xi[n, lane] = vi
+                    store[0, n, 0, lane] = vr
+                    store[0, n, 1, lane] = vi
             for lane in range(LANES):
                 gy[lane] = 0
                 ut[lane] = 0

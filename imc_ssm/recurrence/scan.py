@@ -170,6 +170,12 @@ def _checked(
         shape = (u.shape[0], *a.shape)
         if formats is None and (x0.shape != shape or x0.dtype != wanted):
             raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed is {wanted} {shape}")
+        if formats is None and backend == "cpu" and x0.requires_grad:
+            raise ImcSsmError("backend 'cpu' has no gradient for x0; use backend='reference' (or 'auto')")
         if formats is not None and (x0.shape != (*shape, 2) or x0.dtype not in (torch.int32, torch.int64)):
             raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed are integer codes {(*shape, 2)}")
+        if formats is not None:
+            low, high = (torch.as_tensor(v).reshape(-1, 1, 1) for v in (formats.x.low, formats.x.high))
+            if torch.any((x0 < low) | (x0 > high)):
+                raise FormatError(f"x0 holds codes outside its format of {formats.x.bits} bits")
     return b, c, x0

@@ -95,6 +95,7 @@ def make_deployment(
         operators=operators,
         steps=steps,
         bits=dict.fromkeys(PARTS, 8) | (bits or {}),
+        multipliers={"layers.0.recurrence": (16, 13)},
     )
 
 

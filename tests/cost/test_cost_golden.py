@@ -92,7 +92,7 @@ def test_digital_update(result: xr.Dataset) -> None:
     # 12 complex states
     recurrence = product(48, 6, 10) + total(24, 17)  # a x, 6 + 10 + 1 bits
     recurrence += product(24, 5, 4)  # b u, 9 bits
-    recurrence += product(24, 17, 24) + product(24, 9, 24) + total(24, 42)
+    recurrence += product(24, 17, 16) + product(24, 9, 13) + total(24, 34)  # m_a 16, m_b 13 bits
     recurrence += product(24, 7, 10) + total(24, 17 + 3)  # c x, 6 terms
     recurrence += product(4, 20, 24)
     scale = product(4, 9, 4) + product(4, 13, 24) + product(4, 12, 24) + total(4, 13 + 25)
@@ -157,7 +157,8 @@ def test_area(result: xr.Dataset) -> None:
         "cells": tiles * 2 * 2 * 4 * 1e-14,
         "dac": tiles * 2 * 438 * UM2,
         "adc": tiles * (1200 + 4 * 0.039) * UM2,
-        "digital update": 8 * (20 * 24 / 64 * 265 + 42 / 8 * 46.4 + 42 * 3.99) * UM2,
+        # widest product: requantise y, 20 x 24 bits; widest sum: D u + y, 38 bits
+        "digital update": 8 * (20 * 24 / 64 * 265 + 38 / 8 * 46.4 + 38 * 3.99) * UM2,
         "memories": 3 * 1800 * UM2,
         "nonlinearity": 8 * 300 * UM2,
         "movement": 0.09e-6,

@@ -1,0 +1,89 @@
+"""Training that can be stopped at any moment: everything a run needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imc_ssm.errors import FileError
+from imc_ssm.files import load_tensors, save_tensors
+
+__all__ = ["Run"]
+
+
+@dataclass
+class Run:
+    """The state of a training run between two epochs."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    rng: np.random.Generator
+    """Shuffles the training split."""
+    identity: dict[str, Any]
+    """What must be the same for a run to go on: recipe and data."""
+    done: int = 0
+    """Steps taken."""
+    measured: dict[str, list[float]] = field(default_factory=dict)
+    """History, one entry per finished epoch."""
+    best: float = -1.0
+    """Highest validation accuracy so far, percent."""
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    """The model's state of that epoch."""
+
+    def keep_if_best(self, accuracy: float) -> None:
+        """Remember the model as it is if no epoch was better."""
+        if accuracy > self.best:
+            self.best = accuracy
+            self.best_state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write the run, atomically, with the state of torch's global generator."""
+        tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
+        tensors |= {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best_state.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+        header = {
+            "identity": self.identity,
+            "done": self.done,
+            "measured": self.measured,
+            "best": self.best,
+            "shuffle": self.rng.bit_generator.state,
+            "rates": [group["lr"] for group in self.optimiser.param_groups],
+        }
+        save_tensors(path, {name: t.detach().cpu().numpy() for name, t in tensors.items()}, header, "checkpoint")
+
+    def load(self, path: Path) -> None:
+        """Go back to where `save` was called; `FileError` if the checkpoint is of another run."""
+        arrays, header = load_tensors(path, "checkpoint")
+        if header["identity"] != self.identity:
+            raise FileError(
+                f"{path} is the checkpoint of a training with other settings; run that one to its end, or remove "
+                "the file to start anew"
+            )
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        self.model.load_state_dict(under("model/"))
+        self.best_state = under("best/")
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in under("optimiser/").items():
+            index, key = name.split("/")
+            moments.setdefault(int(index), {})[key] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        for group, rate in zip(groups, header["rates"], strict=True):
+            group["lr"] = rate
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        steps = {"last_epoch": header["done"], "_step_count": header["done"] + 1}
+        self.schedule.load_state_dict(self.schedule.state_dict() | steps)
+        self.rng.bit_generator.state = header["shuffle"]
+        self.done, self.best, self.measured = header["done"], header["best"], header["measured"]
+        torch.set_rng_state(tensors["random"])

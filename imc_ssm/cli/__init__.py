@@ -1,0 +1,54 @@
+"""The command line: `imc-ssm demo | train | quantize | deploy | cost | show | devices | data`.
+
+Heavy libraries are imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, cast
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on standard error and exit code 2."""
+    # Before torch is loaded: waiting threads that spin for long make a busy machine several times slower (a
+    # demo beside another job: 4x), sleeping ones cost at most a fifth on an idle one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    import typer
+
+    from imc_ssm.cli.app import app
+    from imc_ssm.cli.report import fail
+    from imc_ssm.errors import ImcSsmError
+
+    # The base of every misuse (unknown option, number out of range): typer exports only this child of it.
+    misuse = cast("type[Exception]", typer.BadParameter.__mro__[1])
+    code: int | None = None
+    try:
+        code = app(standalone_mode=False)
+    except ImcSsmError as error:
+        fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except misuse as error:
+        _fail_misuse(error)
+    if code == INTERRUPTED:
+        print("interrupted; nothing was written", file=sys.stderr)
+    if code:
+        sys.exit(code)
+
+
+def _fail_misuse(error: Any) -> None:
+    """One line for a command line that typer refuses: what is wrong and where the help is."""
+    from imc_ssm.cli.report import fail
+
+    message = error.format_message()
+    if not message:  # no command at all: typer has printed the help instead
+        sys.exit(2)
+    command = error.ctx.command_path if error.ctx is not None else "imc-ssm"
+    fail(f"{message.rstrip('.')}; see {command} --help")

@@ -1,0 +1,318 @@
+"""The S4D classifier: sizes, three modes that agree, initial poles, discretisation, padding and records."""
+
+import ast
+import inspect
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import imc_ssm.s4d
+from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.operators import Elementwise, Mvm, Operator, Recurrence
+from imc_ssm.s4d import PRESETS, S4D, Classifier, MeanPool, ModelConfig, initial_poles, preset
+
+INITIALISATIONS = ("lin", "inv", "legs")
+DISCRETISATIONS = ("zoh", "bilinear")
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    """max |difference| / max |reference|."""
+    return float((found.double() - exact.double()).abs().max() / exact.double().abs().max())
+
+
+def build(seed: int = 0, **fields: object) -> Classifier:
+    """A small classifier in evaluation mode; the norms have seen data."""
+    torch.manual_seed(seed)
+    model = Classifier(ModelConfig.parse({"heads": 6, "n_state": 16, "classes": 3, "inputs": 2} | fields))
+    with torch.no_grad():
+        model.train()(torch.randn(8, 30, model.config.inputs) * 2 + 1)
+    return model.eval()
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("name", "count"),
+        [("s4d-16h", 3_850), ("s4d-64h", 21_514), ("s4d-256h", 184_330), ("s4d-512h", 630_794)],
+    )
+    def test_presets(self, name: str, count: int) -> None:
+        config = preset(name)
+        model = Classifier(config)
+        assert sum(p.numel() for p in model.parameters()) == count
+        assert all(p.requires_grad for p in model.parameters())
+        assert count == 2 * config.heads**2 + 208 * config.heads + 10
+        assert (config.layers, config.n_state, config.norm) == (1, 64, "none")
+
+    def test_names(self) -> None:
+        assert sorted(PRESETS) == ["s4d-16h", "s4d-256h", "s4d-512h", "s4d-64h"]
+        with pytest.raises(ImcSsmError, match=r"unknown model 's4d-65h'; did you mean 's4d-6?\d+h'\?"):
+            preset("s4d-65h")
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ({"n_state": 63}, "n_state"),
+            ({"heads": 0}, "heads"),
+            ({"dt_min": 0.5, "dt_max": 0.1}, "dt_min = 0.5 is above dt_max"),
+            ({"norm": "group"}, "norm"),
+            ({"n_states": 64}, "did you mean 'n_state'"),
+        ],
+    )
+    def test_bad_configurations(self, data: dict, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            ModelConfig.parse(data)
+
+
+def run_stream(model: Classifier, u: Tensor) -> Tensor:
+    """Logits after the last of the steps, one at a time."""
+    state = model.init_state(len(u))
+    logits = torch.zeros(0)
+    for t in range(u.shape[1]):
+        logits, state = model.step(u[:, t], state)
+    return logits
+
+
+@torch.no_grad()
+def run_layer(layer: S4D, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One SSM in all three modes, u (B, H, T)."""
+    layer.mode = "convolution"
+    convolution = layer(u)
+    layer.mode = "recurrent"
+    recurrent = layer(u)
+    state, steps = layer.init_state(len(u)), []
+    for t in range(u.shape[-1]):
+        y, state = layer.step(u[..., t], state)
+        steps.append(y)
+    return convolution, recurrent, torch.stack(steps, dim=-1)
+
+
+class TestModes:
+    @pytest.mark.parametrize("initialisation", INITIALISATIONS)
+    @pytest.mark.parametrize("discretisation", DISCRETISATIONS)
+    def test_one_layer_over_784_steps(self, initialisation: str, discretisation: str) -> None:
+        torch.manual_seed(1)
+        config = ModelConfig.parse(
+            {"heads": 8, "initialisation": initialisation, "discretisation": discretisation}
+        )
+        layer = S4D(config)
+        u = torch.randn(2, 8, 784)
+        single = run_layer(layer, u)
+        double = run_layer(layer.double(), u.double())
+        for y in double[1:]:
+            assert y.dtype == torch.float64
+            assert relative(y, double[0]) < 1e-9
+        for y in single:
+            assert y.dtype == torch.float32
+            assert relative(y, single[0]) < 1e-4
+            # The double-precision model has the same single-precision parameters.
+            assert relative(y, double[0]) < 1e-4
+
+    @pytest.mark.parametrize("discretisation", DISCRETISATIONS)
+    @pytest.mark.parametrize("initialisation", INITIALISATIONS)
+    @pytest.mark.parametrize(("norm", "layers"), [("none", 1), ("layer", 2), ("batch", 2)])
+    @torch.no_grad()
+    def test_the_whole_model(self, discretisation: str, initialisation: str, norm: str, layers: int) -> None:
+        model = build(discretisation=discretisation, initialisation=initialisation, norm=norm, layers=layers)
+        u = torch.randn(3, 30, 2)
+        logits = model.set_mode("convolution")(u)
+        assert logits.shape == (3, 3)
+        assert relative(model.set_mode("recurrent")(u), logits) < 1e-4
+        assert relative(run_stream(model, u), logits) < 1e-4
+        exact = model.double().set_mode("convolution")(u.double())
+        assert relative(model.set_mode("recurrent")(u.double()), exact) < 1e-9
+        assert relative(run_stream(model, u.double()), exact) < 1e-9
+
+    def test_gradients_agree_between_modes(self) -> None:
+        model, u = build(3), torch.randn(4, 50, 2)
+        grads = []
+        for mode in ("convolution", "recurrent"):
+            model.zero_grad()
+            model.set_mode(mode)(u).square().sum().backward()  # type: ignore[arg-type]
+            grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        assert set(grads[0]) == set(grads[1]) == {name for name, _ in model.named_parameters()}
+        for name, exact in grads[0].items():
+            assert relative(grads[1][name], exact) < 1e-3, name
+
+    def test_set_mode_reaches_every_layer(self) -> None:
+        model = build(layers=3).set_mode("recurrent")
+        assert [m.mode for m in model.modules() if isinstance(m, S4D)] == ["recurrent"] * 3
+
+    @torch.no_grad()
+    def test_a_stream_says_what_the_model_would_say_so_far(self) -> None:
+        model, u = build(4), torch.randn(2, 12, 2)
+        state = model.init_state(2)
+        for t in range(12):
+            logits, state = model.step(u[:, t], state)
+            assert relative(logits, model(u[:, : t + 1])) < 1e-4
+
+
+class TestPadding:
+    @pytest.mark.parametrize("mode", ["convolution", "recurrent"])
+    @pytest.mark.parametrize("norm", ["none", "layer", "batch"])
+    @torch.no_grad()
+    def test_what_follows_a_sequence_cannot_reach_its_logits(self, mode: str, norm: str) -> None:
+        model = build(norm=norm, layers=2).set_mode(mode)  # type: ignore[arg-type]
+        lengths = torch.tensor([30, 1, 17, 29])
+        u = torch.randn(4, 30, 2)
+        other = torch.where((torch.arange(30) < lengths[:, None])[..., None], u, 1e3 * torch.randn(4, 30, 2))
+        if mode == "recurrent":
+            assert torch.equal(model(other, lengths), model(u, lengths))
+        else:  # the transform mixes all steps before they cancel: rounding of the padding remains
+            assert relative(model(other, lengths), model(u, lengths)) < 1e-3
+        for i, length in enumerate(lengths.tolist()):
+            alone = model(u[i : i + 1, :length])
+            assert relative(model(u, lengths)[i : i + 1], alone) < 1e-4
+
+    def test_full_lengths_are_no_lengths(self) -> None:
+        x = torch.randn(3, 7, 2)
+        assert torch.allclose(MeanPool()(x, torch.full((3,), 7)), MeanPool()(x))
+
+
+class TestInitialPoles:
+    def test_lin(self) -> None:
+        poles = initial_poles("lin", 32)
+        assert poles.shape == (32,)
+        for k, pole in enumerate(poles.tolist()):
+            assert pole == pytest.approx(complex(-0.5, math.pi * k), abs=1e-12)
+
+    def test_inv(self) -> None:
+        poles = initial_poles("inv", 32)
+        for k, pole in enumerate(poles.tolist()):
+            assert pole == pytest.approx(complex(-0.5, 64 / math.pi * (64 / (2 * k + 1) - 1)), abs=1e-9)
+
+    @pytest.mark.parametrize("n", [1, 4, 32])
+    def test_legs_are_the_eigenvalues_of_hippos_normal_part(self, n: int) -> None:
+        size = 2 * n
+        hippo = torch.zeros(size, size, dtype=torch.float64)
+        for row in range(size):
+            for column in range(row + 1):
+                root = math.sqrt((2 * row + 1) * (2 * column + 1))
+                hippo[row, column] = -(row + 1) if row == column else -root
+        p = torch.tensor([math.sqrt(k + 0.5) for k in range(size)], dtype=torch.float64)
+        normal = hippo + torch.outer(p, p)
+        assert torch.allclose(normal @ normal.T, normal.T @ normal, atol=1e-8)
+        values = torch.linalg.eigvals(normal)
+        kept = values[values.imag > 0]
+        assert len(kept) == n
+        poles = initial_poles("legs", n)
+        assert torch.allclose(poles.real, torch.full((n,), -0.5, dtype=torch.float64))
+        assert torch.allclose(poles.imag.sort().values, kept.imag.sort().values, rtol=1e-9)
+        assert torch.allclose(kept.real, torch.full((n,), -0.5, dtype=torch.float64), atol=1e-9)
+
+    @pytest.mark.parametrize("kind", INITIALISATIONS)
+    def test_the_model_starts_there(self, kind: str) -> None:
+        layer = S4D(ModelConfig.parse({"heads": 3, "initialisation": kind, "dt_min": 0.01, "dt_max": 0.2}))
+        poles = initial_poles(kind, 32)
+        assert torch.allclose(-torch.exp(layer.log_neg_real.double()), poles.real.expand(3, 32), rtol=1e-6)
+        assert torch.allclose(layer.imag.double(), poles.imag.expand(3, 32), rtol=1e-6)
+        dt = torch.exp(layer.log_dt)
+        assert torch.all((dt >= 0.01 * 0.9999) & (dt <= 0.2 * 1.0001))
+        assert torch.all(layer.discrete()[0].abs() < 1)
+
+    def test_steps_are_spread_evenly_in_log(self) -> None:
+        torch.manual_seed(0)
+        log_dt = S4D(ModelConfig(heads=4000, n_state=2)).log_dt.detach()
+        position = (log_dt - math.log(1e-3)) / math.log(100)
+        # A uniform variable: mean 1/2 and variance 1/12, within five standard errors of 4000 draws.
+        assert abs(float(position.mean()) - 0.5) < 5 * math.sqrt(1 / 12 / 4000)
+        assert abs(float(position.var()) - 1 / 12) < 5 * math.sqrt(1 / 180 / 4000)
+
+
+def one_pole(discretisation: str) -> tuple[complex, complex, complex, complex, float]:
+    """(a, b, A, B, dt) of the first pole of one head with B = 0.7 - 0.4i, in double precision."""
+    torch.manual_seed(2)
+    config = ModelConfig.parse({"heads": 1, "n_state": 4, "discretisation": discretisation, "initialisation": "inv"})
+    layer = S4D(config).double()
+    with torch.no_grad():
+        layer.B[..., 0], layer.B[..., 1] = 0.7, -0.4
+        layer.log_dt.fill_(math.log(0.3))
+    a, b, c = layer.discrete()
+    assert torch.equal(torch.view_as_real(c), layer.C)
+    A = complex(-math.exp(float(layer.log_neg_real.detach()[0, 1])), float(layer.imag.detach()[0, 1]))
+    return complex(a.detach()[0, 1]), complex(b.detach()[0, 1]), A, 0.7 - 0.4j, 0.3
+
+
+class TestDiscretisation:
+    def test_zoh_is_the_exact_response_to_a_held_input(self) -> None:
+        a, b, A, B, dt = one_pole("zoh")
+        x0, u = 1.5 - 2j, 0.8
+        # x' = A x + B u, integrated in 2000 Runge-Kutta steps: nothing of the closed form is used.
+        x, steps = x0, 2000
+        h = dt / steps
+        for _ in range(steps):
+            k1 = A * x + B * u
+            k2 = A * (x + h / 2 * k1) + B * u
+            k3 = A * (x + h / 2 * k2) + B * u
+            k4 = A * (x + h * k3) + B * u
+            x += h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        assert a * x0 + b * u == pytest.approx(x, abs=1e-9)
+
+    def test_bilinear_is_the_trapezoidal_rule(self) -> None:
+        a, b, A, B, dt = one_pole("bilinear")
+        x0, u = 1.5 - 2j, 0.8
+        x1 = a * x0 + b * u
+        assert x1 - x0 == pytest.approx(dt * (A * (x0 + x1) / 2 + B * u), abs=1e-9)
+
+    def test_both_converge_to_the_continuous_system(self) -> None:
+        # The constant input's fixed point is -B u / A whatever the step.
+        for discretisation in DISCRETISATIONS:
+            a, b, A, B, _ = one_pole(discretisation)
+            assert b / (1 - a) == pytest.approx(-B / A, abs=1e-9)
+
+    def test_the_kernel_is_the_impulse_response(self) -> None:
+        torch.manual_seed(3)
+        layer = S4D(ModelConfig(heads=2, n_state=8)).double()
+        impulse = torch.zeros(1, 2, 20, dtype=torch.float64)
+        impulse[..., 0] = 1
+        with torch.no_grad():
+            layer.D.zero_()
+            layer.mode = "recurrent"
+            assert relative(layer(impulse)[0], layer.kernel(20)) < 1e-12
+
+
+class TestRecords:
+    def test_one_layer(self) -> None:
+        expected: list[Operator] = [
+            Mvm("encoder", "encoder", 1, 16),
+            Recurrence("recurrence", "blocks.0.ssm", 16, 32),
+            Elementwise("after_d", "blocks.0.ssm", "scale", 16),
+            Elementwise("gelu", "blocks.0.gelu", "gelu", 16),
+            Mvm("mixing", "blocks.0.mixing", 16, 32),
+            Elementwise("glu", "blocks.0.glu", "glu", 16),
+            Elementwise("residual", "blocks.0.residual", "add", 16),
+            Elementwise("pool", "pool", "mean", 16),
+            Mvm("decoder", "decoder", 16, 10, rate="sequence"),
+        ]
+        assert Classifier(preset("s4d-16h")).operators() == expected
+
+    def test_more_layers_and_a_norm(self) -> None:
+        model = build(layers=3, norm="layer")
+        operators = model.operators()
+        names = [op.name for op in operators]
+        assert len(set(names)) == len(names) == 3 + 3 * 7
+        assert [op.name for op in operators if isinstance(op, Mvm)] == [
+            "encoder",
+            "mixing",
+            "1.mixing",
+            "2.mixing",
+            "decoder",
+        ]
+        assert [op.module for op in operators if getattr(op, "kind", "") == "norm"] == [
+            f"blocks.{i}.norm" for i in range(3)
+        ]
+        for op in operators:
+            owner = model.get_submodule(op.module)
+            if isinstance(op, Mvm):
+                assert owner.weight.shape == (op.outputs, op.inputs)
+
+    def test_the_file_knows_nothing_of_quantisation_or_hardware(self) -> None:
+        tree = ast.parse(inspect.getsource(imc_ssm.s4d))
+        imported = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                imported.add(node.module or "")
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+        ours = {name for name in imported if name.startswith("imc_ssm")}
+        assert ours == {"imc_ssm.config", "imc_ssm.errors", "imc_ssm.operators", "imc_ssm.recurrence"}
