@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -96,6 +97,7 @@ def train(
     steps = config.epochs * math.ceil(len(split) / config.batch)
     optimiser, schedule = _optimiser(model, config, steps)
     identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
+    identity["start"] = _digest(model)
     run = Run(model, optimiser, schedule, np.random.default_rng(config.seed), identity, measured=vars(History()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -173,6 +175,14 @@ def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[tupl
 def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
     """Share of correctly classified sequences, in percent."""
     return float(100.0 * np.mean(predict(model, split, batch) == split.labels))
+
+
+def _digest(model: nn.Module) -> str:
+    """SHA-256 over names and values of a model's state: which model a training started from."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _lengths(lengths: np.ndarray[tuple[int], np.dtype[np.int64]] | None) -> Tensor | None:

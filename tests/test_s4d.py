@@ -222,7 +222,9 @@ class TestInitialPoles:
 def one_pole(discretisation: str) -> tuple[complex, complex, complex, complex, float]:
     """(a, b, A, B, dt) of the first pole of one head with B = 0.7 - 0.4i, in double precision."""
     torch.manual_seed(2)
-    config = ModelConfig.parse({"heads": 1, "n_state": 4, "discretisation": discretisation, "initialisation": "inv"})
+    config = ModelConfig.parse(
+        {"heads": 1, "n_state": 4, "discretisation": discretisation, "initialisation": "inv"}
+    )
     layer = S4D(config).double()
     with torch.no_grad():
         layer.B[..., 0], layer.B[..., 1] = 0.7, -0.4

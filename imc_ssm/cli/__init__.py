@@ -38,7 +38,7 @@ def main() -> None:
     except misuse as error:
         _fail_misuse(error)
     if code == INTERRUPTED:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; the same training command goes on from its last whole epoch", file=sys.stderr)
     if code:
         sys.exit(code)
 

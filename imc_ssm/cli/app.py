@@ -101,7 +101,10 @@ def train(
     data_dir: DataDir = None,
     seed: Seed = 0,
 ) -> None:
-    """Train a model in full precision (convolution mode) and write a model file."""
+    """Train a model in full precision (convolution mode) and write a model file.
+
+    Interrupted, it leaves a hidden checkpoint beside --out; the same command goes on from there.
+    """
     import torch
 
     from imc_ssm.modelfile import StoredModel
@@ -135,7 +138,14 @@ def train(
     torch.manual_seed(seed)
     network = Classifier(config)
     with stages() as stage:
-        history = fit(network, data, recipe, mode="convolution", progress=stage(f"train {model} on {dataset}"))
+        history = fit(
+            network,
+            data,
+            recipe,
+            mode="convolution",
+            progress=stage(f"train {model} on {dataset}"),
+            checkpoint=_checkpoint(out),
+        )
     info = {"task": dataset, "model": model, "training": _recipe(recipe), "history": vars(history)}
     _save_and_report(out, StoredModel(network, None, info), data)
 
@@ -198,7 +208,8 @@ def quantize(
     info = {**stored.info, "task": task, "quantised_from": model.name}
     if epochs:
         with stages() as stage:
-            history = fit(quantised, data, recipe, progress=stage(f"QAT {scheme.label}"))
+            progress = stage(f"QAT {scheme.label}")
+            history = fit(quantised, data, recipe, progress=progress, checkpoint=_checkpoint(out))
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
     _save_and_report(out, StoredModel(quantised, scheme, info), data)
 
@@ -447,6 +458,11 @@ def _data_of(stored: StoredModel, dataset: str | None, data_dir: Path | None) ->
     return data, task
 
 
+def _checkpoint(out: Path) -> Path:
+    """Where training into `out` keeps its state between epochs; removed when `out` is written."""
+    return out.with_name(f".{out.stem}.checkpoint.safetensors")
+
+
 def _recipe(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
@@ -460,6 +476,7 @@ def _save_and_report(out: Path, stored: StoredModel, data: SequenceDataset) -> N
     reached = {"accuracy_test": accuracy(stored.model, test), "n_test": len(test)}
     stored.info.update(reached)
     save_model(out, stored)
+    _checkpoint(out).unlink(missing_ok=True)
     count = sum(p.numel() for p in stored.model.parameters())
     console.print(f"test accuracy {reached['accuracy_test']:.2f} % on {len(test)} sequences, {count} parameters")
     console.print(f"wrote {out}", soft_wrap=True)

@@ -155,9 +155,7 @@ def scans(draw: st.DrawFn) -> tuple[ScanPlan, list[np.ndarray | None]]:
     def fmt(reach: float, clip: float | None = None) -> Format:
         size = (heads,) if per_head else ()
         ends = reach * rng.uniform(0.2, 1, (2, *size))
-        return Format.from_range(
-            -ends[0], ends[1], draw(st.integers(2, 16)), symmetric=symmetric, clip=clip
-        )
+        return Format.from_range(-ends[0], ends[1], draw(st.integers(2, 16)), symmetric=symmetric, clip=clip)
 
     formats = ScanFormats(
         a=fmt(1.05),

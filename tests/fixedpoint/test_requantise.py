@@ -85,7 +85,9 @@ class TestRequantise:
                 or real * 2 ** (shift + 1) > limit
             )
             for ratio, multiplier in zip(ratios[:, head], multipliers, strict=True):
-                assert abs(Fraction(multiplier, 2**shift) - Fraction(float(ratio))) <= Fraction(1, 2 ** (shift + 1))
+                assert abs(Fraction(multiplier, 2**shift) - Fraction(float(ratio))) <= Fraction(
+                    1, 2 ** (shift + 1)
+                )
             if plan.word == 32:
                 assert multipliers[0] >= 2**11
                 error = Fraction(multipliers[0], 2**shift) / Fraction(float(ratios[0, head])) - 1
@@ -128,9 +130,7 @@ def uniform(bits: int, *, y_scale: float = 0.5, heads: int | None = None) -> Sca
     shape = () if heads is None else (heads,)
     unit = Format.from_range(np.full(shape, -1.0), np.full(shape, 1.0), bits)
     state = Format.from_range(np.full(shape, -4.0), np.full(shape, 4.0), bits)
-    return ScanFormats(
-        a=unit, u=unit, x=state, b=unit, c=unit, y=Format(bits, np.float32(y_scale), np.int64(0))
-    )
+    return ScanFormats(a=unit, u=unit, x=state, b=unit, c=unit, y=Format(bits, np.float32(y_scale), np.int64(0)))
 
 
 class TestPlan:

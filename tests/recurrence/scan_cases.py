@@ -77,7 +77,14 @@ def code_cases(draw: st.DrawFn) -> CodeCase:
 
 
 def operands(
-    seed: int, batch: int, heads: int, states: int, time: int, *, radius: float = 0.99, dtype: torch.dtype = torch.float32
+    seed: int,
+    batch: int,
+    heads: int,
+    states: int,
+    time: int,
+    *,
+    radius: float = 0.99,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(u, a, b, c): standard normal u, b, c; poles of modulus 0.5 to `radius` at any angle."""
     g = torch.Generator().manual_seed(seed)
@@ -111,9 +118,7 @@ def formats_for(
         flat = value.detach().movedim(head_axis, 0).reshape(value.shape[head_axis], -1).numpy()
         factor = shrink.get(part, 1.0)
         width = bits if isinstance(bits, int) else bits[part]
-        return Format.from_range(
-            factor * flat.min(1), factor * flat.max(1), width, symmetric=symmetric, clip=clip
-        )
+        return Format.from_range(factor * flat.min(1), factor * flat.max(1), width, symmetric=symmetric, clip=clip)
 
     clip = options.get("clip")
     return ScanFormats(

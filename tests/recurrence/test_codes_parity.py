@@ -52,7 +52,10 @@ def test_both_accumulators_over_a_long_sequence(bits: int, word: int, bare: bool
     formats = formats_for(u, a, b, c, bits, bare=bare)
     plan = plan_scan(formats, *a.shape)
     assert plan.word == word
-    codes = [codes_of(torch.view_as_real(z).numpy(), f)[0] for z, f in zip((a, b, c), (formats.a, formats.b, formats.c), strict=True)]  # type: ignore[arg-type]
+    codes = [
+        codes_of(torch.view_as_real(z).numpy(), f)[0]
+        for z, f in zip((a, b, c), (formats.a, formats.b, formats.c), strict=True)
+    ]  # type: ignore[arg-type]
     u_codes = input_codes(u, plan).astype(np.int64)
     y, last, _ = scan_codes(plan, u_codes, *codes)
     y_cpu, last_cpu = scan_codes_cpu(plan, u_codes, *codes)

@@ -61,7 +61,11 @@ def test_formats_go_with_their_operands() -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_initial_codes(backend: str) -> None:
-    for x0 in (torch.zeros(3, 2, 4, 2), torch.zeros(3, 2, 4, dtype=torch.int64), torch.zeros(1, 2, 4, 2, dtype=torch.int64)):
+    for x0 in (
+        torch.zeros(3, 2, 4, 2),
+        torch.zeros(3, 2, 4, dtype=torch.int64),
+        torch.zeros(1, 2, 4, 2, dtype=torch.int64),
+    ):
         with pytest.raises(ImcSsmError, match="needed are integer codes"):
             diagonal_scan(U, A, B, C, formats=FORMATS, x0=x0, backend=backend)  # type: ignore[call-overload]
 

@@ -121,7 +121,9 @@ def compare(
 ) -> dict[str, Tensor]:
     """Assert that values and gradients of the fused scan are those of the emulation; returns the gradients."""
     weight = size * torch.randn(u.shape, generator=torch.Generator().manual_seed(9))
-    leaves = {n: z.detach().clone().requires_grad_() for n, z in zip("uabc", (u, a, b, c), strict=True) if z is not None}
+    leaves = {
+        n: z.detach().clone().requires_grad_() for n, z in zip("uabc", (u, a, b, c), strict=True) if z is not None
+    }
     y = diagonal_scan(
         leaves["u"],
         leaves["a"],
@@ -133,8 +135,7 @@ def compare(
     )
     (y * weight).sum().backward()
     pairs = {
-        n: (z if n == "u" else torch.view_as_real(z)).detach().double().requires_grad_()
-        for n, z in leaves.items()
+        n: (z if n == "u" else torch.view_as_real(z)).detach().double().requires_grad_() for n, z in leaves.items()
     }
     centred = None
     if x0 is not None:

@@ -1,0 +1,44 @@
+"""Fixtures shared by the tests of models: real data, one small trained model and its quantised form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from imc_ssm import datasets
+from imc_ssm.datasets import SequenceDataset
+from imc_ssm.quantize import Scheme, calibration_batch, quantize
+from imc_ssm.s4d import Classifier, ModelConfig
+from imc_ssm.study import initial_steps
+from imc_ssm.train import TrainConfig, train
+
+
+@pytest.fixture(scope="session")
+def digits() -> SequenceDataset:
+    """The handwritten digits."""
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="session")
+def _trained(digits: SequenceDataset) -> Classifier:
+    dt_min, dt_max = initial_steps(digits.time)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Classifier(ModelConfig(heads=8, n_state=32, dt_min=dt_min, dt_max=dt_max))
+    train(model, digits, TrainConfig(epochs=6, batch=32, rate=2e-2))
+    return model
+
+
+@pytest.fixture
+def trained(_trained: Classifier) -> Classifier:
+    """A classifier of 8 heads that has learnt something about the digits (a copy: change it freely)."""
+    return copy.deepcopy(_trained)
+
+
+@pytest.fixture
+def quantised(trained: Classifier, digits: SequenceDataset) -> Callable[[Scheme], Classifier]:
+    """The trained model quantised with a scheme."""
+    return lambda scheme: quantize(trained, scheme, *calibration_batch(digits, 8, most=200))

@@ -1,0 +1,302 @@
+"""Quantised models: batch and stream give the same bits, the recurrence is the oracle's, QAT trains."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imc_ssm.datasets import SequenceDataset
+from imc_ssm.errors import ImcSsmError
+from imc_ssm.fixedpoint import plan_scan, scan_codes
+from imc_ssm.quantize import (
+    Bits,
+    QuantisedLinear,
+    QuantisedS4D,
+    Quantiser,
+    Scheme,
+    calibration_batch,
+    quantize,
+    wrap,
+)
+from imc_ssm.recurrence import codes_of
+from imc_ssm.s4d import Classifier, ModelConfig
+from imc_ssm.train import TrainConfig, accuracy, train
+
+Make = Callable[[Scheme], Classifier]
+SCHEMES = {
+    "default": Scheme(),
+    "symmetric": Scheme(symmetric=True),
+    "tensor": Scheme(granularity="tensor"),
+    "tensor-symmetric": Scheme(granularity="tensor", symmetric=True),
+    "no-clip": Scheme(state_clip=None),
+    "tight-clip": Scheme(granularity="tensor", state_clip=0.5),
+    "4 bits": Scheme.uniform(poles=4, state=4, weights=4, activations=4),
+    "16 bits": Scheme.uniform(poles=16, state=16, weights=16, activations=16),
+    "mixed": Scheme.uniform(poles=12, state=10, weights=6, activations=5),
+}
+NOTHING = Scheme(bits=Bits.parse(dict.fromkeys(Bits.model_fields)))
+
+
+def stream(model: Classifier, u: Tensor) -> Tensor:
+    """Logits after the last step, one step at a time."""
+    state, logits = model.init_state(len(u)), torch.zeros(0)
+    for t in range(u.shape[1]):
+        logits, state = model.step(u[:, t], state)
+    return logits
+
+
+def test_inputs(digits: SequenceDataset, n: int = 20) -> Tensor:
+    return torch.from_numpy(digits.split("test").take(n).values)
+
+
+test_inputs.__test__ = False  # type: ignore[attr-defined]
+
+
+class TestBitExact:
+    @pytest.mark.parametrize("name", SCHEMES)
+    @torch.no_grad()
+    def test_batch_stream_and_partition(self, name: str, quantised: Make, digits: SequenceDataset) -> None:
+        model, u = quantised(SCHEMES[name]), test_inputs(digits)
+        logits = model(u)
+        assert torch.isfinite(logits).all()
+        assert torch.equal(stream(model, u), logits)
+        for cut in (1, 7, 16):
+            assert torch.equal(torch.cat([model(u[:cut]), model(u[cut:])]), logits)
+
+    @torch.no_grad()
+    def test_what_follows_a_sequence_does_not_matter(self, quantised: Make, digits: SequenceDataset) -> None:
+        model, u = quantised(Scheme()), test_inputs(digits, 3)
+        lengths = torch.tensor([64, 10, 33])
+        padded = torch.where((torch.arange(64) < lengths[:, None])[..., None], u, torch.full_like(u, 1e3))
+        assert torch.equal(model(padded, lengths), model(u, lengths))
+        for i, length in enumerate(lengths.tolist()):
+            assert torch.equal(model(u, lengths)[i], model(u[i : i + 1, :length])[0])
+
+    @pytest.mark.parametrize("name", SCHEMES)
+    @torch.no_grad()
+    def test_the_recurrence_is_the_oracles_on_its_own_codes(
+        self, name: str, quantised: Make, digits: SequenceDataset
+    ) -> None:
+        model = quantised(SCHEMES[name])
+        ssm = model.blocks[0].ssm
+        assert isinstance(ssm, QuantisedS4D)
+        seen: list[tuple[Tensor, Tensor]] = []
+        handle = ssm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+        model(test_inputs(digits))
+        handle.remove()
+        ((u, output),) = seen
+        a, b, c, _ = ssm.coefficients()
+        formats = ssm.formats()
+        plan = plan_scan(formats, *a.shape)
+        assert formats.b is not None
+        assert formats.c is not None
+        assert formats.y is not None
+        codes = [
+            codes_of(torch.view_as_real(z.resolve_conj()).numpy(), f)[0]
+            for z, f in ((a, formats.a), (b, formats.b), (c, formats.c))
+        ]
+        u_codes = formats.u.quantise(u.numpy(), head_axis=1)
+        # Its input is on the encoder's grid already: nothing is rounded twice.
+        assert torch.equal(torch.from_numpy(formats.u.dequantise(u_codes, head_axis=1)).float(), u)
+        y, last, _ = scan_codes(plan, u_codes, *codes)
+        real = torch.from_numpy(formats.y.dequantise(y, head_axis=1)).float()
+        assert torch.equal(ssm.after_d(real + ssm.direct()[:, None] * u), output)
+        # The stream's registers hold the same codes at the end.
+        state = ssm.init_state(len(u))
+        for t in range(u.shape[-1]):
+            _, state = ssm.step(u[..., t], state)
+        assert torch.equal(state, torch.from_numpy(last))
+
+
+class TestGrids:
+    @pytest.mark.parametrize("name", ["default", "tensor", "tensor-symmetric", "mixed"])
+    @torch.no_grad()
+    def test_every_site_stays_on_its_grid(self, name: str, quantised: Make, digits: SequenceDataset) -> None:
+        scheme = SCHEMES[name]
+        model = quantised(scheme)
+        quantisers = {n: m for n, m in model.named_modules() if isinstance(m, Quantiser)}
+        seen: dict[str, Tensor] = {}
+        for site, module in quantisers.items():
+            module.register_forward_hook(lambda _, __, y, site=site: seen.update({site: y}))
+        model(test_inputs(digits))
+        # The state and the recurrent output live inside the integer recurrence.
+        inside = {n for n in quantisers if n.endswith(("ssm.state", "ssm.recurrent"))}
+        assert set(seen) == set(quantisers) - inside
+        assert len(seen) == 9 - 1  # the named activation sites but the recurrent output
+        for site, values in seen.items():
+            fmt = quantisers[site].format()
+            codes = fmt.quantise(values.numpy(), quantisers[site].axis)
+            assert torch.equal(torch.from_numpy(fmt.dequantise(codes, quantisers[site].axis)).float(), values), (
+                site
+            )
+            channels = values.shape[quantisers[site].axis]
+            assert fmt.scale.shape == ((channels,) if scheme.granularity == "head" else ())
+            if scheme.symmetric:
+                assert not fmt.zero_point.any()
+
+    @torch.no_grad()
+    def test_parameters_on_their_grids(self, quantised: Make) -> None:
+        bits = Bits(weights=3, biases=4, d=3)
+        for granularity in ("head", "tensor"):
+            model = quantised(Scheme(bits=bits, granularity=granularity))
+            for module in model.modules():
+                if isinstance(module, QuantisedLinear):
+                    weight, bias = module.matrix.weights()  # type: ignore[operator]
+                    rows = weight if granularity == "head" else weight.reshape(1, -1)
+                    assert max(len(row.unique()) for row in rows) <= 2**3
+                    assert len(bias.unique()) <= 2**4
+                if isinstance(module, QuantisedS4D):
+                    assert len(module.direct().unique()) <= 2**3
+
+    @torch.no_grad()
+    def test_nothing_quantised_is_the_recurrent_model(
+        self, trained: Classifier, quantised: Make, digits: SequenceDataset
+    ) -> None:
+        u = test_inputs(digits)
+        exact = trained.set_mode("recurrent").double()(u.double())
+        model = quantised(NOTHING)
+        for logits in (model(u), stream(model, u)):
+            assert (logits - exact).abs().max() < 1e-4 * exact.abs().max()
+
+    @torch.no_grad()
+    def test_more_bits_are_closer(self, trained: Classifier, quantised: Make, digits: SequenceDataset) -> None:
+        u = test_inputs(digits, 100)
+        exact = trained(u)
+        errors = []
+        for bits in (4, 8, 12, 16):
+            scheme = Scheme.uniform(poles=bits, state=bits, weights=bits, activations=bits, percentile=100)
+            errors.append(float((quantised(scheme)(u) - exact).square().mean().sqrt() / exact.std()))
+        assert all(later < earlier / 3 for earlier, later in zip(errors[:-1], errors[1:], strict=True)), errors
+        assert errors[-1] < 3e-3
+
+    @torch.no_grad()
+    def test_a_full_precision_state_with_quantised_surroundings(
+        self, quantised: Make, digits: SequenceDataset
+    ) -> None:
+        scheme = Scheme(bits=Bits(state=None))
+        model, u = quantised(scheme), test_inputs(digits)
+        ssm = model.blocks[0].ssm
+        assert isinstance(ssm, QuantisedS4D)
+        assert ssm.init_state(2).is_complex()
+        agree = (stream(model, u).argmax(-1) == model(u).argmax(-1)).float().mean()
+        assert agree >= 0.9  # a float recurrence may round to the next code of its output now and then
+
+
+class TestRefused:
+    def test_twice(self, quantised: Make, digits: SequenceDataset) -> None:
+        model = quantised(Scheme())
+        with pytest.raises(ImcSsmError, match="quantised already"):
+            quantize(model, Scheme(), *calibration_batch(digits, 8))
+        with pytest.raises(ImcSsmError, match="quantised already"):
+            wrap(model, Scheme())
+
+    @pytest.mark.parametrize("norm", ["layer", "batch"])
+    def test_norms_have_no_quantised_form(self, norm: str) -> None:
+        with pytest.raises(ImcSsmError, match=f"norm '{norm}' has no quantised form"):
+            wrap(Classifier(ModelConfig.parse({"norm": norm})), Scheme())
+
+    @pytest.mark.parametrize("shape", [(64, 1), (0, 64, 1), (5, 64, 2)])
+    def test_calibration_shapes(self, shape: tuple[int, ...], trained: Classifier) -> None:
+        with pytest.raises(ImcSsmError, match="calibration data have shape"):
+            quantize(trained, Scheme(), torch.zeros(shape))
+
+    def test_calibration_not_finite(self, trained: Classifier) -> None:
+        with pytest.raises(ImcSsmError, match="not finite"):
+            quantize(trained, Scheme(), torch.full((2, 64, 1), float("nan")))
+
+    def test_the_original_stays_as_it_was(self, trained: Classifier, digits: SequenceDataset) -> None:
+        before = copy.deepcopy(trained.state_dict())
+        u = test_inputs(digits)
+        logits = trained(u)
+        model = quantize(trained, Scheme(), *calibration_batch(digits, 8))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(1.0)
+        assert all(torch.equal(trained.state_dict()[n], v) for n, v in before.items())
+        assert torch.equal(trained(u), logits)
+        assert trained.operators() == model.operators()
+
+
+class TestCalibration:
+    def test_batch(self, digits: SequenceDataset) -> None:
+        values, lengths = calibration_batch(digits, 8, most=100)
+        assert lengths is None
+        assert torch.equal(values, torch.from_numpy(digits.split("train").take(100).values))
+        assert len(calibration_batch(digits, 10**6)[0]) == 8
+
+    def test_a_percentile_narrows_every_activation(self, trained: Classifier, digits: SequenceDataset) -> None:
+        data, _ = calibration_batch(digits, 8)
+        wide, narrow = (quantize(trained, Scheme(percentile=p), data) for p in (100.0, 95.0))
+        for one, two in zip(wide.modules(), narrow.modules(), strict=True):
+            if isinstance(one, Quantiser) and isinstance(two, Quantiser):
+                assert torch.all(two.scale <= one.scale)
+                assert torch.any(two.scale < one.scale) or one.axis == -1  # the input's range may be reached often
+
+    def test_the_state_is_clipped_at_a_real_value(self, quantised: Make) -> None:
+        ssm = quantised(Scheme(state_clip=0.25)).blocks[0].ssm
+        assert isinstance(ssm, QuantisedS4D)
+        fmt = ssm.formats().x
+        assert abs(fmt.dequantise(fmt.low)).max() <= 0.25
+        assert abs(fmt.dequantise(fmt.high)).max() <= 0.25
+
+
+class TestTraining:
+    @pytest.mark.parametrize("name", ["default", "tensor-symmetric", "4 bits"])
+    def test_gradient_reaches_every_parameter(self, name: str, quantised: Make, digits: SequenceDataset) -> None:
+        model = quantised(SCHEMES[name]).train()
+        part = digits.split("train").take(64)
+        loss = nn.functional.cross_entropy(model(torch.from_numpy(part.values)), torch.from_numpy(part.labels))
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter_name, parameter in model.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert torch.isfinite(parameter.grad).all(), parameter_name
+            assert parameter.grad.abs().max() > 0, parameter_name
+
+    def test_the_gradient_points_where_the_full_precision_one_does(
+        self, trained: Classifier, quantised: Make, digits: SequenceDataset
+    ) -> None:
+        part = digits.split("train").take(256)
+        scheme = Scheme.uniform(poles=16, state=16, weights=16, activations=16, percentile=100)
+        grads = []
+        for model in (trained, quantised(scheme)):
+            logits = model(torch.from_numpy(part.values))
+            nn.functional.cross_entropy(logits, torch.from_numpy(part.labels)).backward()  # type: ignore[no-untyped-call]
+            grads.append([p.grad for p in model.parameters()])
+        for exact, found in zip(*grads, strict=True):
+            assert exact is not None
+            assert found is not None
+            assert torch.cosine_similarity(exact.ravel(), found.ravel(), dim=0) > 0.99
+
+    def test_qat_reduces_the_loss(self, quantised: Make, digits: SequenceDataset) -> None:
+        scheme = Scheme.uniform(poles=5, state=5, weights=4, activations=5)
+        model = quantised(scheme)
+        part = digits.split("train")
+
+        @torch.no_grad()
+        def loss() -> float:
+            logits = model(torch.from_numpy(part.values))
+            return float(nn.functional.cross_entropy(logits, torch.from_numpy(part.labels)))
+
+        before, correct = loss(), accuracy(model, part)
+        train(model, digits, TrainConfig(epochs=3, batch=32, rate=3e-3), keep="last")
+        assert loss() < 0.8 * before
+        assert accuracy(model, part) > correct
+
+    def test_ranges_of_activations_stay_and_those_of_parameters_follow(
+        self, quantised: Make, digits: SequenceDataset
+    ) -> None:
+        model = quantised(Scheme())
+        ssm = model.blocks[0].ssm
+        assert isinstance(ssm, QuantisedS4D)
+        before = ssm.formats()
+        train(model, digits, TrainConfig(epochs=1, batch=64, rate=1e-2), keep="last")
+        after = ssm.formats()
+        assert (after.x.scale == before.x.scale).all()
+        assert (after.u.scale == before.u.scale).all()
+        assert not (after.a.scale == before.a.scale).all()
+        a, *_ = ssm.coefficients()
+        span = torch.view_as_real(a.detach()).flatten(1)
+        widest = span.amax(1) - span.amin(1)
+        assert torch.allclose(torch.from_numpy(after.a.scale), widest / 255, rtol=1e-5)
