@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from imc_ssm.analog import (
     with_output_ranges,
 )
 from imc_ssm.errors import FileError, ImcSsmError
-from imc_ssm.files import load_tensors, save_tensors
+from imc_ssm.files import canonical_json, load_tensors, save_tensors
 from imc_ssm.fixedpoint import plan_scan
 from imc_ssm.modelfile import rebuild, tensors_of
 from imc_ssm.operators import Mvm, Operator, Recurrence
@@ -97,8 +98,20 @@ class Deployment:
             tiles.append(analog)
         return model.eval(), tiles
 
+    def digest(self) -> str:
+        """SHA-256 over everything the deployment holds: equal deployments, equal digests."""
+        tensors, header = self._content()
+        digest = hashlib.sha256(canonical_json(header).encode())
+        for name in sorted(tensors):
+            digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+        return digest.hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write a deployment file (safetensors with JSON), atomically; `FileError` if that fails."""
+        save_tensors(path, *self._content(), kind="deployment")
+
+    def _content(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+        """All arrays by name, and a JSON header with the rest."""
         tensors = {f"model/{name}": value for name, value in self.tensors.items()}
         placed = []
         for m in self.matrices:
@@ -123,7 +136,7 @@ class Deployment:
             "steps": self.steps,
             "matrices": placed,
         }
-        save_tensors(path, tensors, header, kind="deployment")
+        return tensors, header
 
     @classmethod
     def load(cls, path: str | Path) -> Deployment:

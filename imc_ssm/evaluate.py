@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,8 @@ import xarray as xr
 from imc_ssm.compile import Deployment
 from imc_ssm.cost import COMPONENTS, cost
 from imc_ssm.datasets.sequence import SequenceDataset, Split
-from imc_ssm.errors import ImcSsmError
+from imc_ssm.errors import FileError, ImcSsmError
+from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.train import accuracy, check_model_fits
 
 if TYPE_CHECKING:
@@ -35,20 +37,29 @@ def evaluate(
     split: str = "test",
     implementation: Implementation = "fast",
     progress: Callable[[int, int, str], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> xr.Dataset:
     """Programme `chips` chips and classify the split with each of them at each time after programming (s).
 
     Returns a dataset with `accuracy(chip, time)` and the scalar `accuracy_digital`, in percent. Chip i of a
-    seed is the same chip whatever else is evaluated. Raises `ImcSsmError` for no chips or times, `DesignError`
-    for a time that the cell's model does not cover.
+    seed is the same chip whatever else is evaluated. With `checkpoint`, accuracies are written there chip by
+    chip and read again by the same call, so that an interrupted evaluation goes on; remove the file when the
+    result is safe.
+
+    Raises `ImcSsmError` for no chips or times, `DesignError` for a time that the cell's model does not cover,
+    `FileError` for a checkpoint of another evaluation.
     """
     if chips < 1 or not times:
         raise ImcSsmError(f"chips = {chips} at {len(times)} times; evaluate at least one chip at one time")
     part = data.split(split)
     model, tiles = deployment.chip(implementation)
     check_model_fits(model, data)
-    out = np.full((chips, len(times)), np.nan)
+    identity = {"seed": seed, "times": list(times), "chips": chips, "split": split, "task": data.task}
+    identity |= {"deployment": deployment.digest(), "implementation": implementation}
+    out = _resumed(checkpoint, identity, (chips, len(times)))
     for i in range(chips):
+        if np.isfinite(out[i]).all():
+            continue
         for tile in tiles:
             tile.program(seed, i)
         for k, seconds in enumerate(times):
@@ -57,6 +68,8 @@ def evaluate(
             out[i, k] = accuracy(model, part)
             if progress is not None:
                 progress(i * len(times) + k + 1, chips * len(times), f"{deployment.name}: chip {i + 1}/{chips}")
+        if checkpoint is not None:
+            save_tensors(checkpoint, {"accuracy": out}, identity, "evaluation")
     percent = {"units": "percent", "n_test": len(part)}
     dataset = xr.Dataset(
         {
@@ -77,6 +90,20 @@ def evaluate(
         },
     )
     return dataset
+
+
+def _resumed(
+    checkpoint: Path | None, identity: dict[str, object], shape: tuple[int, int]
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Accuracies (chip, time) so far, NaN where not computed."""
+    if checkpoint is None or not checkpoint.exists():
+        return np.full(shape, np.nan)
+    arrays, header = load_tensors(checkpoint, "evaluation")
+    if header != identity:
+        raise FileError(
+            f"{checkpoint} is the checkpoint of another evaluation; run that one to its end, or remove the file"
+        )
+    return arrays["accuracy"]
 
 
 def digital_accuracy(deployment: Deployment, part: Split) -> float:

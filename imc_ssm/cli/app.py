@@ -163,7 +163,7 @@ def quantize(
     percentile: Annotated[float, typer.Option(help="Calibration values inside the range, percent.")] = 99.999,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of QAT in recurrent mode; 0: PTQ only.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Sequences per step of QAT.")] = 50,
-    rate: Annotated[float, typer.Option(help="Peak learning rate of QAT.")] = 5e-3,
+    rate: Annotated[float, typer.Option(help="Peak learning rate of QAT.")] = 1e-2,
     noise: Annotated[float, typer.Option(help="Weight noise in QAT, relative to each column's largest.")] = 0.06,
     noise_output: Annotated[
         float, typer.Option(help="Read noise in QAT, in units of a design's read_noise.")
@@ -199,7 +199,7 @@ def quantize(
             "rate": rate,
             "noise": noise,
             "noise_output": noise_output,
-            "clip_input": 99.5 if noise_output else 100.0,
+            "clip_input": 99.0 if noise_output else 100.0,
             "seed": seed,
         }
     )
@@ -249,7 +249,8 @@ def deploy(
     price(placed)  # a component that the design names wrongly shows before the long part
     console.print(placed.table())
     with stages() as stage:
-        run = evaluate(placed, data, chips, seconds, seed=seed, progress=stage(f"evaluate {chips} chips"))
+        progress = stage(f"evaluate {chips} chips")
+        run = evaluate(placed, data, chips, seconds, seed=seed, progress=progress, checkpoint=_checkpoint(out))
     ds = gather([Entry(placed.name, float(run["accuracy_digital"]), placed, run)], len(data.split("test")))
     ds.attrs["title"] = f"{model.name} on {chip.name}, {task}"
     config = {"model": model.name, "task": task, "design": chip.model_dump(mode="json"), "chips": chips}
@@ -257,6 +258,7 @@ def deploy(
     if deployment is not None:
         placed.save(deployment)
     write_result(ds, out)
+    _checkpoint(out).unlink(missing_ok=True)
 
 
 @app.command()
