@@ -167,7 +167,7 @@ def quantize(
     noise: Annotated[float, typer.Option(help="Weight noise in QAT, relative to each column's largest.")] = 0.06,
     noise_output: Annotated[
         float, typer.Option(help="Read noise in QAT, in units of a design's read_noise.")
-    ] = 0.06,
+    ] = 0.04,
     dataset: Annotated[
         str | None, typer.Option(help="Task or .npz; default: what the model was trained on.")
     ] = None,

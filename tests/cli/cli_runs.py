@@ -52,13 +52,13 @@ def contents(*folders: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
-def own_toml(folder: Path, kind: str, name: str, **replaced: str) -> Path:
-    """A user's copy of a shipped TOML: `word` becomes `replaced[word]`, wherever it stands at a line's beginning."""
-    lines = device_path(kind, name).read_text(encoding="utf-8").splitlines()  # type: ignore[arg-type]
+def own_toml(folder: Path, kind: str, shipped: str, **replaced: str) -> Path:
+    """A user's copy of a shipped TOML: the first line `word = ...` becomes `replaced[word]`."""
+    lines = device_path(kind, shipped).read_text(encoding="utf-8").splitlines()  # type: ignore[arg-type]
     for word, line in replaced.items():
         found = [i for i, old in enumerate(lines) if old.startswith(f"{word} ")]
-        assert found, f"{name} has no line {word!r}"
+        assert found, f"{shipped} has no line {word!r}"
         lines[found[0]] = line
-    path = folder / f"own-{name}.toml"
+    path = folder / f"own-{shipped}.toml"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path

@@ -135,7 +135,7 @@ def test_own_sequences_take_the_same_road(tmp_path):
     assert stored.info["accuracy_test"] > 60
     ds = results.load(out)
     assert ds.attrs["n_test"] == 22
-    assert "22 test sequences" in printed
+    assert "22 test sequences" in " ".join(printed.split())
     assert str(own) in ds.attrs["title"]
     described = done("data", own, "--out", tmp_path / "own.json").out
     assert str(own) in described
@@ -193,8 +193,8 @@ def test_devices_shows_one_with_the_source_of_every_number(name, tmp_path):
         if isinstance(value, dict) and "value" in value:
             assert field.replace("_", "") in words
             assert f"{value['value']:g}" in printed
-            source = value["source"].split(":")[0].split(",")[0]
-            assert source.replace(" ", "").replace("-", "")[:5] in words  # columns wrap anywhere
+            source = "".join(c for c in value["source"] if c.isalnum())
+            assert source[:5] in words  # columns wrap anywhere
 
 
 def test_devices_shows_a_design_of_the_user(tmp_path):

@@ -1,0 +1,206 @@
+"""Noise injection: its statistics, its gradients, and that nothing of it stays behind."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imc_ssm.noise import Injection
+from imc_ssm.operators import Mvm, Operator
+from imc_ssm.quantize import Scheme
+from imc_ssm.s4d import Classifier
+
+
+class OneMatrix(nn.Module):
+    """The smallest model with an operator list: one matrix on tiles, and one that is not."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.matrix_owner = nn.Linear(inputs, outputs)
+        self.digital = nn.Linear(outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.matrix_owner(x)
+
+    def operators(self) -> list[Operator]:
+        return [Mvm("m", "matrix_owner", self.matrix_owner.in_features, self.matrix_owner.out_features)]
+
+
+@pytest.fixture
+def model() -> OneMatrix:
+    torch.manual_seed(0)
+    return OneMatrix(40, 30)
+
+
+def peaks(weight: Tensor) -> Tensor:
+    """Largest magnitude of each output's weights: a column of the tile."""
+    return weight.detach().abs().amax(1)
+
+
+def assert_standard_normal(z: Tensor) -> None:
+    """Mean, variance, skewness and kurtosis within five standard errors, and ten quantiles within one percent."""
+    z, n = z.double().ravel(), z.numel()
+    assert n >= 100_000
+    assert abs(float(z.mean())) < 5 * n**-0.5
+    assert abs(float(z.var()) - 1) < 5 * (2 / n) ** 0.5
+    assert abs(float((z**3).mean())) < 5 * (15 / n) ** 0.5
+    assert abs(float((z**4).mean()) - 3) < 5 * (96 / n) ** 0.5
+    for p in torch.linspace(0.05, 0.95, 10).tolist():
+        bound = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(p))
+        assert abs(float((z < bound).double().mean()) - p) < 0.01
+
+
+class TestWeights:
+    def test_statistics_and_what_is_touched(self, model: OneMatrix) -> None:
+        clean = {name: p.detach().clone() for name, p in model.named_parameters()}
+        drawn = []
+        for _ in range(100):
+            with Injection(model, weights=0.05):
+                drawn.append((model.matrix_owner.weight.detach() - clean["matrix_owner.weight"]).clone())
+                for name, p in model.named_parameters():
+                    assert torch.equal(p, clean[name]) == (name != "matrix_owner.weight")
+        z = torch.stack(drawn) / (0.05 * peaks(clean["matrix_owner.weight"])[:, None])
+        assert_standard_normal(z)
+        # Drawn once per context, independently: no two entries and no two contexts are alike.
+        assert abs(float((z[:-1] * z[1:]).mean())) < 5 * z[1:].numel() ** -0.5
+        assert abs(float((z[:, :, 1:] * z[:, :, :-1]).mean())) < 5 * z[:, :, 1:].numel() ** -0.5
+
+    def test_one_draw_lasts_for_the_context(self, model: OneMatrix) -> None:
+        x = torch.randn(3, 40)
+        with Injection(model, weights=0.1):
+            assert torch.equal(model(x), model(x))
+            assert torch.equal(model(x), nn.functional.linear(x, model.matrix_owner.weight, model.matrix_owner.bias))
+
+    @pytest.mark.parametrize("fail", [False, True])
+    def test_weights_come_back_exactly(self, model: OneMatrix, fail: bool) -> None:
+        weight = model.matrix_owner.weight
+        values, memory = weight.detach().clone(), weight.data_ptr()
+
+        def use() -> None:
+            with Injection(model, weights=0.3, outputs=0.2, clip=99.0):
+                model(torch.randn(2, 40))
+                if fail:
+                    raise RuntimeError("stopped in between")
+
+        if fail:
+            with pytest.raises(RuntimeError, match="stopped"):
+                use()
+        else:
+            use()
+        assert model.matrix_owner.weight is weight
+        assert torch.equal(weight, values)
+        assert weight.data_ptr() == memory
+        # The product is undisturbed, too: no hook is left.
+        x = torch.randn(5, 40) * 100
+        assert torch.equal(model(x), nn.functional.linear(x, weight, model.matrix_owner.bias))
+
+    def test_gradient_is_taken_at_the_noisy_weights_and_belongs_to_the_clean_ones(self, model: OneMatrix) -> None:
+        x = torch.randn(4, 40, requires_grad=True)
+        with Injection(model, weights=0.2):
+            noisy = model.matrix_owner.weight.detach().clone()
+            model(x).square().sum().backward()
+        y = nn.functional.linear(x.detach(), noisy, model.matrix_owner.bias.detach())
+        assert x.grad is not None
+        assert torch.allclose(x.grad, 2 * y @ noisy, rtol=1e-4, atol=1e-5)
+        assert model.matrix_owner.weight.grad is not None
+        assert torch.allclose(model.matrix_owner.weight.grad, 2 * y.T @ x.detach(), rtol=1e-4, atol=1e-4)
+
+
+class TestOutputs:
+    def test_scale(self, model: OneMatrix) -> None:
+        x = torch.randn(5000, 40)
+        with Injection(model, outputs=0.04):
+            noisy = model(x)
+        span = x.abs().max()
+        z = (noisy - model(x)).detach() / (0.04 * span * peaks(model.matrix_owner.weight))
+        assert_standard_normal(z)
+        # Every product draws anew.
+        with Injection(model, outputs=0.04):
+            assert not torch.equal(model(x), model(x))
+
+    @pytest.mark.parametrize("clip", [60.0, 90.0, 99.5])
+    def test_the_percentile_clips_the_input(self, model: OneMatrix, clip: float) -> None:
+        x = torch.randn(200, 40)
+        span = x.abs().ravel().sort().values[round(clip / 100 * x.numel()) - 1]
+        assert abs(float((x.abs() <= span).double().mean()) - clip / 100) < 1e-3
+        with Injection(model, clip=clip):
+            found = model(x)
+        assert torch.equal(found, model(x.clamp(-span, span)))
+        assert not torch.equal(found, model(x))
+
+    def test_noise_follows_the_clipped_range(self, model: OneMatrix) -> None:
+        x = torch.randn(5000, 40)
+        span = x.abs().ravel().sort().values[round(0.9 * x.numel()) - 1]
+        with Injection(model, outputs=0.1, clip=90.0):
+            noisy = model(x)
+        z = (noisy - model(x.clamp(-span, span))).detach() / (0.1 * span * peaks(model.matrix_owner.weight))
+        assert_standard_normal(z)
+
+    def test_clipped_inputs_pass_no_gradient(self, model: OneMatrix) -> None:
+        x = torch.cat([torch.full((1, 40), 10.0), torch.rand(9, 40)]).requires_grad_()
+        with Injection(model, clip=80.0):
+            model(x).sum().backward()
+        assert x.grad is not None
+        assert x.grad[0].abs().max() == 0
+        assert x.grad[1:].abs().max() > 0
+
+    def test_a_single_input_and_all_zeros(self, model: OneMatrix) -> None:
+        for x in (torch.zeros(1, 40), torch.ones(1, 40)):
+            with Injection(model, outputs=0.1, clip=51.0):
+                assert torch.isfinite(model(x)).all()
+        with Injection(model, outputs=0.1):
+            assert torch.equal(model(torch.zeros(2, 40)), model(torch.zeros(2, 40)))  # no range, no noise
+
+
+class TestModels:
+    @pytest.mark.parametrize("quantise", [False, True])
+    def test_every_matrix_and_nothing_else(
+        self, quantise: bool, trained: Classifier, quantised: Callable[[Scheme], Classifier]
+    ) -> None:
+        model = quantised(Scheme()) if quantise else trained
+        clean = {name: p.detach().clone() for name, p in model.named_parameters()}
+        with Injection(model, weights=0.1):
+            changed = {name for name, p in model.named_parameters() if not torch.equal(p, clean[name])}
+        tail = ".matrix.linear.weight" if quantise else ".weight"
+        assert changed == {f"{name}{tail}" for name in ("encoder", "blocks.0.mixing", "decoder")}
+        assert all(torch.equal(p, clean[name]) for name, p in model.named_parameters())
+
+    def test_read_noise_comes_before_the_quantised_output(
+        self, quantised: Callable[[Scheme], Classifier]
+    ) -> None:
+        model = quantised(Scheme())
+        seen: list[Tensor] = []
+        handle = model.encoder.register_forward_hook(lambda _, __, y: seen.append(y))
+        u = torch.randn(4, 64, 1)
+        with torch.no_grad(), Injection(model, outputs=0.3):
+            model(u)
+        handle.remove()
+        fmt = model.encoder.output.format()  # type: ignore[union-attr]
+        codes = fmt.quantise(seen[0].numpy(), -1)
+        assert torch.equal(torch.from_numpy(fmt.dequantise(codes, -1)).float(), seen[0])
+        with torch.no_grad():
+            model(u)
+        assert len(seen) == 1
+
+    def test_the_same_seed_is_the_same_noise(self, trained: Classifier) -> None:
+        u, outcome = torch.randn(3, 64, 1), []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            with Injection(trained, weights=0.1, outputs=0.1, clip=99.0):
+                outcome.append(trained(u).detach())
+        assert torch.equal(outcome[0], outcome[1])
+        assert not torch.equal(outcome[0], outcome[2])
+
+    def test_nothing_asked_draws_nothing(self, trained: Classifier) -> None:
+        u = torch.randn(3, 64, 1)
+        logits, before = trained(u), torch.get_rng_state()
+        with Injection(trained):
+            assert torch.equal(trained(u), logits)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_a_model_without_operators_has_no_tiles(self) -> None:
+        model = nn.Linear(3, 2)
+        x = torch.randn(4, 3)
+        with Injection(model, weights=1.0, outputs=1.0, clip=60.0):
+            assert torch.equal(model(x), nn.functional.linear(x, model.weight, model.bias))

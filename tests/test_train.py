@@ -1,0 +1,231 @@
+"""The training loop: it learns, it repeats, it stops with a reason, it goes on where it was stopped."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from imc_ssm.datasets import SequenceDataset
+from imc_ssm.datasets.sequence import SPLITS
+from imc_ssm.errors import ConfigError, FileError, ImcSsmError
+from imc_ssm.quantize import Scheme, quantize
+from imc_ssm.s4d import Classifier, ModelConfig
+from imc_ssm.train import History, TrainConfig, accuracy, predict, train
+
+
+def levels(n: int = 120, time: int = 20, lengths: bool = False) -> SequenceDataset:
+    """Three classes of noisy constant sequences: easy, small and quick."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    values = (labels - 1.0)[:, None, None] + 0.5 * rng.standard_normal((n, time, 1))
+    parts = np.split(np.arange(n), [n * 2 // 3, n * 5 // 6])
+    return SequenceDataset(
+        values=values,
+        labels=labels,
+        splits=dict(zip(SPLITS, parts, strict=True)),
+        lengths=rng.integers(5, time + 1, n) if lengths else None,
+        task="levels",
+    )
+
+
+def small(seed: int = 0, **fields: object) -> Classifier:
+    torch.manual_seed(seed)
+    shape = {"heads": 4, "n_state": 8, "classes": 3, "dt_min": 0.05, "dt_max": 0.5}
+    return Classifier(ModelConfig.parse(shape | fields))
+
+
+QUICK = TrainConfig(epochs=4, batch=16, rate=1e-2)
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    return all(torch.equal(v, two.state_dict()[n]) for n, v in one.state_dict().items())
+
+
+class TestLearning:
+    @pytest.mark.parametrize("lengths", [False, True])
+    def test_loss_falls_and_classes_are_found(self, lengths: bool) -> None:
+        data, model = levels(lengths=lengths), small()
+        history = train(model, data, QUICK)
+        assert isinstance(history, History)
+        assert len(history.loss_train) == len(history.accuracy_validation) == len(history.time) == 4
+        assert history.loss_train[-1] < 0.5 * history.loss_train[0]
+        assert accuracy(model, data.split("test")) >= 90
+        assert all(seconds > 0 for seconds in history.time)
+        assert not model.training
+
+    @pytest.mark.parametrize("mode", ["convolution", "recurrent"])
+    def test_modes_learn_the_same(self, mode: str) -> None:
+        data, model = levels(), small()
+        train(model, data, QUICK, mode=mode)  # type: ignore[arg-type]
+        assert {m.mode for m in model.modules() if hasattr(m, "mode")} == {mode}
+        assert accuracy(model, data.split("test")) >= 90
+
+    def test_no_epochs_change_nothing(self) -> None:
+        model = small()
+        before = copy.deepcopy(model)
+        history = train(model, levels(), TrainConfig(epochs=0))
+        assert same(model, before)
+        assert history.loss_train == []
+
+    def test_best_is_the_best_and_last_the_last(self) -> None:
+        # A rate this high makes the validation accuracy jump about.
+        data, config = levels(), TrainConfig(epochs=8, batch=8, rate=0.3, rate_ssm=0.3, seed=3)
+        best, last = small(), small()
+        history = train(best, data, config)
+        assert accuracy(best, data.split("validation")) == max(history.accuracy_validation)
+        history = train(last, data, config, keep="last")
+        assert accuracy(last, data.split("validation")) == history.accuracy_validation[-1]
+        assert max(history.accuracy_validation) > history.accuracy_validation[-1], "choose another seed"
+        assert not same(best, last)
+
+    def test_injected_noise_leaves_no_trace_in_the_weights(self) -> None:
+        model = small()
+        before = copy.deepcopy(model)
+        config = TrainConfig(epochs=1, rate=1e-12, noise=0.5, noise_output=0.5, clip_input=80.0)
+        train(model, levels(), config)
+        for name, value in model.state_dict().items():
+            assert torch.allclose(value, before.state_dict()[name], rtol=0, atol=1e-9)
+
+    def test_decay_spares_the_dynamics(self) -> None:
+        # With rates this small the decay is all that moves a weight: p <- p (1 - rate decay) every step.
+        model = small()
+        before = copy.deepcopy(model).state_dict()
+        train(model, levels(), TrainConfig(epochs=1, batch=80, rate=1e-6, weight_decay=1e5, warmup=0.0), keep="last")
+        for name, value in model.state_dict().items():
+            shrunk = torch.allclose(value, 0.9 * before[name], rtol=1e-3, atol=1e-5)
+            assert shrunk != name.endswith(("log_dt", "log_neg_real", "imag", "ssm.B")), name
+
+    def test_progress(self) -> None:
+        calls: list[tuple[int, int, str]] = []
+        train(small(), levels(), QUICK, progress=lambda *call: calls.append(call))
+        steps = 4 * 5  # 80 sequences in batches of 16
+        assert [done for done, _, note in calls if "loss" in note] == list(range(1, steps + 1))
+        assert {total for _, total, _ in calls} == {steps}
+        assert sum("validation" in note for _, _, note in calls) == 4
+
+
+class TestRepeatable:
+    def test_the_same_seed_gives_the_same_parameters(self) -> None:
+        config = QUICK.model_copy(update={"noise": 0.05, "noise_output": 0.05, "epochs": 2})
+        models = [small(dropout=0.2) for _ in range(3)]
+        torch.manual_seed(5)
+        first = train(models[0], levels(), config)
+        torch.manual_seed(6)  # the global generator has no say
+        second = train(models[1], levels(), config)
+        train(models[2], levels(), config.model_copy(update={"seed": 1}))
+        assert same(models[0], models[1])
+        assert first.loss_train == second.loss_train
+        assert not same(models[0], models[2])
+
+    def test_the_global_generator_is_left_alone(self) -> None:
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        train(small_without_drawing(), levels(), TrainConfig(epochs=1, noise=0.1))
+        assert torch.equal(torch.rand(3), expected)
+
+
+def small_without_drawing() -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        return small()
+
+
+class Interrupted(Exception):
+    """What stops a run in a test."""
+
+
+class TestCheckpoint:
+    @pytest.mark.parametrize("stop", [6, 11, 19])
+    @pytest.mark.parametrize("quantise", [False, True])
+    def test_goes_on_to_the_same_parameters(self, stop: int, quantise: bool, tmp_path: Path) -> None:
+        data, path = levels(), tmp_path / "run.safetensors"
+        config = QUICK.model_copy(update={"noise": 0.05})
+
+        def fresh() -> Classifier:
+            model = small(dropout=0.1)
+            calibration = torch.from_numpy(data.split("train").values)
+            return quantize(model, Scheme(), calibration) if quantise else model
+
+        whole, cut = fresh(), fresh()
+        expected = train(whole, data, config)
+
+        def interrupt(done: int, total: int, note: str) -> None:
+            if done == stop:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            train(cut, data, config, checkpoint=path, progress=interrupt)
+        assert path.exists()
+        again = fresh()
+        history = train(again, data, config, checkpoint=path)
+        assert same(again, whole)
+        assert history.loss_train == expected.loss_train
+        assert history.accuracy_validation == expected.accuracy_validation
+
+    def test_of_another_run(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.safetensors"
+        train(small(), levels(), QUICK, checkpoint=path)
+        with pytest.raises(FileError, match="other settings"):
+            train(small(), levels(), QUICK.model_copy(update={"seed": 1}), checkpoint=path)
+
+    def test_damaged(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.safetensors"
+        train(small(), levels(), QUICK, checkpoint=path)
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(FileError, match="truncated or was changed"):
+            train(small(), levels(), QUICK, checkpoint=path)
+
+
+class TestPredict:
+    def test_every_sequence_in_order_whatever_the_batch(self) -> None:
+        data, model = levels(lengths=True), small()
+        split = data.split("test")
+        assert split.lengths is not None
+        found = predict(model, split)
+        assert found.dtype == np.int64
+        one_by_one = [
+            int(model.eval()(torch.from_numpy(v[None, :length])).argmax())
+            for v, length in zip(split.values, split.lengths, strict=True)
+        ]
+        assert found.tolist() == one_by_one
+        assert predict(model, split, batch=7).tolist() == one_by_one
+        assert accuracy(model, split) == 100 * np.mean(found == split.labels)
+
+    @pytest.mark.parametrize("training", [False, True])
+    def test_evaluates_and_leaves_the_mode_as_it_was(self, training: bool) -> None:
+        model = small(dropout=0.9).train(training)
+        split = levels().split("test")
+        assert predict(model, split).tolist() == predict(model, split).tolist()
+        assert model.training is training
+
+
+class TestErrors:
+    @pytest.mark.parametrize("fields", [{"inputs": 2}, {"classes": 4}])
+    def test_a_model_for_other_data(self, fields: dict) -> None:
+        (what,) = {"inputs": "input channels", "classes": "classes"}[next(iter(fields))],
+        with pytest.raises(ConfigError, match=rf"the model has \d {what}, dataset 'levels' has \d"):
+            train(small(**fields), levels(), QUICK)
+
+    @pytest.mark.parametrize("mode", ["convolution", "recurrent"])
+    def test_a_run_that_explodes_says_what_to_try(self, mode: str) -> None:
+        config = TrainConfig(epochs=20, batch=8, rate=1e25, rate_ssm=1e25, warmup=0.0)
+        with pytest.raises(ImcSsmError, match=r"smaller rate|learning rate"):
+            train(small(), levels(), config, mode=mode)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ({"rate": 0}, "rate"),
+            ({"epochs": -1}, "epochs"),
+            ({"noise": 1.0}, "noise"),
+            ({"clip_input": 50}, "clip_input"),
+            ({"learning_rate": 1e-3}, "unknown field 'learning_rate'"),
+            ({"rate": float("nan")}, "rate"),
+        ],
+    )
+    def test_bad_recipes(self, data: dict, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            TrainConfig.parse(data)
