@@ -65,7 +65,9 @@ class Config(BaseModel):
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     """The first problem of a pydantic report, as one sentence."""
-    first = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # a mistyped field is often missing under its right name too: the mistyped one says more
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     path = ".".join(str(part) for part in first["loc"])
     place = f"{where}: " if where else ""
     if first["type"] == "extra_forbidden":

@@ -14,7 +14,7 @@ from imc_ssm.operators import Mvm, Operator
 __all__ = ["Injection"]
 
 _SAMPLE = 1 << 16
-"""Inputs from which the range of a batch is taken."""
+"""Inputs from which a percentile of a batch is taken."""
 
 
 class Injection:
@@ -62,9 +62,12 @@ class Injection:
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             x = inputs[0]
             size = x.detach().abs().reshape(-1)
-            size = size[:: max(1, len(size) // _SAMPLE)]
-            rank = max(1, min(len(size), round(self.clip / 100 * len(size))))
-            ranges[:] = [size.kthvalue(rank).values]
+            if self.clip < 100:
+                size = size[:: max(1, len(size) // _SAMPLE)]
+                rank = max(1, min(len(size), round(self.clip / 100 * len(size))))
+                ranges[:] = [size.kthvalue(rank).values]
+            else:
+                ranges[:] = [size.max()]
             return (x.clamp(-ranges[0], ranges[0]), *inputs[1:])
 
         def after(_: nn.Module, __: Any, y: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class TestModes:
         grads = []
         for mode in ("convolution", "recurrent"):
             model.zero_grad()
-            model.set_mode(mode)(u).square().sum().backward()  # type: ignore[arg-type]
+            model.set_mode(mode)(u).square().sum().backward()
             grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
         assert set(grads[0]) == set(grads[1]) == {name for name, _ in model.named_parameters()}
         for name, exact in grads[0].items():
@@ -152,7 +152,7 @@ class TestPadding:
     @pytest.mark.parametrize("norm", ["none", "layer", "batch"])
     @torch.no_grad()
     def test_what_follows_a_sequence_cannot_reach_its_logits(self, mode: str, norm: str) -> None:
-        model = build(norm=norm, layers=2).set_mode(mode)  # type: ignore[arg-type]
+        model = build(norm=norm, layers=2).set_mode(mode)
         lengths = torch.tensor([30, 1, 17, 29])
         u = torch.randn(4, 30, 2)
         other = torch.where((torch.arange(30) < lengths[:, None])[..., None], u, 1e3 * torch.randn(4, 30, 2))

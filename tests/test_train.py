@@ -16,11 +16,11 @@ from imc_ssm.s4d import Classifier, ModelConfig
 from imc_ssm.train import History, TrainConfig, accuracy, predict, train
 
 
-def levels(n: int = 120, time: int = 20, lengths: bool = False) -> SequenceDataset:
+def levels(n: int = 120, time: int = 20, lengths: bool = False, noise: float = 0.5) -> SequenceDataset:
     """Three classes of noisy constant sequences: easy, small and quick."""
     rng = np.random.default_rng(0)
     labels = np.arange(n) % 3
-    values = (labels - 1.0)[:, None, None] + 0.5 * rng.standard_normal((n, time, 1))
+    values = (labels - 1.0)[:, None, None] + noise * rng.standard_normal((n, time, 1))
     parts = np.split(np.arange(n), [n * 2 // 3, n * 5 // 6])
     return SequenceDataset(
         values=values,
@@ -37,7 +37,7 @@ def small(seed: int = 0, **fields: object) -> Classifier:
     return Classifier(ModelConfig.parse(shape | fields))
 
 
-QUICK = TrainConfig(epochs=4, batch=16, rate=1e-2)
+QUICK = TrainConfig(epochs=4, batch=8, rate=3e-2)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -47,7 +47,7 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 class TestLearning:
     @pytest.mark.parametrize("lengths", [False, True])
     def test_loss_falls_and_classes_are_found(self, lengths: bool) -> None:
-        data, model = levels(lengths=lengths), small()
+        data, model = levels(lengths=lengths, noise=0.3), small()
         history = train(model, data, QUICK)
         assert isinstance(history, History)
         assert len(history.loss_train) == len(history.accuracy_validation) == len(history.time) == 4
@@ -59,7 +59,7 @@ class TestLearning:
     @pytest.mark.parametrize("mode", ["convolution", "recurrent"])
     def test_modes_learn_the_same(self, mode: str) -> None:
         data, model = levels(), small()
-        train(model, data, QUICK, mode=mode)  # type: ignore[arg-type]
+        train(model, data, QUICK, mode=mode)
         assert {m.mode for m in model.modules() if hasattr(m, "mode")} == {mode}
         assert accuracy(model, data.split("test")) >= 90
 
@@ -72,7 +72,7 @@ class TestLearning:
 
     def test_best_is_the_best_and_last_the_last(self) -> None:
         # A rate this high makes the validation accuracy jump about.
-        data, config = levels(), TrainConfig(epochs=8, batch=8, rate=0.3, rate_ssm=0.3, seed=3)
+        data, config = levels(noise=4.0), TrainConfig(epochs=8, batch=8, rate=0.3, rate_ssm=0.3, seed=3)
         best, last = small(), small()
         history = train(best, data, config)
         assert accuracy(best, data.split("validation")) == max(history.accuracy_validation)
@@ -93,7 +93,9 @@ class TestLearning:
         # With rates this small the decay is all that moves a weight: p <- p (1 - rate decay) every step.
         model = small()
         before = copy.deepcopy(model).state_dict()
-        train(model, levels(), TrainConfig(epochs=1, batch=80, rate=1e-6, weight_decay=1e5, warmup=0.0), keep="last")
+        train(
+            model, levels(), TrainConfig(epochs=1, batch=80, rate=1e-6, weight_decay=1e5, warmup=0.0), keep="last"
+        )
         for name, value in model.state_dict().items():
             shrunk = torch.allclose(value, 0.9 * before[name], rtol=1e-3, atol=1e-5)
             assert shrunk != name.endswith(("log_dt", "log_neg_real", "imag", "ssm.B")), name
@@ -101,7 +103,7 @@ class TestLearning:
     def test_progress(self) -> None:
         calls: list[tuple[int, int, str]] = []
         train(small(), levels(), QUICK, progress=lambda *call: calls.append(call))
-        steps = 4 * 5  # 80 sequences in batches of 16
+        steps = 4 * 10  # 80 sequences in batches of 8
         assert [done for done, _, note in calls if "loss" in note] == list(range(1, steps + 1))
         assert {total for _, total, _ in calls} == {steps}
         assert sum("validation" in note for _, _, note in calls) == 4
@@ -138,7 +140,7 @@ class Interrupted(Exception):
 
 
 class TestCheckpoint:
-    @pytest.mark.parametrize("stop", [6, 11, 19])
+    @pytest.mark.parametrize("stop", [12, 21, 39])
     @pytest.mark.parametrize("quantise", [False, True])
     def test_goes_on_to_the_same_parameters(self, stop: int, quantise: bool, tmp_path: Path) -> None:
         data, path = levels(), tmp_path / "run.safetensors"
@@ -205,7 +207,7 @@ class TestPredict:
 class TestErrors:
     @pytest.mark.parametrize("fields", [{"inputs": 2}, {"classes": 4}])
     def test_a_model_for_other_data(self, fields: dict) -> None:
-        (what,) = {"inputs": "input channels", "classes": "classes"}[next(iter(fields))],
+        what = {"inputs": "input channels", "classes": "classes"}[next(iter(fields))]
         with pytest.raises(ConfigError, match=rf"the model has \d {what}, dataset 'levels' has \d"):
             train(small(**fields), levels(), QUICK)
 
@@ -213,7 +215,7 @@ class TestErrors:
     def test_a_run_that_explodes_says_what_to_try(self, mode: str) -> None:
         config = TrainConfig(epochs=20, batch=8, rate=1e25, rate_ssm=1e25, warmup=0.0)
         with pytest.raises(ImcSsmError, match=r"smaller rate|learning rate"):
-            train(small(), levels(), config, mode=mode)  # type: ignore[arg-type]
+            train(small(), levels(), config, mode=mode)
 
     @pytest.mark.parametrize(
         ("data", "message"),

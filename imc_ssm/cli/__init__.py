@@ -38,7 +38,11 @@ def main() -> None:
     except misuse as error:
         _fail_misuse(error)
     if code == INTERRUPTED:
-        print("interrupted; the same training command goes on from its last whole epoch", file=sys.stderr)
+        print(
+            "interrupted; no result was written; the same train, quantize or deploy goes on from its last whole "
+            "epoch or chip",
+            file=sys.stderr,
+        )
     if code:
         sys.exit(code)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,15 +139,9 @@ def train(
     )
     torch.manual_seed(seed)
     network = Classifier(config)
-    with stages() as stage:
-        history = fit(
-            network,
-            data,
-            recipe,
-            mode="convolution",
-            progress=stage(f"train {model} on {dataset}"),
-            checkpoint=_checkpoint(out),
-        )
+    with stages() as stage, _resumable(out) as checkpoint:
+        progress = stage(f"train {model} on {dataset}")
+        history = fit(network, data, recipe, mode="convolution", progress=progress, checkpoint=checkpoint)
     info = {"task": dataset, "model": model, "training": _recipe(recipe), "history": vars(history)}
     _save_and_report(out, StoredModel(network, None, info), data)
 
@@ -207,9 +203,9 @@ def quantize(
     quantised = apply(stored.model, scheme, *calibration_batch(data, stored.model.config.heads))
     info = {**stored.info, "task": task, "quantised_from": model.name}
     if epochs:
-        with stages() as stage:
+        with stages() as stage, _resumable(out) as checkpoint:
             progress = stage(f"QAT {scheme.label}")
-            history = fit(quantised, data, recipe, progress=progress, checkpoint=_checkpoint(out))
+            history = fit(quantised, data, recipe, progress=progress, checkpoint=checkpoint)
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
     _save_and_report(out, StoredModel(quantised, scheme, info), data)
 
@@ -248,9 +244,9 @@ def deploy(
     placed = compile(stored.model, chip, *calibration, name=model.stem)
     price(placed)  # a component that the design names wrongly shows before the long part
     console.print(placed.table())
-    with stages() as stage:
+    with stages() as stage, _resumable(out) as checkpoint:
         progress = stage(f"evaluate {chips} chips")
-        run = evaluate(placed, data, chips, seconds, seed=seed, progress=progress, checkpoint=_checkpoint(out))
+        run = evaluate(placed, data, chips, seconds, seed=seed, progress=progress, checkpoint=checkpoint)
     ds = gather([Entry(placed.name, float(run["accuracy_digital"]), placed, run)], len(data.split("test")))
     ds.attrs["title"] = f"{model.name} on {chip.name}, {task}"
     config = {"model": model.name, "task": task, "design": chip.model_dump(mode="json"), "chips": chips}
@@ -461,8 +457,24 @@ def _data_of(stored: StoredModel, dataset: str | None, data_dir: Path | None) ->
 
 
 def _checkpoint(out: Path) -> Path:
-    """Where training into `out` keeps its state between epochs; removed when `out` is written."""
-    return out.with_name(f".{out.stem}.checkpoint.safetensors")
+    """Where the work for `out` keeps its state between epochs or chips; removed when `out` is written."""
+    return out.with_name(f".{out.name}.checkpoint.safetensors")
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[Path]:
+    """The checkpoint of the work for `out`: kept when interrupted, removed when going on is hopeless.
+
+    Training that diverged would diverge again; its checkpoint would stand in the way of a smaller rate.
+    """
+    checkpoint = _checkpoint(out)
+    try:
+        yield checkpoint
+    except FileError:  # it belongs to another run, or cannot be written
+        raise
+    except ImcSsmError:
+        checkpoint.unlink(missing_ok=True)
+        raise
 
 
 def _recipe(config: TrainConfig) -> dict[str, Any]:

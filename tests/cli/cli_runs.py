@@ -24,7 +24,8 @@ class Run:
 
 def run(*words: object) -> Run:
     """`imc-ssm words...` through the installed entry point; an exception that escapes it fails the test."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
     argv = ["imc-ssm", *map(str, words)]
     with (
         mock.patch.object(sys, "argv", argv),
@@ -34,8 +35,8 @@ def run(*words: object) -> Run:
         try:
             cli.main()
         except SystemExit as stop:
-            assert stop.code is None or isinstance(stop.code, int)
             code = stop.code or 0
+    assert isinstance(code, int), code
     return Run(code, out.getvalue(), err.getvalue())
 
 
@@ -52,7 +53,7 @@ def contents(*folders: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
-def own_toml(folder: Path, kind: str, shipped: str, **replaced: str) -> Path:
+def own_toml(folder: Path, kind: str, shipped: str, /, **replaced: str) -> Path:
     """A user's copy of a shipped TOML: the first line `word = ...` becomes `replaced[word]`."""
     lines = device_path(kind, shipped).read_text(encoding="utf-8").splitlines()  # type: ignore[arg-type]
     for word, line in replaced.items():

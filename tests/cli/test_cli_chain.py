@@ -128,7 +128,8 @@ def test_own_sequences_take_the_same_road(tmp_path):
     model, quantised, out = tmp_path / "m.safetensors", tmp_path / "q.safetensors", tmp_path / "d.nc"
     done("train", own, "--epochs", 12, "--batch", 15, "--n-state", 16, "--out", model)
     done("quantize", model, "--out", quantised)
-    printed = done("deploy", quantised, "--chips", 1, "--times", "1d", "--design", "reram-wan-64", "--out", out).out
+    chip = ("--design", "reram-wan-64", "--chips", 1, "--times", "1d")
+    printed = done("deploy", quantised, *chip, "--out", out).out
     stored = load_model(model)
     assert (stored.model.config.inputs, stored.model.config.classes) == (2, 3)
     assert stored.model.config.n_state == 16

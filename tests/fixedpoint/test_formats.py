@@ -111,7 +111,7 @@ class TestRounding:
         for value, code in zip(values, fmt.quantise(values).tolist(), strict=True):
             assert int(fmt.low) <= code <= int(fmt.high)
             back = float(fmt.dequantise(code))
-            if code == int(fmt.high) and value >= back or code == int(fmt.low) and value <= back:
+            if (code == int(fmt.high) and value >= back) or (code == int(fmt.low) and value <= back):
                 continue  # saturated: the bound is the nearest there is
             assert abs(back - value) <= scale * (0.5 + 1e-9) + 1e-12 * abs(value)
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,18 +48,16 @@ def stream(model: Classifier, u: Tensor) -> Tensor:
     return logits
 
 
-def test_inputs(digits: SequenceDataset, n: int = 20) -> Tensor:
+def some(digits: SequenceDataset, n: int = 20) -> Tensor:
+    """The first test sequences, (n, T, 1)."""
     return torch.from_numpy(digits.split("test").take(n).values)
-
-
-test_inputs.__test__ = False  # type: ignore[attr-defined]
 
 
 class TestBitExact:
     @pytest.mark.parametrize("name", SCHEMES)
     @torch.no_grad()
     def test_batch_stream_and_partition(self, name: str, quantised: Make, digits: SequenceDataset) -> None:
-        model, u = quantised(SCHEMES[name]), test_inputs(digits)
+        model, u = quantised(SCHEMES[name]), some(digits)
         logits = model(u)
         assert torch.isfinite(logits).all()
         assert torch.equal(stream(model, u), logits)
@@ -67,7 +66,7 @@ class TestBitExact:
 
     @torch.no_grad()
     def test_what_follows_a_sequence_does_not_matter(self, quantised: Make, digits: SequenceDataset) -> None:
-        model, u = quantised(Scheme()), test_inputs(digits, 3)
+        model, u = quantised(Scheme()), some(digits, 3)
         lengths = torch.tensor([64, 10, 33])
         padded = torch.where((torch.arange(64) < lengths[:, None])[..., None], u, torch.full_like(u, 1e3))
         assert torch.equal(model(padded, lengths), model(u, lengths))
@@ -84,7 +83,7 @@ class TestBitExact:
         assert isinstance(ssm, QuantisedS4D)
         seen: list[tuple[Tensor, Tensor]] = []
         handle = ssm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-        model(test_inputs(digits))
+        model(some(digits))
         handle.remove()
         ((u, output),) = seen
         a, b, c, _ = ssm.coefficients()
@@ -120,7 +119,7 @@ class TestGrids:
         seen: dict[str, Tensor] = {}
         for site, module in quantisers.items():
             module.register_forward_hook(lambda _, __, y, site=site: seen.update({site: y}))
-        model(test_inputs(digits))
+        model(some(digits))
         # The state and the recurrent output live inside the integer recurrence.
         inside = {n for n in quantisers if n.endswith(("ssm.state", "ssm.recurrent"))}
         assert set(seen) == set(quantisers) - inside
@@ -143,7 +142,7 @@ class TestGrids:
             model = quantised(Scheme(bits=bits, granularity=granularity))
             for module in model.modules():
                 if isinstance(module, QuantisedLinear):
-                    weight, bias = module.matrix.weights()  # type: ignore[operator]
+                    weight, bias = module.matrix.weights()
                     rows = weight if granularity == "head" else weight.reshape(1, -1)
                     assert max(len(row.unique()) for row in rows) <= 2**3
                     assert len(bias.unique()) <= 2**4
@@ -154,7 +153,7 @@ class TestGrids:
     def test_nothing_quantised_is_the_recurrent_model(
         self, trained: Classifier, quantised: Make, digits: SequenceDataset
     ) -> None:
-        u = test_inputs(digits)
+        u = some(digits)
         model = quantised(NOTHING)
         exact = trained.set_mode("recurrent").double()(u.double())
         for logits in (model(u), stream(model, u)):
@@ -162,14 +161,14 @@ class TestGrids:
 
     @torch.no_grad()
     def test_more_bits_are_closer(self, trained: Classifier, digits: SequenceDataset) -> None:
-        u = test_inputs(digits, 100)
+        u = some(digits, 100)
         exact = trained(u)
         errors = []
         for bits in (4, 8, 12, 16):
             scheme = Scheme.uniform(poles=bits, state=bits, weights=bits, activations=bits, percentile=100)
             model = quantize(trained, scheme, u)  # on these very sequences: nothing saturates
             errors.append(float((model(u) - exact).square().mean().sqrt() / exact.std()))
-        assert all(later < earlier / 3 for earlier, later in zip(errors[:-1], errors[1:], strict=True)), errors
+        assert all(later < earlier / 3 for earlier, later in pairwise(errors)), errors
         assert errors[-1] < 3e-3
 
     @torch.no_grad()
@@ -177,7 +176,7 @@ class TestGrids:
         self, quantised: Make, digits: SequenceDataset
     ) -> None:
         scheme = Scheme(bits=Bits(state=None))
-        model, u = quantised(scheme), test_inputs(digits)
+        model, u = quantised(scheme), some(digits)
         ssm = model.blocks[0].ssm
         assert isinstance(ssm, QuantisedS4D)
         assert ssm.init_state(2).is_complex()
@@ -209,7 +208,7 @@ class TestRefused:
 
     def test_the_original_stays_as_it_was(self, trained: Classifier, digits: SequenceDataset) -> None:
         before = copy.deepcopy(trained.state_dict())
-        u = test_inputs(digits)
+        u = some(digits)
         logits = trained(u)
         model = quantize(trained, Scheme(), *calibration_batch(digits, 8))
         with torch.no_grad():
@@ -249,7 +248,7 @@ class TestTraining:
         model = quantised(SCHEMES[name]).train()
         part = digits.split("train").take(64)
         loss = nn.functional.cross_entropy(model(torch.from_numpy(part.values)), torch.from_numpy(part.labels))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for parameter_name, parameter in model.named_parameters():
             assert parameter.grad is not None, parameter_name
             assert torch.isfinite(parameter.grad).all(), parameter_name
@@ -263,7 +262,7 @@ class TestTraining:
         grads = []
         for model in (trained, quantised(scheme)):
             logits = model(torch.from_numpy(part.values))
-            nn.functional.cross_entropy(logits, torch.from_numpy(part.labels)).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(logits, torch.from_numpy(part.labels)).backward()
             grads.append([p.grad for p in model.parameters()])
         for exact, found in zip(*grads, strict=True):
             assert exact is not None

@@ -105,7 +105,7 @@ def formats_for(
     """
     from imc_ssm.recurrence import diagonal_scan
 
-    shrink: dict[str, float] = options.get("shrink", {})  # type: ignore[assignment]
+    shrink: dict[str, float] = options.get("shrink", {})
     symmetric = bool(options.get("symmetric", False))
     b_, c_ = (torch.ones_like(a) if z is None else z for z in (b, c))
     x, states = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype), []
@@ -124,7 +124,7 @@ def formats_for(
     return ScanFormats(
         a=fmt("a", torch.view_as_real(a), 0),
         u=fmt("u", u, 1),
-        x=fmt("x", torch.stack(states), 2, clip),  # type: ignore[arg-type]
+        x=fmt("x", torch.stack(states), 2, clip),
         b=None if b is None else fmt("b", torch.view_as_real(b), 0),
         c=None if c is None else fmt("c", torch.view_as_real(c), 0),
         y=None if options.get("bare") else fmt("y", y, 1),

@@ -42,7 +42,7 @@ def test_cut_in_time(case: CodeCase, data: st.DataObject) -> None:
 @settings(max_examples=40, deadline=None)
 @given(code_cases(), st.randoms(use_true_random=False))
 def test_sequences_do_not_see_each_other(case: CodeCase, random: object) -> None:
-    order = np.random.default_rng(random.getrandbits(32)).permutation(len(case.u))  # type: ignore[attr-defined]
+    order = np.random.default_rng(random.getrandbits(32)).permutation(len(case.u))
     y, _ = scan_codes_cpu(case.plan, case.u, *case.operands, case.x0)
     x0 = None if case.x0 is None else case.x0[order]
     shuffled, _ = scan_codes_cpu(case.plan, case.u[order], *case.operands, x0)
@@ -59,7 +59,7 @@ def test_both_accumulators_over_a_long_sequence(bits: int, word: int, bare: bool
     codes = [
         codes_of(torch.view_as_real(z).numpy(), f)[0]
         for z, f in zip((a, b, c), (formats.a, formats.b, formats.c), strict=True)
-    ]  # type: ignore[arg-type]
+    ]
     u_codes = input_codes(u, plan).astype(np.int64)
     y, last, _ = scan_codes(plan, u_codes, *codes)
     y_cpu, last_cpu = scan_codes_cpu(plan, u_codes, *codes)

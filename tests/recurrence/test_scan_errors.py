@@ -40,7 +40,7 @@ def test_not_finite(name: str, value: float, formats: object) -> None:
     operands = {"u": U.clone(), "a": A.clone(), "b": B.clone(), "c": C.clone()}
     operands[name].view(-1)[3] = value
     with pytest.raises(ImcSsmError, match=f"{name} is not finite"):
-        diagonal_scan(**operands, formats=formats)  # type: ignore[arg-type]
+        diagonal_scan(**operands, formats=formats)
 
 
 def test_double_precision_is_for_the_reference() -> None:
@@ -67,7 +67,7 @@ def test_initial_codes(backend: str) -> None:
         torch.zeros(1, 2, 4, 2, dtype=torch.int64),
     ):
         with pytest.raises(ImcSsmError, match="needed are integer codes"):
-            diagonal_scan(U, A, B, C, formats=FORMATS, x0=x0, backend=backend)  # type: ignore[call-overload]
+            diagonal_scan(U, A, B, C, formats=FORMATS, x0=x0, backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -75,7 +75,7 @@ def test_initial_codes_outside_their_format(backend: str) -> None:
     x0 = torch.zeros(3, 2, 4, 2, dtype=torch.int64)
     x0[1, 1, 2, 0] = 128
     with pytest.raises(FormatError, match="x0 holds codes outside"):
-        diagonal_scan(U, A, B, C, formats=FORMATS, x0=x0, backend=backend)  # type: ignore[call-overload]
+        diagonal_scan(U, A, B, C, formats=FORMATS, x0=x0, backend=backend)
 
 
 def test_a_trained_initial_state_is_for_the_reference() -> None:

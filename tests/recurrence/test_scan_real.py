@@ -27,9 +27,9 @@ SHAPES = [(1, 1, 1, 1), (3, 2, 4, 50), (16, 3, 5, 33), (17, 2, 32, 200), (40, 1,
 def test_values(shape: tuple[int, int, int, int], identity: str) -> None:
     u, a, b, c = operands(1, *shape)
     b_, c_ = (None if name in identity else z for name, z in (("b", b), ("c", c)))
-    exact, end = diagonal_scan(*wide(u, a, b_, c_), return_state=True, backend="reference")  # type: ignore[arg-type]
+    exact, end = diagonal_scan(*wide(u, a, b_, c_), return_state=True, backend="reference")
     for backend in ("cpu", "auto", "reference"):
-        y, last = diagonal_scan(u, a, b_, c_, return_state=True, backend=backend)  # type: ignore[call-overload]
+        y, last = diagonal_scan(u, a, b_, c_, return_state=True, backend=backend)
         assert y.dtype == torch.float32
         assert last.dtype == torch.complex64
         assert relative(y, exact) < 1e-6
@@ -46,10 +46,10 @@ def test_one_step_by_hand() -> None:
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_cut_in_time(backend: str) -> None:
     u, a, b, c = operands(2, 5, 3, 4, 60)
-    whole, end = diagonal_scan(u, a, b, c, return_state=True, backend=backend)  # type: ignore[call-overload]
+    whole, end = diagonal_scan(u, a, b, c, return_state=True, backend=backend)
     state, parts = None, []
     for piece in u.split([1, 20, 39], dim=-1):
-        y, state = diagonal_scan(piece, a, b, c, x0=state, return_state=True, backend=backend)  # type: ignore[call-overload]
+        y, state = diagonal_scan(piece, a, b, c, x0=state, return_state=True, backend=backend)
         parts.append(y)
     assert torch.equal(torch.cat(parts, dim=-1), whole)
     assert torch.equal(state, end)
@@ -103,12 +103,12 @@ def test_the_clamp_bounds_a_large_gradient(backend: str) -> None:
     time = 12
     u = torch.zeros(1, 1, time, requires_grad=True)
     one = torch.ones(1, 1, dtype=torch.complex64)
-    y = diagonal_scan(u, one, one, one, grad_clamp=3.0, backend=backend)  # type: ignore[call-overload]
+    y = diagonal_scan(u, one, one, one, grad_clamp=3.0, backend=backend)
     y.backward(torch.full_like(y, 1e6))
     assert u.grad is not None
     assert u.grad.tolist() == [[[3.0] * time]]
     u.grad = None
-    free = diagonal_scan(u, one, one, one, backend=backend)  # type: ignore[call-overload]
+    free = diagonal_scan(u, one, one, one, backend=backend)
     free.backward(torch.ones_like(free))
     assert u.grad is not None
     assert u.grad.tolist() == [[[2.0 * (time - t) for t in range(time)]]]

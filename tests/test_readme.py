@@ -1,0 +1,106 @@
+"""What the README shows is run, or at least parsed, as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/architecture.md")
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every `imc-ssm` call of a shell block, and those in running text that are whole commands."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    lines += re.findall(r"`(imc-ssm [^`]+)`", README)
+    return [shlex.split(line)[1:] for line in lines if line.startswith("imc-ssm ")]
+
+
+def test_quickstart_runs_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks("python")[0], "README.md", "exec"), {"__name__": "readme"})
+    first, second = capsys.readouterr().out.splitlines()
+    after = [float(number) for number in re.findall(r"\d+\.\d+", first.split("%")[0])]
+    assert len(after) == 2
+    assert min(after) > 70  # a short training: 90 % and more, ten classes
+    assert 1e-9 < float(second.split()[0]) < 1e-5
+
+
+def test_own_sequences_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from imc_ssm import datasets
+
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks("python")[1], "README.md", "exec"), {"__name__": "readme"})
+    data = datasets.load("mine.npz")
+    assert (data.channels, data.time, data.n_classes, data.sample_rate) == (3, 100, 2, 100.0)
+    assert [len(data.split(name)) for name in ("train", "validation", "test")] == [210, 45, 45]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_and_options_exist(words: list[str]) -> None:
+    from typer.main import get_command
+
+    from imc_ssm.cli.app import app
+
+    group: Any = get_command(app)
+    name, *arguments = words
+    assert name in group.commands, f"the README names a command {name!r} that does not exist"
+    group.commands[name].make_context(name, arguments)  # parses and checks, runs nothing
+
+
+def test_every_command_is_listed() -> None:
+    from typer.main import get_command
+
+    from imc_ssm.cli.app import app
+
+    group: Any = get_command(app)
+    table = [line for line in README.splitlines() if line.startswith("| `imc-ssm ")]
+    assert sorted(line.split("`")[1].split()[1] for line in table) == sorted(group.commands)
+
+
+def test_five_commands_pass_files_on() -> None:
+    walk = next(block for block in blocks("sh") if "imc-ssm deploy" in block)
+    written: set[str] = set()
+    for line in walk.splitlines():
+        words = shlex.split(line)
+        source = words[2]
+        assert source == "digits" or source in written, f"{line!r} reads a file that nothing before it wrote"
+        if "--out" in words:
+            written.add(words[words.index("--out") + 1])
+
+
+def test_make_targets_exist() -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = re.findall(r"(?:^|`)make (?:\w+=\S+ )?(\w+)", README, flags=re.MULTILINE)
+    assert {"demo", "test"} <= set(named)
+    assert set(named) <= set(targets)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{document} links to {target}, which does not exist"
+
+
+def test_names_of_the_device_library_exist() -> None:
+    from imc_ssm.devices import device_names
+
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for kind in ("cells", "designs"):
+        assert all(f"`{name}`" in changelog for name in device_names(kind))  # type: ignore[arg-type]
+    for name in re.findall(r"--design ([a-z]\S*?)[`\s]", README):
+        assert name.endswith(".toml") or name in device_names("designs")
