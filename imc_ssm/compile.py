@@ -170,9 +170,12 @@ class Deployment:
 
     def table(self) -> Table:
         """What sits where, for `rich.print`."""
+        from rich.box import SIMPLE
         from rich.table import Table
 
-        table = Table(title=f"{self.name} on {self.design.name}: matrices on tiles")
+        table = Table(
+            title=f"{self.name} on {self.design.name}: matrices on tiles", box=SIMPLE, padding=(0, 1, 0, 0)
+        )
         for column in (
             "matrix",
             "rate",

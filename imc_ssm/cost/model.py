@@ -22,7 +22,7 @@ and lookup units as wide as the widest word, of the memories and of one bus.
 Not modelled: leakage and clock tree; control and instruction fetch; charging of the array's wires beyond the
 converters' own energy; reference and supply regulation; programming and its verification; calibration and
 drift measurements; chip input and output; padding, wiring overhead and unused tiles in the area. Predictions
-are therefore low against a measured chip (see `tests/cost/test_published.py` for how low).
+are therefore low against a measured chip (see `tests/cost/test_cost_published.py` for how low).
 """
 
 from __future__ import annotations
@@ -275,6 +275,7 @@ def _area(
 
 def table(ds: xr.Dataset) -> Table:
     """A cost dataset as a table for the terminal: one row per component, the total last."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     columns = (
@@ -284,8 +285,8 @@ def table(ds: xr.Dataset) -> Table:
         ("area", "mm2", 1e6),
         ("memory", "bit", 1.0),
     )
-    out = Table(title=ds.attrs.get("title", "Cost"))
-    out.add_column("component")
+    out = Table(title=ds.attrs.get("title", "Cost"), box=SIMPLE, padding=(0, 1, 0, 0))
+    out.add_column("component", no_wrap=True)
     for name, unit, _ in columns:
         out.add_column(f"{name.replace('_step', '')} ({unit})", justify="right")
 
