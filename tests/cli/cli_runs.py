@@ -22,9 +22,23 @@ class Run:
     err: str
 
 
-def run(*words: object) -> Run:
+class Interrupting(io.StringIO):
+    """A terminal whose user presses Ctrl-C, once, when `moment` is printed."""
+
+    def __init__(self, moment: str) -> None:
+        super().__init__()
+        self.moment: str | None = moment
+
+    def write(self, text: str) -> int:
+        if self.moment is not None and self.moment in text:
+            self.moment = None
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def run(*words: object, interrupt_at: str | None = None) -> Run:
     """`imc-ssm words...` through the installed entry point; an exception that escapes it fails the test."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.StringIO() if interrupt_at is None else Interrupting(interrupt_at), io.StringIO()
     code: object = 0
     argv = ["imc-ssm", *map(str, words)]
     with (

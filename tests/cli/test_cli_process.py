@@ -54,37 +54,36 @@ def test_a_reader_that_leaves_early():
     assert result.stderr == ""
 
 
-def interrupted(folder: Path, words: list[object], begin: str) -> None:
-    """Start `imc-ssm words...`, press Ctrl-C at the first line that begins so, and check how it ends."""
+INTERRUPTED = "interrupted; no result was written"
+
+
+def test_interrupted_at_once_nothing_is_written(tmp_path):
     # the handler, because a shell's background jobs start with interrupts ignored
     handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{handler}; from imc_ssm.cli import main; main()"
+    words = ["train", "digits", "--epochs", "100000", "--out", "deep/m.safetensors"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)],
-        cwd=folder,
+        [sys.executable, "-c", f"{handler}; from imc_ssm.cli import main; main()", *words],
+        cwd=tmp_path,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
-        assert any(line.startswith(begin) for line in process.stdout)
+        assert process.stdout.readline().startswith("train s4d-16h on digits: 0 %")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.startswith("interrupted; no result was written")
+    assert err.startswith(INTERRUPTED)
     assert err.count("\n") == 1
-
-
-def test_interrupted_at_once_nothing_is_written(tmp_path):
-    words = ["train", "digits", "--epochs", 100000, "--out", "deep/m.safetensors"]
-    interrupted(tmp_path, words, "train s4d-16h on digits: 0 %")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupted_later_the_same_command_goes_on_to_the_same_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["train", "digits", "--epochs", 10, "--batch", 120, "--n-state", 16, "--dropout", 0.1, "--out"]
-    interrupted(tmp_path, [*words, "m.safetensors"], "train s4d-16h on digits: 30 %")
+    words = ["train", "digits", "--epochs", 6, "--batch", 120, "--n-state", 16, "--dropout", 0.1, "--out"]
+    stopped = run(*words, "m.safetensors", interrupt_at="digits: 50 %")
+    assert stopped.code == 130
+    assert stopped.err.startswith(INTERRUPTED)
     assert [path.name for path in tmp_path.iterdir()] == [".m.safetensors.checkpoint.safetensors"]
     other = run(*words, "m.safetensors", "--rate", 0.01)
     assert other.code == 2
@@ -92,49 +91,55 @@ def test_interrupted_later_the_same_command_goes_on_to_the_same_model(tmp_path, 
     done(*words, "m.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
     done(*words, "whole.safetensors")
-    resumed, whole = (load_tensors(f"{name}.safetensors", "model")[0] for name in ("m", "whole"))
-    assert resumed.keys() == whole.keys()
-    for name in whole:
-        np.testing.assert_array_equal(resumed[name], whole[name], strict=True)
+    same_tensors(tmp_path / "m.safetensors", tmp_path / "whole.safetensors", "model")
 
 
-CHAIN = """
-import sys
-from imc_ssm.cli import main
-for line in (
+def test_an_interrupted_deployment_goes_on_to_the_same_result(chain, tmp_path):
+    words = ["deploy", chain["q.safetensors"], "--chips", 2, "--times", "1s,1d", "--seed", 5, "--out"]
+    stopped = run(*words, tmp_path / "d.nc", interrupt_at="100 %")
+    assert stopped.code == 130
+    assert [path.name for path in tmp_path.iterdir()] == [".d.nc.checkpoint.safetensors"]
+    done(*words, tmp_path / "d.nc")
+    assert {path.name for path in tmp_path.iterdir()} == {"d.nc", "d.png"}
+    assert results.values_equal(results.load(tmp_path / "d.nc"), results.load(chain["d.nc"]))
+
+
+CHAIN = (
     "train digits --epochs 1 --batch 100 --n-state 16 --out m.safetensors",
     "quantize m.safetensors --epochs 1 --batch 100 --out q.safetensors",
     "deploy q.safetensors --chips 2 --times 1s,1d --out d.nc --deployment dep.safetensors",
-):
-    sys.argv = ["imc-ssm", *line.split(), "--seed", "3"]
-    main()
-"""
+)
 
 
-def test_the_same_seed_twice_in_separate_processes(tmp_path):
-    processes = []
-    for hashing in ("1", "2"):  # the order of Python's sets and dictionaries must not matter
-        (tmp_path / hashing).mkdir()
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", CHAIN],
-                cwd=tmp_path / hashing,
-                env=os.environ | {"PYTHONHASHSEED": hashing},
-                text=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
-        )
-    for process in processes:
-        _, err = process.communicate(timeout=300)
-        assert (process.returncode, err) == (0, "")
-    first, second = (tmp_path / name for name in "12")
-    assert results.values_equal(results.load(first / "d.nc"), results.load(second / "d.nc"))
+def test_the_same_seed_twice_in_separate_processes(tmp_path, monkeypatch):
+    code = (
+        "import sys; from imc_ssm.cli import main\n"
+        f"for line in {CHAIN!r}: sys.argv = ['imc-ssm', *line.split(), '--seed', '3']; main()"
+    )
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=there,
+        env=os.environ | {"PYTHONHASHSEED": "7"},  # the order of Python's sets must not matter
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    monkeypatch.chdir(here)
+    for line in CHAIN:
+        done(*line.split(), "--seed", 3)
+    assert results.values_equal(results.load(here / "d.nc"), results.load(there / "d.nc"))
     for name, kind in (("m", "model"), ("q", "model"), ("dep", "deployment")):
-        one, two = (load_tensors(folder / f"{name}.safetensors", kind)[0] for folder in (first, second))
-        assert one.keys() == two.keys()
-        for key in one:
-            np.testing.assert_array_equal(one[key], two[key], strict=True)
+        same_tensors(here / f"{name}.safetensors", there / f"{name}.safetensors", kind)
+
+
+def same_tensors(first: Path, second: Path, kind: str) -> None:
+    """Both files hold exactly the same arrays."""
+    one, two = (load_tensors(path, kind)[0] for path in (first, second))
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], strict=True)
 
 
 def test_another_seed_is_another_model(tmp_path):

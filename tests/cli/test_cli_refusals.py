@@ -127,9 +127,10 @@ def idx(array: np.ndarray) -> bytes:
         ("train-images-idx3-ubyte", b"", "0 bytes"),
         ("train-images-idx3-ubyte", idx(np.zeros((4, 28, 28), np.uint8)), "SHA-256"),
         ("train-images-idx3-ubyte", b"\0\0\x0d\x03" + idx(np.zeros((4, 28, 28), np.uint8))[4:], "magic"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((4, 28, 28), np.uint8)))[:-9], "gzip"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((4, 28, 28), np.uint8)), mtime=0)[:-9], "gzip"),
         ("train-images-idx3-ubyte", None, "holds t10k-images"),
     ],
+    ids=["truncated", "empty", "changed", "magic", "gzip", "missing"],
 )
 def test_bad_idx_files(refused, tmp_path, part, payload, naming):
     folder = tmp_path / "mnist"

@@ -152,11 +152,16 @@ def scans(draw: st.DrawFn) -> tuple[ScanPlan, list[np.ndarray | None]]:
     heads, states = draw(st.integers(1, 2)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     symmetric, per_head = draw(st.booleans()), draw(st.booleans())
+    dyadic = draw(st.booleans())  # powers of two: sums fall exactly between two codes again and again
 
     def fmt(reach: float, clip: float | None = None) -> Format:
         size = (heads,) if per_head else ()
         ends = reach * rng.uniform(0.2, 1, (2, *size))
-        return Format.from_range(-ends[0], ends[1], draw(st.integers(2, 16)), symmetric=symmetric, clip=clip)
+        drawn = Format.from_range(-ends[0], ends[1], draw(st.integers(2, 16)), symmetric=symmetric, clip=clip)
+        if not dyadic:
+            return drawn
+        scale = np.exp2(np.round(np.log2(drawn.scale))).astype(np.float32)
+        return Format(drawn.bits, scale, drawn.zero_point, symmetric, clip)
 
     formats = ScanFormats(
         a=fmt(1.05),

@@ -108,6 +108,22 @@ class TestBitExact:
             _, state = ssm.step(u[..., t], state)
         assert torch.equal(state, torch.from_numpy(last))
 
+    @torch.no_grad()
+    def test_sums_do_not_depend_on_their_order(self, quantised: Make) -> None:
+        # 784 steps and 16 bits, where a sum in float32 moves codes.
+        model = quantised(SCHEMES["16 bits"])
+        g = torch.Generator().manual_seed(0)
+        fmt = model.blocks[0].residual.output.format()
+        x = torch.from_numpy(
+            fmt.dequantise(torch.randint(-30000, 30000, (1000, 784, 8), generator=g).numpy(), 2)
+        ).float()
+        steps, heads = torch.randperm(784, generator=g), torch.randperm(8, generator=g)
+        assert torch.equal(model.pool(x[:, steps]), model.pool(x))
+        mixing = model.blocks[0].mixing
+        before = mixing.output(mixing.matrix(x))
+        mixing.matrix.linear.weight.copy_(mixing.matrix.linear.weight[:, heads])
+        assert torch.equal(mixing.output(mixing.matrix(x[..., heads])), before)
+
 
 class TestGrids:
     @pytest.mark.parametrize("name", ["default", "tensor", "tensor-symmetric", "mixed"])
