@@ -125,6 +125,7 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
     in the dataset, at the last time; hollow: digital accuracy. Models of one kind are joined by a thin line.
     """
     from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
 
     ax.set_title("Accuracy against energy")
     ax.set_ylabel(read.accuracy_label(ds))
@@ -154,6 +155,9 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
                 textcoords="offset points",
                 color=colour,
                 weight="bold",
+                # Readable where an error bar of another model of the same energy passes behind it.
+                path_effects=[withStroke(linewidth=4, foreground="white")],
+                zorder=6,
             )
         handles.append(Line2D([], [], color=colour, marker=marker, ls="", ms=8, label=point.name))
     for line in kinds.values():
