@@ -220,8 +220,8 @@ def compile(
     is relative to the range, so a few clipped inputs cost less than a wide one) and each tile's ADC range
     (`output_percentile` % of the column sums). The digital side keeps its formats.
 
-    Raises `ImcSsmError` for a model that is not quantised or has parts in full precision, `DesignError` when
-    the design has too few tiles.
+    Raises `ImcSsmError` for a model that is not quantised or has parts in full precision, or calibration data
+    of another shape; `DesignError` when the design has too few tiles.
     """
     scheme = getattr(model, "scheme", None)
     if not isinstance(scheme, Scheme):
@@ -229,6 +229,11 @@ def compile(
     missing = [part for part, width in scheme.bits.model_dump().items() if width is None]
     if missing:
         raise ImcSsmError(f"a chip has no full precision: give bits to {', '.join(missing)} and quantise again")
+    if calibration.ndim != 3 or calibration.shape[-1] != model.config.inputs or 0 in calibration.shape:
+        raise ImcSsmError(
+            f"calibration data have shape {tuple(calibration.shape)}; needed is (sequences, time, "
+            f"{model.config.inputs}) with at least one sequence"
+        )
     operators = tuple(model.operators())
     products = [op for op in operators if isinstance(op, Mvm)]
     model = copy.deepcopy(model).eval()

@@ -271,3 +271,11 @@ class TestErrors:
     def test_a_model_that_was_never_calibrated(self, trained: Classifier, calibration: torch.Tensor) -> None:
         # Its formats are the identity on small integers: wrong, but a model all the same.
         assert compile(wrap(trained, Scheme()), PCM, calibration).steps == 64
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (4, 64, 2), (0, 64, 1)])
+def test_calibration_of_another_shape_is_refused(
+    quantised: Callable[[Scheme], Classifier], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ImcSsmError, match=r"calibration data have shape .*needed is \(sequences, time, 1\)"):
+        compile(quantised(Scheme.uniform()), load_design("pcm-256"), torch.zeros(shape))

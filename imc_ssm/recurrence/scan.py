@@ -66,8 +66,8 @@ def diagonal_scan(
     the operands become integer codes and the forward is integer, in training too (`fixedpoint.ScanPlan`
     states the arithmetic); y is dequantised at the end, x0 and the returned state are the state's codes
     (batch, head, state, 2) int32/int64. Floats appear in the backward pass only: straight-through, zero where
-    a word saturated. `grad_clamp` bounds, elementwise on real and imaginary parts, the total gradient of
-    x[t] before it feeds a, b, u and the step before.
+    a word saturated. The state that "cpu" returns carries no gradient. `grad_clamp` bounds, elementwise on
+    real and imaginary parts, the total gradient of x[t] before it feeds a, b, u and the step before.
 
     `backend`: "reference" (PyTorch loop; with formats the int64 NumPy oracle, forward only), "cpu" (fused),
     "auto" (cpu for float32 on the CPU, else the reference).
