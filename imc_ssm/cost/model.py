@@ -234,7 +234,7 @@ def _latency(
             out[rate][component] += math.ceil(count / design.lanes) / clock
     for (rate, _), amount in traffic.items():
         out[rate]["movement"] += math.ceil(amount / components.bus.bits) * components.bus.latency.value
-    for rate, _, store in touched:
+    for rate, _, store in sorted(touched):  # sorted: the order of a set would show in the last bit
         out[rate]["memories"] += memories[store].latency
     return out
 
