@@ -34,6 +34,7 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everythin
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder that holds the dataset's files (else IMC_SSM_DATA, cache, download).")
 ]
+TaskName = Annotated[str | None, typer.Option(help="Task or .npz; default: what the model was trained on.")]
 DesignName = Annotated[str, typer.Option(help="Chip design: a name from `imc-ssm devices`, or a path to a .toml.")]
 Times = Annotated[
     str, typer.Option(help="Times after programming: seconds, or with s, min, h, d; comma-separated.")
@@ -164,9 +165,7 @@ def quantize(
     noise_output: Annotated[
         float, typer.Option(help="Read noise in QAT, in units of a design's read_noise.")
     ] = 0.04,
-    dataset: Annotated[
-        str | None, typer.Option(help="Task or .npz; default: what the model was trained on.")
-    ] = None,
+    dataset: TaskName = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
 ) -> None:
@@ -218,9 +217,7 @@ def deploy(
     chips: Chips = 10,
     times: Times = "1s,1h,1d,30d",
     deployment: Annotated[Path | None, typer.Option(help="Also write the deployment (.safetensors).")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Task or .npz; default: what the model was trained on.")
-    ] = None,
+    dataset: TaskName = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
 ) -> None:
@@ -269,9 +266,7 @@ def cost(
     ] = None,
     operations: Annotated[bool, typer.Option(help="Also print every operation that was counted.")] = False,
     out: Annotated[Path | None, typer.Option(help="Dataset to write (.nc).")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Task or .npz; default: what the model was trained on.")
-    ] = None,
+    dataset: TaskName = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
 ) -> None:
