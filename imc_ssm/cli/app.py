@@ -159,7 +159,7 @@ def quantize(
     symmetric: Annotated[bool, typer.Option(help="Zero points fixed at 0.")] = False,
     percentile: Annotated[float, typer.Option(help="Calibration values inside the range, percent.")] = 99.999,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of QAT in recurrent mode; 0: PTQ only.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences per step of QAT.")] = 50,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences per step of QAT.")] = 64,
     rate: Annotated[float, typer.Option(help="Peak learning rate of QAT.")] = 1e-2,
     noise: Annotated[float, typer.Option(help="Weight noise in QAT, relative to each column's largest.")] = 0.06,
     noise_output: Annotated[
