@@ -25,8 +25,8 @@ __all__ = ["FINE_TUNING", "StudyConfig", "initial_steps", "run"]
 FINE_TUNING = TrainConfig(epochs=40, batch=32, rate=1e-2, noise=0.06, noise_output=0.04, clip_input=99.0)
 """Noise-aware QAT: weight noise of 6 %, a design's read noise of 0.04, and the largest 1 % of the inputs clipped.
 
-Chosen by the accuracy of PCM chips after a day on the validation split, where more noise cost more in digital
-accuracy than it saved on chips.
+Chosen by the accuracy of PCM chips after a day on the validation split of the digits (one seed): 94.67 % with
+these, 94.42 % with noise 0.1 and 0.06, 93.33 % with 0.15 and 0.06.
 """
 
 
