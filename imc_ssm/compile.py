@@ -71,14 +71,15 @@ class Deployment:
 
     @cached_property
     def multipliers(self) -> dict[str, tuple[int, int]]:
-        """Widths, in bits, of the largest multipliers m_a and m_b of every recurrence (`fixedpoint.ScanPlan`)."""
+        """Widths, in significant bits, of the widest multipliers m_a and m_b of every recurrence
+        (`fixedpoint.ScanPlan`; the zeros below are a shift)."""
         model, widths = self.digital(), {}
         for op in self.operators:
             if isinstance(op, Recurrence):
                 layer = model.get_submodule(op.module)
                 assert isinstance(layer, QuantisedS4D)
                 plan = plan_scan(layer.formats(), op.heads, op.states)
-                widths[op.name] = (int(plan.m_a.max()).bit_length(), int(plan.m_b.max()).bit_length())
+                widths[op.name] = (_widest(plan.m_a), _widest(plan.m_b))
         return widths
 
     def digital(self) -> Classifier:
@@ -270,6 +271,12 @@ def compile(
         tensors_of(model),
         name,
     )
+
+
+def _widest(multipliers: np.ndarray[Any, Any]) -> int:
+    """Most significant bits of the multipliers: what a left shift provides is not multiplied."""
+    widths: list[int] = [(m // (m & -m)).bit_length() for m in multipliers.ravel().tolist() if m]
+    return max(widths)
 
 
 @contextmanager

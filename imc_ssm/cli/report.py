@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import xarray as xr
+    from matplotlib.figure import Figure
 
 __all__ = ["console", "quantity", "result_tables", "stages", "write_result"]
 
@@ -125,15 +126,21 @@ def result_tables(ds: xr.Dataset) -> Group:
     return Group(title, accuracy, price) if price.row_count else Group(title, accuracy)
 
 
-def write_result(ds: xr.Dataset, out: Path) -> None:
-    """Save the dataset and its figure beside it, print the table and where they are."""
+def write_result(
+    ds: xr.Dataset,
+    out: Path,
+    *,
+    tables: Callable[[xr.Dataset], RenderableType] = result_tables,
+    draw: Callable[[xr.Dataset], Figure] | None = None,
+) -> None:
+    """Save the dataset and its figure beside it, print the tables and where they are; `draw` None: `summary`."""
     from imc_ssm.plots import save_figure, summary
     from imc_ssm.results import save
 
     picture = out.with_suffix(".png")
     save(ds, out)
-    save_figure(summary(ds), picture)
-    console.print(result_tables(ds))
+    save_figure((draw or summary)(ds), picture)
+    console.print(tables(ds))
     console.print(f"wrote {out} and {picture}", soft_wrap=True)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imc_ssm.errors import FormatError
 
-__all__ = ["MAX_BITS", "MIN_BITS", "Format", "ScanFormats"]
+__all__ = ["MAX_BITS", "MIN_BITS", "Format", "Order", "Rounding", "ScanFormats", "spread"]
 
 MIN_BITS, MAX_BITS = 2, 16
+Order = Literal["joint", "separate"]
+Rounding = Literal["half_even", "half_up", "half_away"]
+ORDERS: tuple[str, ...] = get_args(Order)
+ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 
 
 def _checked_scale(scale: ArrayLike) -> NDArray[np.float32]:
@@ -33,8 +37,8 @@ def _checked_scale(scale: ArrayLike) -> NDArray[np.float32]:
 class Format:
     """A signed fixed-point format: the real value of code q is `scale * (q - zero_point)`.
 
-    `scale` (float32) and `zero_point` (int64) have shape () for one format per tensor or (head,) for one
-    per head; real and imaginary parts of a head share them. The codes run over [low, high]:
+    `scale` (float32) and `zero_point` (int64) have shape () for one format per tensor, (head,) for one per
+    head or (head, state) for one per state; real and imaginary parts share them. The codes run over [low, high]:
     [-2^(bits-1), 2^(bits-1) - 1] asymmetric, [-(2^(bits-1) - 1), 2^(bits-1) - 1] with zero point 0
     symmetric, both narrowed further where a clip at a real value was folded in.
 
@@ -55,9 +59,10 @@ class Format:
         zero = np.asarray(self.zero_point, np.int64)
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "zero_point", zero)
-        if scale.ndim > 1 or zero.shape != scale.shape:
+        if scale.ndim > 2 or zero.shape != scale.shape:
             raise FormatError(
-                f"scale has shape {scale.shape} and zero point {zero.shape}; both must be () or (head,)"
+                f"scale has shape {scale.shape} and zero point {zero.shape}; both must be (), (head,) or "
+                "(head, state)"
             )
         if self.symmetric and np.any(zero != 0):
             raise FormatError("a symmetric format has zero point 0; use symmetric=False for another")
@@ -111,7 +116,7 @@ class Format:
         if self.clip is None:
             return np.full(self.scale.shape, self.code_min, np.int64)
         bound = np.ceil(-self.clip / self.scale.astype(np.float64)) + self.zero_point
-        return np.maximum(self.code_min, bound).astype(np.int64)
+        return np.asarray(np.maximum(self.code_min, bound), np.int64)
 
     @property
     def high(self) -> NDArray[np.int64]:
@@ -119,25 +124,35 @@ class Format:
         if self.clip is None:
             return np.full(self.scale.shape, self.code_max, np.int64)
         bound = np.floor(self.clip / self.scale.astype(np.float64)) + self.zero_point
-        return np.minimum(self.code_max, bound).astype(np.int64)
+        return np.asarray(np.minimum(self.code_max, bound), np.int64)
 
     @property
     def heads(self) -> int | None:
         """Number of heads with a format of their own; None for one format per tensor."""
         return int(self.scale.shape[0]) if self.scale.ndim else None
 
+    @property
+    def states(self) -> int | None:
+        """Number of states with a format of their own in every head; None for one format per head or tensor."""
+        return int(self.scale.shape[1]) if self.scale.ndim == 2 else None
+
     def magnitude(self) -> NDArray[np.int64]:
-        """Largest |q - zero_point| of a code in use, shape () or (head,)."""
+        """Largest |q - zero_point| of a code in use, in the shape of the scale."""
         return np.asarray(np.maximum(self.high - self.zero_point, self.zero_point - self.low), np.int64)
 
     def quantise(self, value: ArrayLike, head_axis: int = 0) -> NDArray[np.int64]:
         """Codes of real values: clip(round_half_even(value / scale) + zero_point, low, high), in float64.
 
-        `head_axis` is the axis of `value` that counts heads (formats per tensor ignore it).
+        `head_axis` is the axis of `value` that counts heads (formats per tensor ignore it); a format per state
+        takes the next axis as well.
+
+        Raises `FormatError` for a value that is not a number.
         """
         value = np.asarray(value, np.float64)
+        if np.any(np.isnan(value)):
+            raise FormatError("a value to be quantised is not a number; look at what computed it")
         scale, zero, low, high = (
-            self._spread(x, value.ndim, head_axis) for x in (self.scale, self.zero_point, self.low, self.high)
+            spread(x, value.ndim, head_axis) for x in (self.scale, self.zero_point, self.low, self.high)
         )
         codes = np.rint(value / scale.astype(np.float64)) + zero
         return np.asarray(np.clip(codes, low, high), np.int64)
@@ -145,24 +160,32 @@ class Format:
     def dequantise(self, codes: ArrayLike, head_axis: int = 0) -> NDArray[np.float64]:
         """Real values of codes: scale * (q - zero_point), in float64."""
         codes = np.asarray(codes, np.int64)
-        scale, zero = (self._spread(x, codes.ndim, head_axis) for x in (self.scale, self.zero_point))
+        scale, zero = (spread(x, codes.ndim, head_axis) for x in (self.scale, self.zero_point))
         return np.asarray(scale.astype(np.float64) * (codes - zero))
 
-    @staticmethod
-    def _spread(x: NDArray[Any], ndim: int, head_axis: int) -> NDArray[Any]:
-        if x.ndim == 0:
-            return x
-        shape = [1] * ndim
-        shape[head_axis] = -1
-        return x.reshape(shape)
+
+def spread(x: NDArray[Any], ndim: int, head_axis: int) -> NDArray[Any]:
+    """x of shape (), (head,) or (head, state), shaped to broadcast against `ndim` axes, heads on `head_axis`."""
+    if not x.ndim:
+        return x
+    before = head_axis % ndim
+    return x.reshape([1] * before + list(x.shape) + [1] * (ndim - before - x.ndim))
 
 
 @dataclass(frozen=True, eq=False)
 class ScanFormats:
-    """The formats of one diagonal recurrence: poles `a`, `b`, `c`, input `u`, state `x`, output `y`.
+    """The formats of one diagonal recurrence and the rules of its arithmetic.
 
-    `b` or `c` None: that factor is the exact constant 1. `y` None: the output is not requantised, the exact
-    integer sum is dequantised. Every format is per tensor or per head.
+    Poles `a`, `b`, `c`, input `u`, state `x`, output `y`. `b` or `c` None: that factor is the exact constant 1.
+    `y` None: the output is not requantised, the exact integer sum is dequantised. `u` and `y` have one format
+    per tensor or per head, the others per state as well.
+
+    `order`: "joint" rounds once, after `a x + b u`; "separate" rounds `a x` and `b u` each to the state's
+    format, and their sum only saturates (Zhao et al. 2025, arXiv:2506.12480: A x, B u and their sum share
+    the state's format). `rounding` is that of every requantisation: "half_even", "half_up" (towards plus
+    infinity) or "half_away" (from zero).
+
+    Raises `FormatError` for an unknown order or rounding, or an input or output format per state.
     """
 
     a: Format
@@ -171,3 +194,13 @@ class ScanFormats:
     b: Format | None = None
     c: Format | None = None
     y: Format | None = None
+    order: Order = "joint"
+    rounding: Rounding = "half_even"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("order", self.order, ORDERS), ("rounding", self.rounding, ROUNDINGS)):
+            if value not in known:
+                raise FormatError(f"{name} {value!r}; allowed are {', '.join(map(repr, known))}")
+        for name, fmt in (("u", self.u), ("y", self.y)):
+            if fmt is not None and fmt.states is not None:
+                raise FormatError(f"the format of {name} is per state; give one per head or per tensor")

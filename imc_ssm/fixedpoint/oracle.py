@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint.requantise import ScanPlan, round_shift
+from imc_ssm.fixedpoint.formats import Format, spread
+from imc_ssm.fixedpoint.gaussian import Noise
+from imc_ssm.fixedpoint.plan import ScanPlan
+from imc_ssm.fixedpoint.requantise import round_shift
 
 __all__ = ["Overflows", "scan_codes"]
 
@@ -17,7 +20,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Overflows:
-    """How many words saturated, per head: state words (real and imaginary counted apart) and outputs."""
+    """How many words saturated, per head: state words (real and imaginary counted apart) and outputs.
+
+    In the separate order a state word counts once, whether a x, b u or their sum saturated.
+    """
 
     state: Ints
     output: Ints
@@ -30,63 +36,84 @@ def scan_codes(
     b: Ints | None = None,
     c: Ints | None = None,
     x0: Ints | None = None,
+    noise: Noise | None = None,
 ) -> tuple[Ints, Ints, Overflows]:
     """Run the update on codes; codes in, codes out.
 
     u (batch, head, time); a, b, c (head, state, 2) with real and imaginary part last; b or c None: exactly 1.
-    x0 (batch, head, state, 2) state codes, None: the code of zero. Returns y (batch, head, time): codes of
-    the output format, or the bare sum where there is none; the last state (batch, head, state, 2); overflows.
+    x0 (batch, head, state, 2) state codes, None: the code of zero. `noise`: drawn and added to the state where
+    the plan has a multiplier for it. Returns y (batch, head, time): codes of the output format, or the bare
+    sum where there is none; the last state (batch, head, state, 2); overflows.
 
-    Raises `FormatError` for a wrong shape or a code outside its format. Arithmetic: see `ScanPlan`.
+    Raises `FormatError` for a wrong shape, a code outside its format, b or c without its format or the reverse,
+    or noise that the plan has no multiplier for. Arithmetic: see `ScanPlan`.
     """
-    f = plan.formats
+    f, mode = plan.formats, plan.formats.rounding
+    for name, codes, fmt in (("b", b, f.b), ("c", c, f.c)):
+        if (codes is None) != (fmt is None):
+            raise FormatError(f"{name} and formats.{name} must be given together or both be None")
+    if noise is not None and noise.state > 0 and plan.m_z is None:
+        raise FormatError(f"noise of the state {noise.state!r}, but the plan has none; give plan_scan state_noise")
     u = _checked("u", u, f.u, (None, plan.heads, None), 1)
-    a = _checked("a", a, f.a, (plan.heads, plan.states, 2), 0)
-    batch, heads, time = u.shape
-    one = np.zeros((heads, plan.states, 2), np.int64)
+    shape = (u.shape[0], plan.heads, plan.states, 2)
+    one = np.zeros(shape[1:], np.int64)
     one[..., 0] = 1
-    b_c = one if f.b is None or b is None else _checked("b", b, f.b, a.shape, 0) - plan.zero("b")[:, None, None]
-    c_c = one if f.c is None or c is None else _checked("c", c, f.c, a.shape, 0) - plan.zero("c")[:, None, None]
-    a_c = a - plan.zero("a")[:, None, None]
+
+    def centred(name: str, codes: Ints | None, fmt: Format | None) -> Ints:
+        if fmt is None or codes is None:
+            return one
+        return _checked(name, codes, fmt, shape[1:], 0) - plan.zero(name)[..., None]
+
+    a_c, b_c, c_c = centred("a", a, f.a), centred("b", b, f.b), centred("c", c, f.c)
     u_c = u - plan.zero("u")[:, None]
-    zero_x = plan.zero("x")[:, None, None]
-    shape = (batch, heads, plan.states, 2)
+    zero_x = plan.zero("x")[..., None]
     x = np.zeros(shape, np.int64) if x0 is None else _checked("x0", x0, f.x, shape, 1) - zero_x
-    xr, xi = x[..., 0], x[..., 1]
-
-    def per_state(v: Ints) -> Ints:
-        return v[:, None]
-
-    m_a, m_b, shift = per_state(plan.m_a), per_state(plan.m_b), per_state(plan.shift)
-    low, high = per_state(plan.low), per_state(plan.high)
-    y = np.empty((batch, heads, time), np.int64)
-    saturated = np.zeros(heads, np.int64)
-    for t in range(time):
+    y = np.empty(u.shape, np.int64)
+    saturated = np.zeros(plan.heads, np.int64)
+    for t in range(u.shape[-1]):
         ut = u_c[:, :, t, None]
-        new = []
-        for product, drive in (
-            (a_c[..., 0] * xr - a_c[..., 1] * xi, b_c[..., 0] * ut),
-            (a_c[..., 0] * xi + a_c[..., 1] * xr, b_c[..., 1] * ut),
-        ):
-            rounded = round_shift(m_a * product + m_b * drive, shift)
-            saturated += ((rounded < low) | (rounded > high)).sum(axis=(0, 2))
-            new.append(np.clip(rounded, low, high))
-        xr, xi = new
-        y[:, :, t] = (c_c[..., 0] * xr - c_c[..., 1] * xi).sum(axis=-1)
-    lost = np.zeros(heads, np.int64)
+        recurrent = plan.m_a[..., None] * _product(a_c, x)
+        if plan.m_z is not None and noise is not None:
+            recurrent = recurrent + plan.m_z[..., None] * noise.of_state(*shape[:3], t)
+        driven = plan.m_b[..., None] * (b_c * ut[..., None])
+        if f.order == "joint":
+            free = round_shift(recurrent + driven, plan.shift[..., None], mode)
+            lost = _outside(free, plan)
+        else:
+            parts = [
+                round_shift(v, s[..., None], mode) for v, s in ((recurrent, plan.shift), (driven, plan.shift_b))
+            ]
+            free = _clamped(parts[0], plan) + _clamped(parts[1], plan)
+            lost = _outside(free, plan) | _outside(parts[0], plan) | _outside(parts[1], plan)
+        saturated += lost.sum(axis=(0, 2, 3))
+        x = _clamped(free, plan)
+        y[:, :, t] = (plan.m_c * _product(c_c, x)[..., 0]).sum(axis=-1)
+    cut = np.zeros(plan.heads, np.int64)
     if f.y is not None and plan.m_y is not None and plan.shift_y is not None:
-        codes = round_shift(plan.m_y[:, None] * y, plan.shift_y[:, None]) + plan.zero("y")[:, None]
-        low_y, high_y = (np.broadcast_to(v, (heads,))[:, None] for v in (f.y.low, f.y.high))
-        lost = ((codes < low_y) | (codes > high_y)).sum(axis=(0, 2))
-        y = np.clip(codes, low_y, high_y)
-    return y, np.stack([xr, xi], axis=-1) + zero_x, Overflows(saturated, lost)
+        codes = round_shift(plan.m_y[:, None] * y, plan.shift_y[:, None], mode) + plan.zero("y")[:, None]
+        low, high = (spread(v, 2, 0) for v in (f.y.low, f.y.high))
+        cut = ((codes < low) | (codes > high)).sum(axis=(0, 2))
+        y = np.clip(codes, low, high)
+    return y, x + zero_x, Overflows(saturated, cut)
 
 
-def _checked(name: str, codes: Ints, fmt: object, shape: tuple[int | None, ...], head_axis: int) -> Ints:
+def _product(k: Ints, x: Ints) -> Ints:
+    """The complex product, real and imaginary part last."""
+    return np.stack(
+        [k[..., 0] * x[..., 0] - k[..., 1] * x[..., 1], k[..., 0] * x[..., 1] + k[..., 1] * x[..., 0]], -1
+    )
+
+
+def _clamped(x: Ints, plan: ScanPlan) -> Ints:
+    return np.clip(x, plan.low[..., None], plan.high[..., None])
+
+
+def _outside(x: Ints, plan: ScanPlan) -> NDArray[np.bool_]:
+    return (x < plan.low[..., None]) | (x > plan.high[..., None])
+
+
+def _checked(name: str, codes: Ints, fmt: Format, shape: tuple[int | None, ...], head_axis: int) -> Ints:
     """The codes as int64, after a check of shape and range."""
-    from imc_ssm.fixedpoint.formats import Format
-
-    assert isinstance(fmt, Format)
     codes = np.asarray(codes)
     if codes.dtype.kind not in "iu":
         raise FormatError(f"{name} has dtype {codes.dtype}; codes are integers")
@@ -94,8 +121,7 @@ def _checked(name: str, codes: Ints, fmt: object, shape: tuple[int | None, ...],
     if codes.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, codes.shape, strict=True)):
         wanted = tuple("any" if s is None else s for s in shape)
         raise FormatError(f"{name} has shape {codes.shape}; needed is {wanted}")
-    low = Format._spread(fmt.low, codes.ndim, head_axis)
-    high = Format._spread(fmt.high, codes.ndim, head_axis)
+    low, high = (spread(v, codes.ndim, head_axis) for v in (fmt.low, fmt.high))
     if np.any((codes < low) | (codes > high)):
         raise FormatError(f"{name} holds codes outside its format of {fmt.bits} bits")
     return codes

@@ -1,8 +1,9 @@
 """Pictures of a result: accuracy over time after programming, energy by component, accuracy against energy.
 
-`summary(ds)` draws all three. Each panel is also a function of (dataset, axes) for notebooks. Matplotlib's
-object-oriented interface is used throughout: no global state, no backend to choose. A panel whose variables
-are absent or all NaN says so in place of a plot.
+`summary(ds)` draws all three; `inspection(ds)` draws poles, kernel error and word lengths of an inspection.
+Each panel is also a function of (dataset, axes) for notebooks. Matplotlib's object-oriented interface is used
+throughout: no global state, no backend to choose. A panel whose variables are absent or all NaN says so in
+place of a plot.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import xarray as xr
 
 from imc_ssm.errors import ConfigError
 from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, energy_breakdown
+from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.reading import GREY
 
 if TYPE_CHECKING:
@@ -26,9 +28,13 @@ __all__ = [
     "accuracy_energy",
     "accuracy_over_time",
     "energy_breakdown",
+    "inspection",
+    "kernel_error",
+    "pole_plane",
     "save_figure",
     "summary",
     "training",
+    "word_lengths",
 ]
 
 _STYLE: dict[str, Any] = {
@@ -55,6 +61,25 @@ def summary(ds: xr.Dataset) -> Figure:
         accuracy_over_time(ds, left)
         energy_breakdown(ds, middle)
         accuracy_energy(ds, right)
+    return figure
+
+
+def inspection(ds: xr.Dataset) -> Figure:
+    """Poles, kernel error and word lengths of every recurrence, one row of 14 x 5.1 inches for each layer.
+
+    Reads what `imc_ssm.analysis.inspect_model` returns, or one layer of it.
+    """
+    layers = [ds] if "layer" not in ds.dims else [ds.isel(layer=i) for i in range(ds.sizes["layer"])]
+    with _figure(14.0, 5.1 * len(layers)) as figure:
+        rows = figure.subfigures(len(layers), 1, squeeze=False)[:, 0]
+        for row, layer in zip(rows, layers, strict=True):
+            left, middle, right = row.subplots(1, 3, width_ratios=(1.0, 1.0, 1.0))
+            pole_plane(layer, left)
+            kernel_error(layer, middle)
+            word_lengths(layer, right)
+            if "layer" in layer.coords:
+                title = f"{ds.attrs['title']}: " if "title" in ds.attrs else ""
+                row.suptitle(f"{title}{layer['layer'].item()}")
     return figure
 
 

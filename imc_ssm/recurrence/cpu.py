@@ -9,156 +9,193 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
-from imc_ssm.fixedpoint import ScanFormats, ScanPlan, plan_scan
-from imc_ssm.recurrence import kernels
-from imc_ssm.recurrence.codes import Array, Operands, codes_of, input_codes, pair
+from imc_ssm.errors import FormatError
+from imc_ssm.fixedpoint import Noise, ScanFormats, ScanPlan, plan_scan
+from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE, gaussian_table
+from imc_ssm.recurrence import kernels, reverse
+from imc_ssm.recurrence.codes import Array, Ints, Operands, complex_of, pair
+from imc_ssm.recurrence.vector import LANES
 
-__all__ = ["scan_integer", "scan_real"]
+__all__ = ["scan_codes_cpu", "scan_integer", "scan_real"]
 
 CHUNKS = 8
 """The batch is split into at most this many chunks whose coefficient gradients are summed in order."""
 
 
-def _complex(x: Array) -> Tensor:
-    return torch.view_as_complex(torch.from_numpy(np.ascontiguousarray(x, np.float32)))
+def _scratch(numbers: int, dtype: type) -> Array:
+    """Room for every thread, each row starting on a cache line."""
+    line = 64 // np.dtype(dtype).itemsize
+    pitch = math.ceil(numbers / line) * line
+    threads = numba.get_num_threads()
+    flat = np.empty(threads * pitch + line, dtype)
+    first = -(flat.ctypes.data // flat.itemsize) % line
+    return flat[first : first + threads * pitch].reshape(threads, pitch)
 
 
-def _gradient_arrays(batch: int, heads: int, states: int, time: int, dtype: type) -> tuple[Array, list[Array]]:
-    """The tape of one worker's states and the partial sums of the coefficients' gradients."""
-    blocks = math.ceil(batch / kernels.LANES)
-    tape = np.empty((numba.get_num_threads(), time + 1, states, 2, kernels.LANES), dtype)
-    return tape, [np.zeros((heads, min(CHUNKS, blocks), states, 2), np.float32) for _ in range(3)]
+def _even(x: Array) -> Array:
+    """x (head, state, ...) with a state of zeros where their number is odd: the kernels take two at a time."""
+    return np.pad(x, ((0, 0), (0, x.shape[1] % 2)) + ((0, 0),) * (x.ndim - 2))
 
 
-def _bound(clamp: float | None) -> Any:
-    return np.float32(math.inf if clamp is None else clamp)
+class _Update:
+    """One update as the kernels take it: k, g, inp, out, how, noise of `kernels` and `reverse`."""
+
+    def __init__(
+        self, k: Array, g: Array, inp: Array, out: Array, how: tuple[int, int], noise: Noise | None
+    ) -> None:
+        self.k, self.g, self.inp, self.out, self.how = _even(k), _even(g), inp, out, how
+        table = np.zeros(0, np.int32) if noise is None else gaussian_table().copy()
+        self.noise = (table, np.uint64(noise.seed if noise else 0)) + (
+            (noise.sample, noise.time) if noise else (0, 0)
+        )
+
+    @classmethod
+    def integer(cls, operands: Operands, noise: Noise | None) -> _Update:
+        plan = operands.plan
+        k = np.zeros((plan.heads, plan.states, kernels.COLUMNS))
+        shift, shift_b = np.exp2(plan.shift)[..., None], np.exp2(plan.shift_b)[..., None]
+        k[..., 0:2] = operands.a / shift
+        k[..., 2:4] = operands.b / shift_b
+        k[..., 4:6] = operands.c * (1, -1)
+        k[..., 6], k[..., 7] = plan.low, plan.high
+        if plan.m_z is not None:
+            k[..., 8] = plan.m_z / shift[..., 0]
+        g = np.concatenate([*operands.real, k[..., 6:8]], axis=-1).astype(np.float32)
+        # Without a format the output is the bare sum times its unit.
+        output = operands.output() or (*np.zeros((3, plan.heads)), plan.sum_scale)
+        how = kernels.ORDERS[plan.formats.order], kernels.ROUNDINGS[plan.formats.rounding]
+        draws = noise if plan.m_z is not None else None
+        return cls(k, g, np.stack(operands.input(), axis=1), np.stack(output, axis=1), how, draws)
+
+    @classmethod
+    def real(cls, a: Tensor, b: Tensor, c: Tensor, noise: Noise | None) -> _Update:
+        heads, states = a.shape
+        coefficients = [pair(z) for z in (a, b, c)]
+        k = np.zeros((heads, states, kernels.COLUMNS))
+        k[..., :6] = np.concatenate(coefficients, axis=-1)
+        k[..., 5] *= -1
+        k[..., 6], k[..., 7] = -np.inf, np.inf
+        noisy = noise is not None and noise.state > 0
+        if noise is not None and noisy:
+            k[..., 8] = noise.state / GAUSSIAN_ONE
+        g = np.concatenate([*coefficients, k[..., 6:8]], axis=-1).astype(np.float32)
+        inp = np.tile(np.array([1.0, -np.inf, np.inf], np.float32), (heads, 1))
+        out = np.tile([0.0, 0.0, 0.0, 2.0], (heads, 1))
+        return cls(k, g, inp, out, (kernels.JOINT, kernels.ROUNDINGS["none"]), noise if noisy else None)
+
+    def forward(self, u: Array, x: Array, y: Array, free: Array | None = None) -> None:
+        """y from u; x holds the initial state and receives the last one."""
+        doubles, singles = kernels.forward_sizes(self.k.shape[1], self.noise[0].size > 0)
+        scratch = _scratch(doubles, np.float64), _scratch(singles, np.float32)
+        free = np.zeros((0, 0, 0), np.uint8) if free is None else free
+        kernels.forward_codes(u, self.k, self.inp, self.out, self.how, self.noise, x, y, free, scratch)
+
+    def backward(
+        self, u: Array, x0: Array, grad: Array, free: Array | None, clamp: float | None
+    ) -> tuple[Tensor, tuple[Array, Array, Array]]:
+        """The gradient of u, and the sums of `reverse.backward_codes`, (head, state, 2)."""
+        batch, heads, time = u.shape
+        chunks = min(CHUNKS, math.ceil(batch / LANES))
+        parts = tuple(np.zeros((heads, chunks, x0.shape[2], 2), np.float32) for _ in range(3))
+        singles, masks = reverse.backward_sizes(
+            self.k.shape[1], time, self.noise[0].size > 0, self.how[0] == kernels.SEPARATE
+        )
+        scratch = _scratch(singles, np.float32), _scratch(masks, np.uint16)
+        free = np.zeros((0, 0, 0), np.uint8) if free is None else free
+        limit = np.float32(math.inf if clamp is None else clamp)
+        grad_u = torch.empty(u.shape)
+        reverse.backward_codes(
+            u,
+            self.k,
+            self.g,
+            self.inp,
+            self.how,
+            self.noise,
+            x0,
+            grad,
+            free,
+            limit,
+            grad_u.numpy(),
+            parts,
+            scratch,
+        )
+        a, b, c = (part.sum(1) for part in parts)
+        return grad_u, (a, b, c)
 
 
 class _RealScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, clamp: float | None
+        ctx: Any, u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, clamp: float | None, noise: Noise | None
     ) -> tuple[Tensor, Tensor]:
-        operands = [pair(z) for z in (a, b, c)]
-        signal = u.detach().contiguous().numpy()
-        start = pair(x0)
-        x = start.copy()
-        y = np.empty_like(signal)
-        kernels.forward_real(signal, *operands, x, y)
-        ctx.saved = (signal, operands, start, clamp)  # type: ignore[attr-defined]
-        last = _complex(x)
+        update, signal, start = _Update.real(a, b, c, noise), u.detach().contiguous(), pair(x0)
+        x, y = start.copy(), torch.empty(u.shape)
+        update.forward(signal.numpy(), x, y.numpy())
+        last = complex_of(x)
+        ctx.save_for_backward(signal)
+        ctx.update, ctx.start, ctx.clamp = update, start, clamp
         ctx.mark_non_differentiable(last)
-        return torch.from_numpy(y), last
+        return y, last
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        signal, operands, start, clamp = ctx.saved  # type: ignore[attr-defined]
-        batch, heads, time = signal.shape
-        tape, partial = _gradient_arrays(batch, heads, operands[0].shape[1], time, np.float32)
-        grad_u = np.empty_like(signal)
-        grad_y = grads[0].contiguous().numpy()
-        kernels.backward_real(signal, *operands, start, grad_y, _bound(clamp), tape, grad_u, *partial)
-        return (torch.from_numpy(grad_u), *(_complex(p.sum(1)) for p in partial), None, None)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (signal,) = ctx.saved_tensors
+        grad_u, sums = ctx.update.backward(
+            signal.numpy(), ctx.start, grads[0].contiguous().numpy(), None, ctx.clamp
+        )
+        return grad_u, *(complex_of(s) for s in sums), None, None, None
 
 
 def scan_real(
-    u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, clamp: float | None
+    u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, clamp: float | None, noise: Noise | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Full precision in float32; gradients with respect to u, a, b, c (the state returned has none)."""
-    y, last = _RealScan.apply(u, a, b, c, x0, clamp)  # type: ignore[no-untyped-call]
+    """Full precision: float32 in and out; gradients of u, a, b, c (the state returned has none)."""
+    y, last = _RealScan.apply(u, a, b, c, x0, clamp, noise)  # type: ignore[no-untyped-call]
     return y, last
 
 
 class _IntegerScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         u: Tensor,
         a: Tensor,
         b: Tensor | None,
         c: Tensor | None,
-        formats: ScanFormats,
+        plan: ScanPlan,
         x0: Tensor | None,
         clamp: float | None,
+        noise: Noise | None,
     ) -> tuple[Tensor, Tensor]:
-        heads, states = a.shape
-        plan = plan_scan(formats, heads, states)
-        codes: list[Array | None] = []
-        lost: list[Array | None] = []
-        for value, fmt in ((a, formats.a), (b, formats.b), (c, formats.c)):
-            q, saturated = (None, None) if value is None or fmt is None else codes_of(pair(value), fmt)
-            codes.append(q)
-            lost.append(saturated)
-        assert codes[0] is not None
-        operands = Operands.build(plan, codes[0], codes[1], codes[2])
-        u_codes = input_codes(u, plan)
-        zero_x = plan.zero("x")[:, None, None]
-        if x0 is None:
-            x = np.zeros((u.shape[0], heads, states, 2), np.int32)
-        else:
-            x = np.ascontiguousarray(x0.numpy() - zero_x, np.int32)
-        start = x.copy()
-        out = operands.run(u_codes, x)
-        y = np.empty(u.shape, np.float32)
-        scale = plan.sum_scale
-        if formats.y is not None:
-            scale = np.broadcast_to(formats.y.scale.astype(np.float64), heads)
-        kernels.dequantise(out, np.ascontiguousarray(scale), plan.zero("y"), y)
-        last = torch.from_numpy(x + zero_x)
-        ctx.saved = (u.detach(), u_codes, operands, start, lost, clamp)  # type: ignore[attr-defined]
+        operands = Operands.of_values(plan, a, b, c)
+        update, signal = _Update.integer(operands, noise), u.detach().contiguous()
+        start = _centred(plan, u.shape[0], None if x0 is None else x0.numpy())
+        x, y = start.copy(), torch.empty(u.shape)
+        trained = any(ctx.needs_input_grad)
+        free = np.empty(u.shape, np.uint8) if trained and plan.formats.y is not None else None
+        update.forward(signal.numpy(), x, y.numpy(), free)
+        last = torch.from_numpy(x + plan.zero("x")[..., None])
+        ctx.save_for_backward(signal)
+        ctx.update, ctx.operands, ctx.start, ctx.free, ctx.clamp = update, operands, start, free, clamp
         ctx.mark_non_differentiable(last)
-        return torch.from_numpy(y), last
+        return y, last
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Any, ...]:
-        u, u_codes, operands, start, lost, clamp = ctx.saved  # type: ignore[attr-defined]
-        plan: ScanPlan = operands.plan
-        f = plan.formats
-        batch, heads, time = u_codes.shape
-        tape, partial = _gradient_arrays(batch, heads, plan.states, time, np.int32)
-        one = np.float32(1.0)
-        scales = [one if fmt is None else fmt.scale for fmt in (f.a, f.b, f.c, f.x)]
-        scale = np.stack([np.broadcast_to(s, heads) for s in scales], axis=1).astype(np.float32)
-        grad_u = np.empty(u_codes.shape, np.float32)
-        grad_y = grads[0].contiguous().numpy()
-        kernels.backward_codes(
-            u_codes,
-            operands.a,
-            operands.b,
-            operands.c,
-            *operands.constants(),
-            scale,
-            start,
-            grad_y,
-            _bound(clamp),
-            tape,
-            grad_u,
-            *partial,
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        (signal,) = ctx.saved_tensors
+        grad_u, sums = ctx.update.backward(
+            signal.numpy(), ctx.start, grads[0].contiguous().numpy(), ctx.free, ctx.clamp
         )
-        scale_u = np.broadcast_to(f.u.scale, heads)
-        sums = [p.sum(1) for p in partial]
-        sums[1] *= scale_u[:, None, None]
-        # None where b or c is the constant 1: it has no gradient.
-        coefficients: list[Tensor | None] = [None, None, None]
-        for k, (grad, saturated) in enumerate(zip(sums, lost, strict=True)):
-            if saturated is not None:
-                grad[saturated] = 0.0
-                coefficients[k] = _complex(grad)
-        gu = torch.from_numpy(grad_u)
-        low, high = _real_bounds(plan)
-        gu *= (u >= low[:, None]) & (u <= high[:, None])
-        return (gu, *coefficients, None, None, None)
+        return grad_u, *ctx.operands.gradients(sums), None, None, None, None
 
 
-def _real_bounds(plan: ScanPlan) -> tuple[Tensor, Tensor]:
-    """The real values (head,) beyond which the input saturates: half a step outside its codes."""
-    fmt = plan.formats.u
-    scale = np.broadcast_to(fmt.scale, plan.heads)
-    low = (np.broadcast_to(fmt.low - fmt.zero_point, plan.heads) - 0.5) * scale
-    high = (np.broadcast_to(fmt.high - fmt.zero_point, plan.heads) + 0.5) * scale
-    return torch.from_numpy(low.astype(np.float32)), torch.from_numpy(high.astype(np.float32))
+def _centred(plan: ScanPlan, batch: int, x0: Array | None) -> Array:
+    """The initial state in codes centred on the zero point, int32."""
+    shape = (batch, plan.heads, plan.states, 2)
+    return (
+        np.zeros(shape, np.int32) if x0 is None else np.ascontiguousarray(x0 - plan.zero("x")[..., None], np.int32)
+    )
 
 
 def scan_integer(
@@ -169,7 +206,37 @@ def scan_integer(
     formats: ScanFormats,
     x0: Tensor | None,
     clamp: float | None,
+    noise: Noise | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The integer update; the last state is returned as codes (batch, head, state, 2) int64."""
-    y, last = _IntegerScan.apply(u, a, b, c, formats, x0, clamp)  # type: ignore[no-untyped-call]
+    plan = plan_scan(formats, a.shape[0], a.shape[1], noise.state if noise else 0.0)
+    y, last = _IntegerScan.apply(u, a, b, c, plan, x0, clamp, noise)  # type: ignore[no-untyped-call]
     return y, last
+
+
+def scan_codes_cpu(
+    plan: ScanPlan,
+    u: Ints,
+    a: Ints,
+    b: Ints | None = None,
+    c: Ints | None = None,
+    x0: Ints | None = None,
+    noise: Noise | None = None,
+) -> tuple[Ints, Ints]:
+    """The fused CPU kernel on codes: same arguments and same codes as `fixedpoint.scan_codes`, no counters.
+
+    Raises `FormatError` if u is not (any, head, any).
+    """
+    if u.ndim != 3 or u.shape[1] != plan.heads:
+        raise FormatError(f"u has shape {u.shape}; needed is (any, {plan.heads}, any)")
+    if noise is not None:
+        noise.check(u.shape[0], u.shape[2])
+    update = _Update.integer(Operands.of_codes(plan, a, b, c), noise)
+    update.inp[:, 0] = 1.0  # codes come in: a scale of 1
+    update.out[:, 3] = 1.0  # and go out
+    x = _centred(plan, u.shape[0], x0)
+    signal = (u - plan.zero("u")[:, None]).astype(np.float64)
+    y = np.empty(u.shape)
+    update.forward(signal, x, y)
+    zero_y = plan.zero("y")[:, None] if plan.formats.y is not None else 0
+    return y.astype(np.int64) + zero_y, x + plan.zero("x")[..., None]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from imc_ssm.fixedpoint import Noise
+from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE
+
 __all__ = ["scan"]
 
 
 def scan(
-    u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, grad_clamp: float | None
+    u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, grad_clamp: float | None, noise: Noise | None = None
 ) -> tuple[Tensor, Tensor]:
-    """x[t] = a x[t-1] + b u[t]; y[t] = 2 Re(sum_n c x[t]).
+    """x[t] = a x[t-1] + b u[t] + noise.state z[t]; y[t] = 2 Re(sum_n c x[t]).
 
     u (batch, head, time) real; a, b, c (head, state) and x0 (batch, head, state) complex of the same
     precision. `grad_clamp` bounds, elementwise on real and imaginary parts, the total gradient of x[t].
@@ -21,6 +24,9 @@ def scan(
     outputs = []
     for t in range(u.shape[-1]):
         x = a * x + b * u[..., t, None]
+        if noise is not None and noise.state > 0:
+            z = torch.from_numpy(noise.of_state(len(u), a.shape[0], a.shape[1], t) / GAUSSIAN_ONE)
+            x = x + noise.state * torch.view_as_complex(z).to(x)
         if grad_clamp is not None:
             x = _ClampGradient.apply(x, grad_clamp)  # type: ignore[no-untyped-call]
         outputs.append(2.0 * (c * x).real.sum(-1))

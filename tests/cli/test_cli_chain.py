@@ -20,7 +20,7 @@ from imc_ssm.evaluate import evaluate
 from imc_ssm.modelfile import load_model, tensors_of
 from imc_ssm.train import accuracy
 
-COMMANDS = ("demo", "train", "quantize", "deploy", "cost", "show", "devices", "data")
+COMMANDS = ("demo", "train", "quantize", "inspect", "deploy", "cost", "show", "devices", "data")
 
 
 def test_the_chain_leaves_exactly_its_files(chain):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint import Format
+from imc_ssm.fixedpoint import Format, ScanFormats, spread
 
 BITS = st.integers(2, 16)
 REAL = st.floats(-1e6, 1e6).filter(lambda v: v == 0 or abs(v) > 1e-20)
@@ -55,10 +55,28 @@ class TestFromRange:
         assert fmt.quantise(value, head_axis=1).tolist() == [[127, 127], [-128, -26]]
         assert fmt.quantise(value.T, head_axis=0).tolist() == [[127, -128], [127, -26]]
 
-    def test_per_tensor_has_no_heads(self) -> None:
-        assert Format.from_range(-1.0, 1.0, 8).heads is None
+    def test_per_state(self) -> None:
+        low, high = [[-1.0, 0.0, -3.0], [0.0, -1.0, -2.0]], [[2.0, 5.0, 0.0], [4.0, 0.0, 2.0]]
+        fmt = Format.from_range(low, high, 8)
+        assert (fmt.heads, fmt.states) == (2, 3)
+        # Every head and state is the format that it would be alone.
+        value = np.linspace(-4, 6, 2 * 2 * 3 * 2).reshape(2, 2, 3, 2)  # (batch, head, state, part)
+        codes, back = fmt.quantise(value, 1), fmt.dequantise(fmt.quantise(value, 1), 1)
+        for h in range(2):
+            for n in range(3):
+                alone = Format.from_range(low[h][n], high[h][n], 8)
+                assert (fmt.scale[h, n], fmt.zero_point[h, n]) == (alone.scale, alone.zero_point)
+                assert fmt.magnitude()[h, n] == alone.magnitude()
+                assert np.array_equal(codes[:, h, n], alone.quantise(value[:, h, n]))
+                assert np.array_equal(back[:, h, n], alone.dequantise(codes[:, h, n]))
 
-    @settings(max_examples=300)
+    def test_per_tensor_has_no_heads(self) -> None:
+        fmt = Format.from_range(-1.0, 1.0, 8)
+        assert (fmt.heads, fmt.states) == (None, None)
+        fmt = Format.from_range([-1.0], [1.0], 8)
+        assert (fmt.heads, fmt.states) == (1, None)
+
+    @settings(max_examples=150)
     @given(REAL, REAL, BITS, st.booleans())
     def test_zero_is_a_code_and_the_ends_are_within_a_step(
         self, one: float, two: float, bits: int, symmetric: bool
@@ -88,7 +106,7 @@ class TestBounds:
         assert fmt.low.tolist() == [-2, -128]
         assert fmt.high.tolist() == [2, 127]
 
-    @settings(max_examples=300)
+    @settings(max_examples=150)
     @given(formats())
     def test_zero_point_and_bounds_lie_inside_the_word(self, fmt: Format) -> None:
         assert fmt.code_min <= int(fmt.low) <= int(fmt.zero_point) <= int(fmt.high) <= fmt.code_max
@@ -99,12 +117,35 @@ class TestBounds:
             assert np.all(ends <= fmt.clip * (1 + 1e-12))
 
 
+class TestSpread:
+    @pytest.mark.parametrize(
+        ("shape", "ndim", "axis", "wanted"),
+        [
+            ((), 4, 1, ()),
+            ((3,), 3, 1, (1, 3, 1)),
+            ((3,), 3, 0, (3, 1, 1)),
+            ((3,), 1, 0, (3,)),
+            ((3, 2), 4, 1, (1, 3, 2, 1)),
+            ((3, 2), 3, 0, (3, 2, 1)),
+            ((3, 2), 2, 0, (3, 2)),
+            ((3,), 3, -2, (1, 3, 1)),
+            ((3, 2), 4, -3, (1, 3, 2, 1)),
+        ],
+    )
+    def test_heads_stand_on_their_axis_and_states_on_the_next(
+        self, shape: tuple[int, ...], ndim: int, axis: int, wanted: tuple[int, ...]
+    ) -> None:
+        x = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+        assert spread(x, ndim, axis).shape == wanted
+        assert spread(x, ndim, axis).ravel().tolist() == x.ravel().tolist()
+
+
 class TestRounding:
     def test_half_to_even(self) -> None:
         fmt = Format(8, np.float32(1.0), np.int64(0))
         assert fmt.quantise([0.5, 1.5, 2.5, -0.5, -1.5, -2.5]).tolist() == [0, 2, 2, 0, -2, -2]
 
-    @settings(max_examples=300)
+    @settings(max_examples=150)
     @given(formats(), st.lists(st.floats(-1e7, 1e7), min_size=1, max_size=8))
     def test_nearest_code_or_saturated(self, fmt: Format, values: list[float]) -> None:
         scale = float(fmt.scale)
@@ -168,4 +209,24 @@ class TestErrors:
         with pytest.raises(FormatError, match="shape"):
             Format(8, np.ones(3, np.float32), np.zeros(2, np.int64))
         with pytest.raises(FormatError, match="shape"):
-            Format(8, np.ones((2, 2), np.float32), np.zeros((2, 2), np.int64))
+            Format(8, np.ones((2, 2), np.float32), np.zeros(2, np.int64))
+        with pytest.raises(FormatError, match="shape"):
+            Format(8, np.ones((2, 2, 2), np.float32), np.zeros((2, 2, 2), np.int64))
+
+    def test_not_a_number(self) -> None:
+        with pytest.raises(FormatError, match="not a number"):
+            Format(8, np.float32(1), np.int64(0)).quantise([0.0, float("nan")])
+
+    @pytest.mark.parametrize(("field", "value"), [("order", "both"), ("rounding", "floor"), ("rounding", "")])
+    def test_unknown_rules(self, field: str, value: str) -> None:
+        fmt = Format.from_range(-1, 1, 8)
+        with pytest.raises(FormatError, match=f"{field} {value!r}; allowed are '(joint|half_even)', '"):
+            ScanFormats(a=fmt, u=fmt, x=fmt, **{field: value})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("part", ["u", "y"])
+    def test_input_and_output_have_no_states(self, part: str) -> None:
+        fmt = Format.from_range(-1, 1, 8)
+        state = Format.from_range(np.full((2, 3), -1), np.full((2, 3), 1), 8)
+        ScanFormats(a=state, u=fmt, x=state, b=state, c=state)
+        with pytest.raises(FormatError, match=f"format of {part} is per state"):
+            ScanFormats(**{"a": fmt, "u": fmt, "x": fmt, part: state})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint import Format, ScanFormats, ScanPlan, plan_scan
+from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, plan_scan, spread
 
 CODES = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -26,6 +26,7 @@ class CodeCase:
     b: CODES | None
     c: CODES | None
     x0: CODES | None
+    noise: Noise | None
 
     @property
     def operands(self) -> tuple[CODES, CODES | None, CODES | None]:
@@ -34,19 +35,21 @@ class CodeCase:
 
 @st.composite
 def code_cases(draw: st.DrawFn) -> CodeCase:
-    """Formats of 2 to 16 bits, symmetric or not, per head or per tensor, poles up to 1.05, with or without b,
-    c, y, clip and initial state; batches that do and do not fill the lanes. In half of the cases all scales are
-    powers of two, so that sums fall exactly between two codes again and again."""
+    """Formats of 2 to 16 bits, symmetric or not, per tensor, head or state, both orders, three roundings, poles up
+    to 1.05, with or without b, c, y, clip, noise and initial state; batches that do and do not fill the lanes. In
+    half of the cases all scales are powers of two, so that sums fall exactly between two codes again and again."""
     heads, states = draw(st.integers(1, 3)), draw(st.integers(1, 5))
     batch, time = draw(st.sampled_from([1, 3, 15, 16, 17, 35])), draw(st.integers(1, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    symmetric, per_head = draw(st.booleans()), draw(st.booleans())
+    symmetric = draw(st.booleans())
+    sizes = st.sampled_from([(), (heads,), (heads, states)])
     most = draw(st.sampled_from([8, 16]))  # 8 bits and fewer reach the 32-bit accumulator
 
     dyadic = draw(st.booleans())
 
-    def fmt(reach: float, clip: float | None = None) -> Format:
-        ends = reach * rng.uniform(0.2, 1, (2, heads) if per_head else 2)
+    def fmt(reach: float, clip: float | None = None, per_state: bool = True) -> Format:
+        size = draw(sizes)
+        ends = reach * rng.uniform(0.2, 1, (2, *(size if per_state else size[:1])))
         bits = draw(st.integers(2, most))
         drawn = Format.from_range(-ends[0], ends[1], bits, symmetric=symmetric, clip=clip)
         if not dyadic:
@@ -56,23 +59,29 @@ def code_cases(draw: st.DrawFn) -> CodeCase:
 
     formats = ScanFormats(
         a=fmt(1.05),
-        u=fmt(3.0),
+        u=fmt(3.0, per_state=False),
         x=fmt(draw(st.sampled_from([0.3, 3.0, 30.0])), draw(st.sampled_from([None, 0.1, 1.0]))),
         b=fmt(1.0) if draw(st.booleans()) else None,
         c=fmt(1.0) if draw(st.booleans()) else None,
-        y=fmt(draw(st.sampled_from([0.5, 5.0]))) if draw(st.booleans()) else None,
+        y=fmt(draw(st.sampled_from([0.5, 5.0])), per_state=False) if draw(st.booleans()) else None,
+        order=draw(st.sampled_from(["joint", "separate"])),
+        rounding=draw(st.sampled_from(["half_even", "half_up", "half_away"])),
     )
+    noise = None
+    if draw(st.booleans()):
+        seed, sample, step = (draw(st.integers(0, 2**n - 100)) for n in (64, 32, 32))
+        noise = Noise(seed, state=draw(st.sampled_from([0.01, 0.3])), sample=sample, time=step)
 
     def codes(part: Format | None, shape: tuple[int, ...], axis: int) -> CODES | None:
         if part is None:
             return None
-        low, high = (Format._spread(v, len(shape), axis) for v in (part.low, part.high))
+        low, high = (spread(v, len(shape), axis) for v in (part.low, part.high))
         drawn = rng.integers(low, high, shape, endpoint=True)
         ends = np.where(rng.random(shape) < 0.5, low, high)
         return np.where(rng.random(shape) < 0.1, ends, drawn)  # the extremes more often than by chance
 
     try:
-        plan = plan_scan(formats, heads, states)
+        plan = plan_scan(formats, heads, states, noise.state if noise else 0.0)
     except FormatError:  # a state far finer than its input
         reject()
     u = codes(formats.u, (batch, heads, time), 1)
@@ -80,7 +89,7 @@ def code_cases(draw: st.DrawFn) -> CodeCase:
     x0 = codes(formats.x, (batch, heads, states, 2), 1) if draw(st.booleans()) else None
     assert u is not None
     assert a is not None
-    return CodeCase(plan, u, a, b, c, x0)
+    return CodeCase(plan, u, a, b, c, x0, noise)
 
 
 def operands(
@@ -108,7 +117,8 @@ def formats_for(
 ) -> ScanFormats:
     """Formats per head over the ranges that occur in the full-precision recurrence.
 
-    `options`: `shrink` maps a part to a factor on its range (below 1: it saturates), `symmetric`, `clip`.
+    `options`: `shrink` maps a part to a factor on its range (below 1: it saturates), `symmetric`, `clip`, `bare`
+    (no output format), `per_state` (parts with a format per state), `order`, `rounding`.
     """
     from imc_ssm.recurrence import diagonal_scan
 
@@ -122,10 +132,13 @@ def formats_for(
     y = diagonal_scan(u, a, b_, c_)
 
     def fmt(part: str, value: Tensor, head_axis: int, clip: float | None = None) -> Format:
-        flat = value.detach().movedim(head_axis, 0).reshape(value.shape[head_axis], -1).numpy()
+        kept = 2 if part in options.get("per_state", "") else 1
+        front = value.detach().movedim(tuple(range(head_axis, head_axis + kept)), tuple(range(kept)))
+        flat = front.flatten(kept).numpy()
         factor = shrink.get(part, 1.0)
         width = bits if isinstance(bits, int) else bits[part]
-        return Format.from_range(factor * flat.min(1), factor * flat.max(1), width, symmetric=symmetric, clip=clip)
+        low, high = factor * flat.min(-1), factor * flat.max(-1)
+        return Format.from_range(low, high, width, symmetric=symmetric, clip=clip)
 
     clip = options.get("clip")
     return ScanFormats(
@@ -135,4 +148,6 @@ def formats_for(
         b=None if b is None else fmt("b", torch.view_as_real(b), 0),
         c=None if c is None else fmt("c", torch.view_as_real(c), 0),
         y=None if options.get("bare") else fmt("y", y, 1),
+        order=options.get("order", "joint"),
+        rounding=options.get("rounding", "half_even"),
     )

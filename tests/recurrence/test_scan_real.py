@@ -51,8 +51,10 @@ def test_cut_in_time(backend: str) -> None:
     for piece in u.split([1, 20, 39], dim=-1):
         y, state = diagonal_scan(piece, a, b, c, x0=state, return_state=True, backend=backend)
         parts.append(y)
-    assert torch.equal(torch.cat(parts, dim=-1), whole)
-    assert torch.equal(state, end)
+    # The fused kernel keeps the state in double precision; it is handed on in single.
+    limit = 0 if backend == "reference" else 1e-6
+    assert relative(torch.cat(parts, dim=-1), whole) <= limit
+    assert relative(torch.view_as_real(state), torch.view_as_real(end)) <= limit
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,0 +1,142 @@
+"""The commands that put models on chips: `demo`, `deploy` and `cost`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imc_ssm.cli.inputs import data_of, design_at, seconds_of, writable, writable_result
+from imc_ssm.cli.options import Chips, DataDir, DesignName, Seed, TaskName, Times
+from imc_ssm.cli.report import console, quantity, stages, write_result
+from imc_ssm.cli.resume import checkpoint_of, resumable
+from imc_ssm.errors import ConfigError, FileError
+
+__all__ = ["cost", "demo", "deploy"]
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Dataset to write (.nc); the figure goes beside it.")] = Path(
+        "results/demo.nc"
+    ),
+    design: DesignName = "pcm-256",
+    chips: Chips = 10,
+    times: Times = "1s,1h,1d,30d",
+    seed: Seed = 0,
+) -> None:
+    """The whole way on the digits, in a few minutes: train, quantise, deploy, one dataset and one picture."""
+    from imc_ssm import datasets, study
+    from imc_ssm.results import provenance
+
+    writable_result(out)
+    start = time.perf_counter()
+    seconds = seconds_of(times)
+    design_at(design, seconds)
+    config = study.StudyConfig.parse({"design": design, "chips": chips, "times": seconds, "seed": seed})
+    data = datasets.load(config.task)
+    with stages() as stage:
+        ds = study.run(config, data, stage)
+    ds.attrs["title"] = f"S4D on {config.task}, deployed on {config.design}"
+    ds.attrs |= provenance(config.model_dump(mode="json"), seed, time.perf_counter() - start)
+    write_result(ds, out)
+
+
+def deploy(
+    model: Annotated[Path, typer.Argument(help="Quantised model file, as written by `quantize`.")],
+    out: Annotated[Path, typer.Option(help="Dataset to write (.nc); the figure goes beside it.")],
+    design: DesignName = "pcm-256",
+    chips: Chips = 10,
+    times: Times = "1s,1h,1d,30d",
+    deployment: Annotated[Path | None, typer.Option(help="Also write the deployment (.safetensors).")] = None,
+    dataset: TaskName = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+) -> None:
+    """Compile a quantised model onto a chip design, programme chips, and evaluate them over time."""
+    from imc_ssm.compile import compile
+    from imc_ssm.cost import cost as price
+    from imc_ssm.evaluate import Entry, evaluate, gather
+    from imc_ssm.modelfile import load_model
+    from imc_ssm.quantize import calibration_batch
+    from imc_ssm.results import provenance
+
+    writable_result(out)
+    if deployment is not None:
+        writable(deployment, ".safetensors")
+    start = time.perf_counter()
+    seconds = seconds_of(times)
+    chip = design_at(design, seconds)
+    stored = load_model(model)
+    data, task = data_of(stored, dataset, data_dir)
+    calibration = calibration_batch(data, stored.model.config.heads)
+    placed = compile(stored.model, chip, *calibration, name=model.stem)
+    price(placed)  # a component that the design names wrongly shows before the long part
+    console.print(placed.table())
+    with stages() as stage, resumable(out) as checkpoint:
+        progress = stage(f"evaluate {chips} chips")
+        run = evaluate(placed, data, chips, seconds, seed=seed, progress=progress, checkpoint=checkpoint)
+    ds = gather([Entry(placed.name, float(run["accuracy_digital"]), placed, run)], len(data.split("test")))
+    ds.attrs["title"] = f"{model.name} on {chip.name}, {task}"
+    config = {"model": model.name, "task": task, "design": chip.model_dump(mode="json"), "chips": chips}
+    ds.attrs |= provenance({**config, "times": seconds, "info": stored.info}, seed, time.perf_counter() - start)
+    if deployment is not None:
+        placed.save(deployment)
+    write_result(ds, out)
+    checkpoint_of(out).unlink(missing_ok=True)
+
+
+def cost(
+    model: Annotated[Path, typer.Argument(help="Quantised model file, or a deployment from `deploy`.")],
+    design: Annotated[
+        str | None,
+        typer.Option(
+            help="Chip design: a name from `imc-ssm devices`, or a path to a .toml; default: the deployment's, "
+            "pcm-256 for a model."
+        ),
+    ] = None,
+    operations: Annotated[bool, typer.Option(help="Also print every operation that was counted.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Dataset to write (.nc).")] = None,
+    dataset: TaskName = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+) -> None:
+    """Energy, latency, area and memory of one inference, by component, without evaluating accuracy."""
+    from imc_ssm.analog import load_design
+    from imc_ssm.compile import Deployment, compile
+    from imc_ssm.cost import cost as price
+    from imc_ssm.cost import operation_table, table
+    from imc_ssm.modelfile import load_model
+    from imc_ssm.quantize import calibration_batch
+    from imc_ssm.results import provenance, save
+
+    if out is not None:
+        writable(out, ".nc")
+    try:
+        placed = Deployment.load(model)
+    except FileError as error:
+        if "'model' file" not in str(error):
+            raise
+        stored = load_model(model)
+        data, _ = data_of(stored, dataset, data_dir)
+        calibration = calibration_batch(data, stored.model.config.heads)
+        placed = compile(stored.model, load_design(design or "pcm-256"), *calibration, name=model.stem)
+    else:
+        if design is not None:
+            raise ConfigError(
+                f"{model} is a deployment, which has its design ({placed.design.name}) already; "
+                "leave --design out or give the quantised model"
+            )
+    ds = price(placed)
+    if operations:
+        console.print(operation_table(placed))
+    console.print(table(ds))
+    per_inference = quantity(float(ds["energy_total"]), "J")
+    console.print(
+        f"{per_inference} and {quantity(float(ds['latency_total']), 's')} per inference, {placed.steps} steps"
+    )
+    if out is not None:
+        ds.attrs |= provenance({"model": model.name, "design": placed.design.name}, seed)
+        save(ds, out)
+        console.print(f"wrote {out}", soft_wrap=True)

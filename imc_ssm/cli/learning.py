@@ -1,0 +1,160 @@
+"""The commands that make model files: `train` and `quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imc_ssm.cli.inputs import data_of, load_data, writable
+from imc_ssm.cli.options import DataDir, Seed, TaskName
+from imc_ssm.cli.report import console, stages
+from imc_ssm.cli.resume import checkpoint_of, resumable
+
+if TYPE_CHECKING:
+    from imc_ssm.datasets import SequenceDataset
+    from imc_ssm.modelfile import StoredModel
+    from imc_ssm.train import TrainConfig
+
+__all__ = ["quantize", "train"]
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(help="A task from `imc-ssm data`, or your own sequences: FILE.npz.")],
+    out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
+    model: Annotated[str, typer.Option(help="Preset: s4d-16h, s4d-64h, s4d-256h, s4d-512h.")] = "s4d-16h",
+    epochs: Annotated[int, typer.Option(min=0, help="Passes over the training split.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 50,
+    rate: Annotated[float, typer.Option(help="Peak learning rate (AdamW, warm-up and cosine).")] = 2e-2,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of everything but the dynamics.")] = 0.01,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
+    n_state: Annotated[int, typer.Option(min=2, help="Real state size N per head (even).")] = 64,
+    norm: Annotated[str, typer.Option(help="Normalisation: none, layer, batch.")] = "none",
+    initialisation: Annotated[str, typer.Option(help="Poles at the start: lin, inv, legs.")] = "lin",
+    discretisation: Annotated[str, typer.Option(help="zoh or bilinear.")] = "zoh",
+    dropout: Annotated[float, typer.Option(help="Dropout after the GELU.")] = 0.0,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a model in full precision (convolution mode) and write a model file.
+
+    Interrupted, it leaves a hidden checkpoint beside --out; the same command goes on from there.
+    """
+    import torch
+
+    from imc_ssm.modelfile import StoredModel
+    from imc_ssm.s4d import Classifier, ModelConfig, preset
+    from imc_ssm.study import initial_steps
+    from imc_ssm.train import TrainConfig
+    from imc_ssm.train import train as fit
+
+    writable(out, ".safetensors")
+    base = preset(model)
+    recipe = TrainConfig.parse(
+        {"epochs": epochs, "batch": batch, "rate": rate, "weight_decay": weight_decay, "seed": seed}
+    )
+    data = load_data(dataset, data_dir)
+    dt_min, dt_max = initial_steps(data.time)
+    config = ModelConfig.parse(
+        base.model_dump()
+        | {
+            "inputs": data.channels,
+            "classes": data.n_classes,
+            "layers": layers,
+            "n_state": n_state,
+            "norm": norm,
+            "initialisation": initialisation,
+            "discretisation": discretisation,
+            "dropout": dropout,
+            "dt_min": dt_min,
+            "dt_max": dt_max,
+        }
+    )
+    torch.manual_seed(seed)
+    network = Classifier(config)
+    with stages() as stage, resumable(out) as checkpoint:
+        progress = stage(f"train {model} on {dataset}")
+        history = fit(network, data, recipe, mode="convolution", progress=progress, checkpoint=checkpoint)
+    info = {"task": dataset, "model": model, "training": _recipe(recipe), "history": vars(history)}
+    _save_and_report(out, StoredModel(network, None, info), data)
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(help="Full-precision model file, as written by `train`.")],
+    out: Annotated[Path, typer.Option(help="Quantised model file to write (.safetensors).")],
+    poles: Annotated[int, typer.Option(help="Bits of the poles A.")] = 8,
+    state: Annotated[int, typer.Option(help="Bits of the recurrent state x.")] = 8,
+    weights: Annotated[int, typer.Option(help="Bits of B, C, D and the matrices.")] = 8,
+    activations: Annotated[int, typer.Option(help="Bits of the other activations.")] = 8,
+    granularity: Annotated[str, typer.Option(help="One format per tensor or per head: tensor, head.")] = "head",
+    symmetric: Annotated[bool, typer.Option(help="Zero points fixed at 0.")] = False,
+    percentile: Annotated[float, typer.Option(help="Calibration values inside the range, percent.")] = 99.999,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of QAT in recurrent mode; 0: PTQ only.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences per step of QAT.")] = 64,
+    rate: Annotated[float, typer.Option(help="Peak learning rate of QAT.")] = 1e-2,
+    noise: Annotated[float, typer.Option(help="Weight noise in QAT, relative to each column's largest.")] = 0.06,
+    noise_output: Annotated[
+        float, typer.Option(help="Read noise in QAT, in units of a design's read_noise.")
+    ] = 0.04,
+    dataset: TaskName = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+) -> None:
+    """Quantise a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
+    from imc_ssm.modelfile import StoredModel, load_model
+    from imc_ssm.quantize import Scheme, calibration_batch
+    from imc_ssm.quantize import quantize as apply
+    from imc_ssm.train import TrainConfig
+    from imc_ssm.train import train as fit
+
+    writable(out, ".safetensors")
+    stored = load_model(model)
+    scheme = Scheme.uniform(
+        poles=poles,
+        state=state,
+        weights=weights,
+        activations=activations,
+        granularity=granularity,  # type: ignore[arg-type]
+        symmetric=symmetric,
+        percentile=percentile,
+    )
+    recipe = TrainConfig.parse(
+        {
+            "epochs": epochs,
+            "batch": batch,
+            "rate": rate,
+            "noise": noise,
+            "noise_output": noise_output,
+            "clip_input": 99.0 if noise_output else 100.0,
+            "seed": seed,
+        }
+    )
+    data, task = data_of(stored, dataset, data_dir)
+    quantised = apply(stored.model, scheme, *calibration_batch(data, stored.model.config.heads))
+    info = {**stored.info, "task": task, "quantised_from": model.name}
+    if epochs:
+        with stages() as stage, resumable(out) as checkpoint:
+            progress = stage(f"QAT {scheme.label}")
+            history = fit(quantised, data, recipe, progress=progress, checkpoint=checkpoint)
+        info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
+    _save_and_report(out, StoredModel(quantised, scheme, info), data)
+
+
+def _recipe(config: TrainConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def _save_and_report(out: Path, stored: StoredModel, data: SequenceDataset) -> None:
+    """Measure the test accuracy, write the model file and say both."""
+    from imc_ssm.modelfile import save_model
+    from imc_ssm.train import accuracy
+
+    test = data.split("test")
+    reached = {"accuracy_test": accuracy(stored.model, test), "n_test": len(test)}
+    stored.info.update(reached)
+    save_model(out, stored)
+    checkpoint_of(out).unlink(missing_ok=True)
+    count = sum(p.numel() for p in stored.model.parameters())
+    console.print(f"test accuracy {reached['accuracy_test']:.2f} % on {len(test)} sequences, {count} parameters")
+    console.print(f"wrote {out}", soft_wrap=True)
