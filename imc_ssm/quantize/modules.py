@@ -7,14 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imc_ssm.fixedpoint import ScanFormats
+from imc_ssm.fixedpoint import Format, ScanFormats
 from imc_ssm.operators import Operator
+from imc_ssm.quantize import pointwise
 from imc_ssm.quantize.quantiser import Quantiser, fake_quantise, parameter_format
 from imc_ssm.quantize.scheme import Scheme
 from imc_ssm.recurrence import diagonal_scan
 from imc_ssm.s4d import S4D
 
-__all__ = ["DigitalMatrix", "QuantisedLinear", "QuantisedPool", "QuantisedS4D", "Site"]
+__all__ = [
+    "AddSite",
+    "DigitalMatrix",
+    "GeluSite",
+    "GluSite",
+    "QuantisedLinear",
+    "QuantisedPool",
+    "QuantisedS4D",
+    "Site",
+]
 
 
 class Site(nn.Module):
@@ -33,6 +43,86 @@ class Site(nn.Module):
         return torch.as_tensor(self.output(wide.to(inputs[0].dtype)))
 
 
+class TableSite(Site):
+    """A nonlinearity between two grids, read from a table on the CPU, between calibrated quantisers.
+
+    The table has one entry per head and code of the input, made with the float64 module that it stands for.
+    """
+
+    MOST = 1 << 22
+    """Entries up to which a table is made."""
+
+    def __init__(self, inner: nn.Module, source: Quantiser, output: Quantiser) -> None:
+        super().__init__(inner, output)
+        self._source = [source]  # owned by the module before
+        self._made: tuple[Any, ...] = (None, None)
+
+    def table(self, x: Tensor, channels: int) -> tuple[Any, ...] | None:
+        """What `_tables` made for the formats in force, or None where the module itself has to run."""
+        source = self._source[0]
+        if source.observing or self.output.observing or source.bits is None or self.output.bits is None:
+            return None
+        if x.device.type != "cpu" or x.dtype != torch.float32 or channels << source.bits > self.MOST:
+            return None
+        formats = source.format(), self.output.format()
+        if self._made[:2] != formats:
+            self._made = (*formats, *self._tables(*formats, channels))
+        return self._made[2:]
+
+    def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+
+def _values(grid: pointwise.Grid, bits: int, first: int = 0) -> Tensor:
+    """The real values of a grid's codes, (channels from `first`, codes) float64, single precision's products."""
+    codes = torch.arange(1 << bits) + torch.from_numpy(grid.low[first:, None])
+    return (codes.float() * torch.from_numpy(grid.scale[first:, None])).double()
+
+
+class GeluSite(TableSite):
+    """The GELU, rounded: x (batch, time, head) or (batch, head)."""
+
+    def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
+        grid = pointwise.Grid(source, channels)
+        x = _values(grid, source.bits).requires_grad_()
+        with torch.enable_grad():
+            y = self.inner(x)
+            (slope,) = torch.autograd.grad(y.sum(), x)
+        table, inside = pointwise.Grid(output, channels).round(y.detach().float().numpy())
+        return grid, table, (slope.numpy() * inside).astype("float32")
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        made = self.table(x, x.shape[-1])
+        if made is None:
+            return super().forward(x)
+        return pointwise.look_up(x if x.ndim == 3 else x[:, None], *made).reshape(x.shape)
+
+
+class GluSite(TableSite):
+    """The gated linear unit x_1 sigmoid(x_2), rounded: (..., 2 heads) -> (..., heads)."""
+
+    def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
+        grid = pointwise.Grid(source, channels)
+        gate = torch.sigmoid(_values(grid, source.bits, channels // 2))
+        return grid, gate.numpy(), (gate * (1 - gate)).float().numpy(), output
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (x,) = inputs
+        made = self.table(x, x.shape[-1])
+        return super().forward(x) if made is None else pointwise.gate(x, *made)
+
+
+class AddSite(Site):
+    """The residual sum, rounded."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x, y = inputs
+        if self.output.observing or self.output.bits is None or x.device.type != "cpu" or x.dtype != torch.float32:
+            return super().forward(x, y)
+        return pointwise.add_quantised(x, y, self.output.format())
+
+
 class QuantisedPool(nn.Module):
     """Mean over time in float64 (exact to rounding, whatever the order of the sum), then quantised."""
 
@@ -41,7 +131,8 @@ class QuantisedPool(nn.Module):
         self.inner, self.output = inner, output
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return torch.as_tensor(self.output(self.inner(x.double(), lengths).to(x.dtype)))
+        mean = x.mean(1, dtype=torch.float64) if lengths is None else self.inner(x.double(), lengths)
+        return torch.as_tensor(self.output(mean.to(x.dtype)))
 
 
 class DigitalMatrix(nn.Module):
@@ -71,6 +162,8 @@ class DigitalMatrix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weights()
+        if x.device.type == "cpu" and x.dtype == torch.float32:
+            return pointwise.linear(x, weight, bias)
         bias = None if bias is None else bias.double()
         return nn.functional.linear(x.double(), weight.double(), bias).to(x.dtype)
 
@@ -158,6 +251,7 @@ class QuantisedS4D(nn.Module):
 
     def _run(self, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
         a, b, c, coefficients = self.coefficients()
+        u = u.contiguous()
         last: Tensor | None = None
         if self.state.observing:
             self._observe_states(u, a, b)
@@ -177,7 +271,14 @@ class QuantisedS4D(nn.Module):
             a, b, c = (self._rounded(z, coefficients.get(p)) for p, z in (("a", a), ("b", b), ("c", c)))
             y, last = diagonal_scan(u, a, b, c, x0=x0, return_state=True, grad_clamp=self.scheme.grad_clamp)
             y = self.recurrent(y)
-        return torch.as_tensor(self.after_d(y + self.direct()[:, None] * u)), last
+        if (
+            self.after_d.observing
+            or self.after_d.bits is None
+            or u.device.type != "cpu"
+            or u.dtype != torch.float32
+        ):
+            return torch.as_tensor(self.after_d(y + self.direct()[:, None] * u)), last
+        return pointwise.scale_add_quantised(y, u, self.direct(), self.after_d.format()), last
 
     @staticmethod
     def _rounded(z: Tensor, fmt: Any) -> Tensor:

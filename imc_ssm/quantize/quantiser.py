@@ -11,6 +11,7 @@ from torch.autograd.function import FunctionCtx
 
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format
+from imc_ssm.quantize import pointwise
 
 __all__ = ["Quantiser", "fake_quantise", "parameter_format"]
 
@@ -34,7 +35,12 @@ class _FakeQuantise(torch.autograd.Function):
 
 
 def fake_quantise(x: Tensor, fmt: Format, axis: int) -> Tensor:
-    """The values of x on the format's grid, with straight-through gradient. `axis` counts heads."""
+    """The values of x on the format's grid, with straight-through gradient. `axis` counts heads.
+
+    One fused pass on the CPU; elsewhere PyTorch's operations, to the same values.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        return pointwise.quantise(x, fmt, axis)
 
     def spread(v: np.ndarray[Any, Any]) -> Tensor:
         t = torch.as_tensor(np.asarray(v, np.float32), device=x.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.quantize.modules import QuantisedLinear, QuantisedPool, QuantisedS4D, Site
+from imc_ssm.quantize.modules import AddSite, GeluSite, GluSite, QuantisedLinear, QuantisedPool, QuantisedS4D
 from imc_ssm.quantize.quantiser import Quantiser
 from imc_ssm.quantize.scheme import Scheme
 from imc_ssm.s4d import Block, Classifier
@@ -42,13 +42,14 @@ def wrap(model: Classifier, scheme: Scheme) -> Classifier:
     model.encoder = QuantisedLinear(model.encoder, scheme, source, before)  # type: ignore[assignment]
     for block in model.blocks:
         assert isinstance(block, Block)
-        block.ssm = QuantisedS4D(block.ssm, scheme, before)  # type: ignore[assignment]
-        block.gelu = Site(block.gelu, quantiser("gelu", heads))  # type: ignore[assignment]
+        ssm = QuantisedS4D(block.ssm, scheme, before)
+        block.ssm = ssm  # type: ignore[assignment]
+        block.gelu = GeluSite(block.gelu, ssm.after_d, quantiser("gelu", heads))  # type: ignore[assignment]
         mixed = quantiser("mixing", 2 * heads)
         block.mixing = QuantisedLinear(block.mixing, scheme, None, mixed)  # type: ignore[assignment]
-        block.glu = Site(block.glu, quantiser("glu", heads))  # type: ignore[assignment]
+        block.glu = GluSite(block.glu, mixed, quantiser("glu", heads))  # type: ignore[assignment]
         before = quantiser("residual", heads)
-        block.residual = Site(block.residual, before)  # type: ignore[assignment]
+        block.residual = AddSite(block.residual, before)  # type: ignore[assignment]
     model.pool = QuantisedPool(model.pool, quantiser("pool", heads))  # type: ignore[assignment]
     model.decoder = QuantisedLinear(model.decoder, scheme, None, None)  # type: ignore[assignment]
     return model
