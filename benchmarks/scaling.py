@@ -27,13 +27,16 @@ Times = dict[str, dict[int, dict[str, float]]]
 
 
 def grown() -> Times:
-    """Median step time in s by what is varied, its value and the implementation."""
+    """Median step time in s by what is varied, its value and the implementation.
+
+    All sizes of one kind take turns in the same rounds, so that they meet the same load of the machine.
+    """
     times: Times = {}
     for field, values in VARIED.items():
-        times[field] = {}
-        for value in values:
-            steps = {name: job(name, replace(STEP, **{field: value})).step for name in COMPARED}
-            times[field][value] = medians(steps, dict.fromkeys(steps, _REPEATS))
+        shapes = {value: replace(STEP, **{field: value}) for value in values}
+        steps = {f"{name} {value}": job(name, shapes[value]).step for value in values for name in COMPARED}
+        found = medians(steps, dict.fromkeys(steps, _REPEATS))
+        times[field] = {value: {name: found[f"{name} {value}"] for name in COMPARED} for value in values}
     return times
 
 

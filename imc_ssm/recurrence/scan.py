@@ -88,6 +88,8 @@ def diagonal_scan(
     """
     chosen = _chosen(u, x0, formats, backend)
     _check(u, a, b, c, x0, formats, chosen)
+    if grad_clamp is not None and not grad_clamp > 0:
+        raise ImcSsmError(f"grad_clamp {grad_clamp!r}; allowed is a positive bound or None")
     if noise is not None:
         noise.check(u.shape[0], u.shape[2])
     if noise is not None and noise.poles > 0:
@@ -210,6 +212,8 @@ def _check_state(
     if formats is None:
         if x0.shape != shape or x0.dtype != wanted:
             raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed is {wanted} {shape}")
+        if not torch.isfinite(torch.view_as_real(x0.detach().resolve_conj())).all():
+            raise ImcSsmError("x0 is not finite; start from None or from a finite state")
         if backend != "reference" and x0.requires_grad:
             raise ImcSsmError(
                 f"backend {backend!r} has no gradient for x0; use backend='reference' (or 'auto' on the CPU)"
