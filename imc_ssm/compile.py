@@ -26,7 +26,7 @@ from imc_ssm.analog import (
 )
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import canonical_json, load_tensors, save_tensors
-from imc_ssm.fixedpoint import plan_scan
+from imc_ssm.fixedpoint import ScanPlan, plan_scan
 from imc_ssm.modelfile import rebuild, tensors_of
 from imc_ssm.operators import Mvm, Operator, Recurrence
 from imc_ssm.quantize import QuantisedLinear, QuantisedS4D, Scheme
@@ -37,10 +37,59 @@ if TYPE_CHECKING:
 
     from imc_ssm.analog.linear import Implementation
 
-__all__ = ["Deployment", "compile"]
+__all__ = ["Deployment", "Multipliers", "compile"]
 
 CALIBRATION_TOKENS = 100_000
 """Input vectors of each matrix from which its ranges are taken, at most."""
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Widths of one recurrence's integers in bits, the widest of all heads and states.
+
+    Significant bits for what is multiplied: the zeros below are a shift.
+    """
+
+    a: int
+    """m_a, of a x."""
+    b: int
+    """m_b, of b u."""
+    c: int
+    """m_c, which aligns the states' products in the sum; 0: they have one scale."""
+    sum: int
+    """The accumulator m_a a x + m_b b u with rounding's half, or the larger one of the two in the separate order;
+    sign included."""
+
+    @classmethod
+    def of(cls, plan: ScanPlan) -> Multipliers:
+        """Those of a plan."""
+        shape = (plan.heads, plan.states)
+
+        def largest(part: str) -> Any:
+            fmt = getattr(plan.formats, part)
+            p = np.maximum(fmt.magnitude(), 1).astype(object)  # Python's integers
+            return np.broadcast_to(p[:, None] if p.ndim == 1 else p, shape)
+
+        first = plan.m_a * 2 * largest("a") * largest("x") + _halves(plan.shift)
+        second = plan.m_b * largest("b") * largest("u")
+        if plan.formats.order == "joint":
+            sums = [first + second]
+        else:
+            sums = [first, second + _halves(plan.shift_b)]
+        word = 1 + max(int(v).bit_length() for one in sums for v in one.ravel())
+        widths = [_significant(m) for m in (plan.m_a, plan.m_b, plan.m_c)]
+        return cls(widths[0], widths[1], widths[2] if np.any(plan.m_c != 1) else 0, word)
+
+
+def _halves(shift: np.ndarray[Any, Any]) -> Any:
+    """Half of 2^shift, which rounding adds."""
+    return np.array([1 << s >> 1 for s in shift.ravel().tolist()], dtype=object).reshape(shift.shape)
+
+
+def _significant(multipliers: np.ndarray[Any, Any]) -> int:
+    """Most bits of the multipliers without the zeros below."""
+    widths: list[int] = [(m // (m & -m)).bit_length() for m in multipliers.ravel().tolist() if m]
+    return max(widths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,19 +116,17 @@ class Deployment:
     @property
     def bits(self) -> dict[str, int]:
         """Word length of every part."""
-        return {part: int(width) for part, width in self.scheme.bits.model_dump().items()}
+        return {part: width for part, width in self.scheme.bits.words().items() if width is not None}
 
     @cached_property
-    def multipliers(self) -> dict[str, tuple[int, int]]:
-        """Widths, in significant bits, of the widest multipliers m_a and m_b of every recurrence
-        (`fixedpoint.ScanPlan`; the zeros below are a shift)."""
+    def multipliers(self) -> dict[str, Multipliers]:
+        """Widths of the multipliers of every recurrence (`fixedpoint.ScanPlan`)."""
         model, widths = self.digital(), {}
         for op in self.operators:
             if isinstance(op, Recurrence):
                 layer = model.get_submodule(op.module)
                 assert isinstance(layer, QuantisedS4D)
-                plan = plan_scan(layer.formats(), op.heads, op.states)
-                widths[op.name] = (_widest(plan.m_a), _widest(plan.m_b))
+                widths[op.name] = Multipliers.of(plan_scan(layer.formats(), op.heads, op.states))
         return widths
 
     def digital(self) -> Classifier:
@@ -221,13 +268,14 @@ def compile(
     is relative to the range, so a few clipped inputs cost less than a wide one) and each tile's ADC range
     (`output_percentile` % of the column sums). The digital side keeps its formats.
 
-    Raises `ImcSsmError` for a model that is not quantised or has parts in full precision, or calibration data
-    of another shape; `DesignError` when the design has too few tiles.
+    Raises `ImcSsmError` for a model that is not quantised, has parts in full precision or dynamic ranges, or for
+    calibration data of another shape; `DesignError` when the design has too few tiles.
     """
     scheme = getattr(model, "scheme", None)
     if not isinstance(scheme, Scheme):
         raise ImcSsmError("the model is in full precision; quantise it first (imc-ssm quantize)")
-    missing = [part for part, width in scheme.bits.model_dump().items() if width is None]
+    scheme.check_static("a chip")
+    missing = [part for part, width in scheme.bits.words().items() if width is None]
     if missing:
         raise ImcSsmError(f"a chip has no full precision: give bits to {', '.join(missing)} and quantise again")
     if calibration.ndim != 3 or calibration.shape[-1] != model.config.inputs or 0 in calibration.shape:
@@ -271,12 +319,6 @@ def compile(
         tensors_of(model),
         name,
     )
-
-
-def _widest(multipliers: np.ndarray[Any, Any]) -> int:
-    """Most significant bits of the multipliers: what a left shift provides is not multiplied."""
-    widths: list[int] = [(m // (m & -m)).bit_length() for m in multipliers.ravel().tolist() if m]
-    return max(widths)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def inspect_model(
     both cannot saturate.
 
     What does not apply is NaN; a bound that does not exist (|a| >= 1) is infinite. Raises `ImcSsmError` for no
-    sequences, or a model that the data do not fit.
+    sequences, a model that the data do not fit, or one whose ranges follow the batch.
     """
     if sequences < 1:
         raise ImcSsmError(f"sequences = {sequences}; give at least 1")
@@ -96,6 +96,8 @@ def inspect_model(
     layers = layers_of(model)
     found = getattr(model, "scheme", None)
     scheme = found if isinstance(found, Scheme) else None
+    if scheme is not None:
+        scheme.check_static("the analysis")
     if percentile is None:
         percentile = PERCENTILE if scheme is None else scheme.percentile
     heads, states = model.config.heads, model.config.n_state // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from imc_ssm.datasets.sequence import Split
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, plan_scan
 from imc_ssm.operators import Recurrence
-from imc_ssm.quantize import QuantisedLinear, QuantisedS4D, Quantiser, Scheme
+from imc_ssm.quantize import DiscreteS4D, QuantisedLinear, QuantisedS4D, Quantiser, Scheme
+from imc_ssm.quantize.sites import GeluSite
 from imc_ssm.s4d import S4D, Block, Classifier
 
 __all__ = [
@@ -128,19 +130,26 @@ def _complex(pairs: NDArray[np.float64]) -> Complex:
 
 
 def full_precision(model: Classifier) -> Classifier:
-    """The same parameters without any rounding: a copy of what `quantize.wrap` wrapped, in evaluation mode."""
+    """The same parameters without any rounding: a copy of what `quantize.wrap` wrapped, in evaluation mode.
+
+    Where the discrete matrices are the parameters, their layer keeps them; a piecewise GELU stays.
+    """
     if not any(isinstance(module, QuantisedLinear) for module in model.modules()):
         return model.eval()
     with torch.random.fork_rng(devices=[]):
         plain = Classifier(model.config)
-    for path, module in plain.named_modules():
-        wrapped = model.get_submodule(path) if isinstance(module, nn.Linear | S4D) else None
+    for path, module in list(plain.named_modules()):
+        wrapped = model.get_submodule(path) if isinstance(module, nn.Linear | S4D | nn.GELU) else None
         source: Any = None
         if isinstance(wrapped, QuantisedLinear):
             source = getattr(wrapped.matrix, "linear", None)
         elif isinstance(wrapped, QuantisedS4D):
             source = wrapped.inner
-        if source is not None:
+        elif isinstance(wrapped, GeluSite):
+            plain.set_submodule(path, copy.deepcopy(wrapped.inner))
+        if isinstance(source, DiscreteS4D):  # its parameters are others than those of the layer it was made from
+            plain.set_submodule(path, copy.deepcopy(source))
+        elif source is not None:
             module.load_state_dict(source.state_dict())
     return plain.eval()
 

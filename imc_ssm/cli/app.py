@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from imc_ssm.cli.experiment import experiment
 from imc_ssm.cli.hardware import cost, demo, deploy
 from imc_ssm.cli.inspection import inspect
 from imc_ssm.cli.learning import quantize, train
@@ -38,3 +39,4 @@ def _version(
 
 for command in (demo, train, quantize, inspect, deploy, cost, show, devices, data):
     app.command()(command)
+app.add_typer(experiment, name="experiment")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imc_ssm.cli import options
 from imc_ssm.cli.inputs import data_of, load_data, writable
 from imc_ssm.cli.options import DataDir, Seed, TaskName
 from imc_ssm.cli.report import console, stages
@@ -15,6 +16,7 @@ from imc_ssm.cli.resume import checkpoint_of, resumable
 if TYPE_CHECKING:
     from imc_ssm.datasets import SequenceDataset
     from imc_ssm.modelfile import StoredModel
+    from imc_ssm.quantize import Scheme
     from imc_ssm.train import TrainConfig
 
 __all__ = ["quantize", "train"]
@@ -85,11 +87,22 @@ def quantize(
     out: Annotated[Path, typer.Option(help="Quantised model file to write (.safetensors).")],
     poles: Annotated[int, typer.Option(help="Bits of the poles A.")] = 8,
     state: Annotated[int, typer.Option(help="Bits of the recurrent state x.")] = 8,
-    weights: Annotated[int, typer.Option(help="Bits of B, C, D and the matrices.")] = 8,
-    activations: Annotated[int, typer.Option(help="Bits of the other activations.")] = 8,
-    granularity: Annotated[str, typer.Option(help="One format per tensor or per head: tensor, head.")] = "head",
-    symmetric: Annotated[bool, typer.Option(help="Zero points fixed at 0.")] = False,
-    percentile: Annotated[float, typer.Option(help="Calibration values inside the range, percent.")] = 99.999,
+    scheme: options.SchemeName = "uniform",
+    weights: options.Weights = None,
+    activations: options.Activations = None,
+    biases: options.Biases = None,
+    only: options.Only = None,
+    granularity: options.Granularity = None,
+    symmetric: options.Symmetric = False,
+    percentile: options.Percentile = None,
+    calibration: options.Calibration = None,
+    state_calibration: options.StateCalibration = None,
+    order: options.Order = None,
+    rounding: options.Rounding = None,
+    parameterisation: options.Parameterisation = None,
+    gelu: options.Gelu = None,
+    state_clip: options.StateClip = None,
+    grad_clamp: options.GradClamp = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of QAT in recurrent mode; 0: PTQ only.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Sequences per step of QAT.")] = 64,
     rate: Annotated[float, typer.Option(help="Peak learning rate of QAT.")] = 1e-2,
@@ -103,22 +116,28 @@ def quantize(
 ) -> None:
     """Quantise a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
     from imc_ssm.modelfile import StoredModel, load_model
-    from imc_ssm.quantize import Scheme, calibration_batch
+    from imc_ssm.quantize import calibration_batch
     from imc_ssm.quantize import quantize as apply
     from imc_ssm.train import TrainConfig
     from imc_ssm.train import train as fit
 
     writable(out, ".safetensors")
     stored = load_model(model)
-    scheme = Scheme.uniform(
-        poles=poles,
-        state=state,
-        weights=weights,
-        activations=activations,
-        granularity=granularity,  # type: ignore[arg-type]
-        symmetric=symmetric,
-        percentile=percentile,
-    )
+    given = {
+        "granularity": granularity,
+        "symmetric": symmetric or None,
+        "percentile": percentile,
+        "calibration": calibration,
+        "state_calibration": state_calibration,
+        "order": order,
+        "rounding": rounding,
+        "parameterisation": parameterisation,
+        "gelu": gelu,
+        "state_clip": state_clip,
+        "grad_clamp": grad_clamp,
+    }
+    words = {"poles": poles, "state": state, "weights": weights, "activations": activations}
+    chosen = _scheme(scheme, words, biases, only, given)
     recipe = TrainConfig.parse(
         {
             "epochs": epochs,
@@ -131,14 +150,41 @@ def quantize(
         }
     )
     data, task = data_of(stored, dataset, data_dir)
-    quantised = apply(stored.model, scheme, *calibration_batch(data, stored.model.config.heads))
+    quantised = apply(stored.model, chosen, *calibration_batch(data, stored.model.config.heads))
     info = {**stored.info, "task": task, "quantised_from": model.name}
     if epochs:
         with stages() as stage, resumable(out) as checkpoint:
-            progress = stage(f"QAT {scheme.label}")
+            progress = stage(f"QAT {chosen.label}")
             history = fit(quantised, data, recipe, progress=progress, checkpoint=checkpoint)
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
-    _save_and_report(out, StoredModel(quantised, scheme, info), data)
+    _save_and_report(out, StoredModel(quantised, chosen, info), data)
+
+
+def _scheme(
+    name: str, words: dict[str, int | None], biases: int | None, only: str | None, given: dict[str, Any]
+) -> Scheme:
+    """The scheme of the command line; `ConfigError` for what is not known or out of range, or a contradiction."""
+    from imc_ssm.errors import ConfigError, unknown
+    from imc_ssm.quantize import Bits, Scheme
+
+    fixed = [word for word in ("weights", "activations") if words[word] is not None]
+    if name != "uniform" and fixed:
+        raise ConfigError(f"--scheme {name} sets the bits of {fixed[0]}; leave --{fixed[0]} out or take uniform")
+    fields = {field: value for field, value in given.items() if value is not None}
+    for clip in ("state_clip", "grad_clamp"):
+        if fields.get(clip) == 0:
+            fields[clip] = None
+    made = Scheme.named(name, **{word: bits for word, bits in words.items() if bits is not None}, **fields)
+    bits = made.bits.model_dump()
+    if biases is not None:
+        bits["biases"] = biases or None
+    if only is not None:
+        parts = [part.strip() for part in only.split(",")]
+        for part in parts:
+            if part not in bits:
+                raise ConfigError(unknown("part", part, bits))
+        bits = {part: width if part in parts else None for part, width in bits.items()}
+    return Scheme.parse(made.model_dump() | {"bits": Bits.parse(bits)})
 
 
 def _recipe(config: TrainConfig) -> dict[str, Any]:

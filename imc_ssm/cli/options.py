@@ -7,7 +7,31 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Chips", "DataDir", "DesignName", "Seed", "TaskName", "Times", "UnusedSeed"]
+__all__ = [
+    "Activations",
+    "Biases",
+    "Calibration",
+    "Chips",
+    "DataDir",
+    "DesignName",
+    "Gelu",
+    "GradClamp",
+    "Granularity",
+    "Only",
+    "Order",
+    "Parameterisation",
+    "Percentile",
+    "Rounding",
+    "SchemeName",
+    "Seed",
+    "StateCalibration",
+    "StateClip",
+    "Symmetric",
+    "TaskName",
+    "Times",
+    "UnusedSeed",
+    "Weights",
+]
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
 DataDir = Annotated[
@@ -20,3 +44,41 @@ Times = Annotated[
 ]
 Chips = Annotated[int, typer.Option(min=1, help="Chips to programme.")]
 UnusedSeed = Annotated[int, typer.Option(help="Accepted by every command; nothing is drawn here.")]
+
+# Of a quantisation scheme. What is not given keeps the default of `Scheme`, or of the scheme that is named.
+SchemeName = Annotated[
+    str,
+    typer.Option(
+        "--scheme",
+        help="uniform; or as in Zhao et al. 2025: w4a6 (4 bits for matrices, B, C, D; 6 for activations; biases "
+        "in full precision, separate order, piecewise GELU) or w8a8. --poles and --state go with all three.",
+    ),
+]
+Weights = Annotated[int | None, typer.Option(help="Bits of B, C, D and the matrices (uniform; default 8).")]
+Activations = Annotated[int | None, typer.Option(help="Bits of the other activations (uniform; default 8).")]
+Biases = Annotated[
+    int | None, typer.Option(help="Bits of the biases; 0: full precision (default: 16, or the scheme's).")
+]
+Only = Annotated[
+    str | None,
+    typer.Option(help="Quantise these parts alone, the rest stays in full precision: poles,b,c,d,state,..."),
+]
+Granularity = Annotated[
+    str | None, typer.Option(help="One format per tensor, per head, or per state of a head: tensor, head, state.")
+]
+Symmetric = Annotated[bool, typer.Option(help="Zero points fixed at 0.")]
+Percentile = Annotated[float | None, typer.Option(help="Values inside an activation's range, percent.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(help="Ranges of the activations but the state: static (calibrated) or dynamic (of each batch)."),
+]
+StateCalibration = Annotated[str | None, typer.Option(help="Ranges of the state: static or dynamic.")]
+Order = Annotated[str | None, typer.Option(help="A x and B u are rounded together or apart: joint, separate.")]
+Rounding = Annotated[str | None, typer.Option(help="How the update unit rounds: half_even, half_up, half_away.")]
+Parameterisation = Annotated[
+    str | None,
+    typer.Option(help="What QAT trains: continuous (dt, A, B), discrete (A, B) or frozen (discrete, A stays)."),
+]
+Gelu = Annotated[str | None, typer.Option(help="exact, or piecewise: x min(max(0, x + 2), 4) / 4.")]
+StateClip = Annotated[float | None, typer.Option(help="The state is clipped to +- this; 0: by its word alone.")]
+GradClamp = Annotated[float | None, typer.Option(help="Bound on the state's gradient in QAT; 0: none.")]

@@ -6,7 +6,10 @@ the recurrence by the multipliers of its own plan (`Deployment.multipliers`), el
 widest of the unit.
 
 Per step and complex state the recurrence takes 4 products a x, 2 products b u, 4 requantising products (m_a
-and m_b, real and imaginary part) and 2 products c x (the real part alone is needed).
+and m_b, real and imaginary part) and 2 products c x (the real part alone is needed). In the joint order the sum
+of a x and b u is taken before the shift, on the accumulator; in the separate order after two roundings, on words
+of the state, and it follows no product. With a format per head the multipliers are one set per head; with formats
+per state m_a and m_b are read for every state, and one more product (m_c) per state aligns c x in the sum.
 
 Conventions
   * a differential pair is subtracted as currents, so a signed column takes one conversion per tile;
@@ -45,9 +48,9 @@ __all__ = [
 ]
 
 SHIFT_BITS = 6
-"""Length of a stored shift (0 to 61)."""
+"""Length of a stored shift (0 to 52)."""
 CONSTANT_BITS = MULTIPLIER_BITS + SHIFT_BITS
-"""Length of a stored requantisation constant: a multiplier and a shift."""
+"""Length of a stored requantisation constant: a multiplier and a shift (or a left shift, of m_b)."""
 
 Action = Literal[
     "cell", "dac", "adc", "sample hold", "multiply", "add", "register", "lookup", "read", "write", "bus"
@@ -195,34 +198,53 @@ def _mvm(deployment: Deployment, operator: Mvm, inputs: int) -> list[Operation]:
 
 
 def _recurrence(deployment: Deployment, operator: Recurrence, inputs: int) -> list[Operation]:
-    """x = round((m_a a x + m_b b u) / 2^s), y = round(m_y sum Re(c x) / 2^s'): see `fixedpoint.ScanPlan`."""
+    """x = round((m_a a x + m_b b u) / 2^s) or each rounded apart, y = round(m_y sum Re(c x) / 2^s'): see
+    `fixedpoint.ScanPlan`."""
     bits, at = deployment.bits, _Operator(operator.name, operator.rate)
     heads, n = operator.heads, operator.heads * operator.states
     poles, b, c, state = bits["poles"], bits["b"], bits["c"], bits["state"]
     update, drive = poles + state + 1, b + inputs
     total = _grown(c + state, 2 * operator.states)
-    m_a, m_b = deployment.multipliers[operator.name]
+    own = deployment.multipliers[operator.name]
+    if deployment.scheme.order == "joint":
+        combined = at.add(2 * n, own.sum, "a x + b u")
+    else:
+        combined = at.add(2 * n, state + 1, "round(a x) + round(b u)", own_slot=True)
+    aligned = []
+    if own.c:
+        aligned = [
+            at.store("read", "coefficients", n, own.c, "m_c of each state"),
+            at.multiply(n, c + state + 1, own.c, "align Re(c x)"),
+        ]
+        total = _grown(c + state + 1 + own.c, operator.states)
     return [
         at.other("movement", "bus", heads, inputs, "inputs to the digital unit"),
         at.store("read", "activations", heads, inputs, "inputs"),
         at.store("read", "coefficients", 2 * n, poles, "poles"),
         at.store("read", "coefficients", 2 * n, b, "B"),
         at.store("read", "coefficients", 2 * n, c, "C"),
-        at.store("read", "coefficients", 3 * heads, CONSTANT_BITS, "m_a, m_b, m_y of each head"),
+        at.store("read", "coefficients", _constants(deployment, operator), CONSTANT_BITS, "m_a, m_b, m_y"),
         at.store("read", "state", 2 * n, state, "state"),
         at.multiply(4 * n, poles, state, "a x"),
         *at.add(2 * n, update, "a x: real and imaginary part"),
         at.multiply(2 * n, b, inputs, "b u"),
-        at.multiply(2 * n, update, m_a, "requantise a x"),
-        at.multiply(2 * n, drive, m_b, "requantise b u"),
-        *at.add(2 * n, max(update + m_a, drive + m_b) + 1, "a x + b u"),
+        at.multiply(2 * n, update, own.a, "requantise a x"),
+        at.multiply(2 * n, drive, own.b, "requantise b u"),
+        *combined,
         at.store("write", "state", 2 * n, state, "state"),
         at.multiply(2 * n, c, state, "Re(c x)"),
+        *aligned,
         *at.add(2 * n, total, "sum over states"),
         at.multiply(heads, total, MULTIPLIER_BITS, "requantise y"),
         at.store("write", "activations", heads, bits["recurrent"], "outputs"),
         at.other("movement", "bus", heads, bits["recurrent"], "outputs of the digital unit"),
     ]
+
+
+def _constants(deployment: Deployment, operator: Recurrence) -> int:
+    """Requantisation constants of a recurrence: m_a and m_b of each head or state, m_y of each head."""
+    sets = operator.states if deployment.scheme.granularity == "state" else 1
+    return operator.heads * (2 * sets + 1)
 
 
 def _elementwise(deployment: Deployment, operator: Elementwise, inputs: int, layer_input: int) -> list[Operation]:
@@ -246,6 +268,14 @@ def _elementwise(deployment: Deployment, operator: Elementwise, inputs: int, lay
             at.multiply(width, product, wide, "requantise D u"),
             at.multiply(width, inputs, wide, "requantise y"),
             *at.add(width, max(product, inputs) + wide + 1, "y + D u"),
+            write,
+        ]
+    if kind == "gelu" and deployment.scheme.gelu == "piecewise":
+        return [
+            read,
+            *at.add(width, inputs + 1, "x + 2, clamped", own_slot=True),
+            at.multiply(width, inputs, inputs + 1, "x (x + 2)"),
+            at.multiply(width, 2 * inputs + 1, wide, "requantise"),
             write,
         ]
     if kind == "gelu":
@@ -291,7 +321,7 @@ def stores(deployment: Deployment) -> dict[str, int]:
     """Bits of digital memory, by what they hold.
 
     parameters      poles, B, C (two words per complex state), D, biases
-    requantisation  a multiplier and a shift per head and product kind, tile column, elementwise operand
+    requantisation  a multiplier and a shift per head (or state) and product kind, tile column, elementwise operand
     state           2 x heads x states words
     activations     one word per output of every operator
     """
@@ -308,12 +338,14 @@ def stores(deployment: Deployment) -> dict[str, int]:
         elif isinstance(operator, Recurrence):
             n = operator.heads * operator.states
             held["parameters"] += 2 * n * (bits["poles"] + bits["b"] + bits["c"])
-            held["requantisation"] += 3 * operator.heads * CONSTANT_BITS
+            held["requantisation"] += _constants(deployment, operator) * CONSTANT_BITS
+            held["requantisation"] += n * deployment.multipliers[operator.name].c
             held["state"] += 2 * n * bits["state"]
             held["activations"] += operator.heads * word
         else:
             held["parameters"] += operator.width * bits["d"] if operator.kind == "scale" else 0
-            constants = {"scale": 2, "add": 2, "glu": 1, "mean": 1, "gelu": 0, "norm": operator.width}
+            constants = {"scale": 2, "add": 2, "glu": 1, "mean": 1, "norm": operator.width}
+            constants["gelu"] = int(deployment.scheme.gelu == "piecewise")
             held["requantisation"] += constants[operator.kind] * CONSTANT_BITS
             held["activations"] += operator.width * word
     return held

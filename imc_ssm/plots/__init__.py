@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.errors import ConfigError
+from imc_ssm.plots import zhao
 from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, energy_breakdown
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.reading import GREY
@@ -35,6 +36,7 @@ __all__ = [
     "summary",
     "training",
     "word_lengths",
+    "zhao",
 ]
 
 _STYLE: dict[str, Any] = {

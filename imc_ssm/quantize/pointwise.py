@@ -2,11 +2,15 @@
 
 An activation on a grid has few values, so a function of it is a table: one read instead of an evaluation in
 double precision, and the same code whatever the length of the vector. Gradients are straight-through: that of
-the function where the output did not saturate, zero where it did. All arrays are contiguous.
+the function where the output did not saturate, zero where it did.
+
+Activations are (batch, time, channel), and lie in memory as rows, (batch, channel, time): one format and one table
+per row, and the order in which the recurrence reads and writes. So nothing is transposed between two operators.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,15 +20,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Format, spread
+from imc_ssm.recurrence.vector import LANES, broadcast, fma, load, pointer, store, wide
 
-__all__ = ["Grid", "add_quantised", "gate", "linear", "look_up", "quantise", "scale_add_quantised"]
+__all__ = ["Array", "Grid", "add_quantised", "from_rows", "gate", "look_up", "quantise", "rows_of"]
+__all__ += ["scale_add_quantised"]
 
-ROWS = 256
-"""Rows that one task takes."""
+BLOCK = 256
+"""Numbers of a row that are worked on at a time."""
 
 Array = NDArray[Any]
 f32 = np.float32
-kernel = njit(parallel=True, cache=True, error_model="numpy")
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function whose `prange` loops run on all threads."""
+    made: Callable[..., Any] = njit(parallel=True, cache=True, error_model="numpy")(function)
+    return made
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a part of a kernel."""
+    made: Callable[..., Any] = njit(cache=True, error_model="numpy")(function)
+    return made
 
 
 class Grid:
@@ -32,7 +49,7 @@ class Grid:
 
     def __init__(self, fmt: Format, channels: int) -> None:
         parts = fmt.scale, fmt.low - fmt.zero_point, fmt.high - fmt.zero_point
-        self.scale, self.low, self.high = (np.broadcast_to(v, channels).astype(f32) for v in parts)
+        self.scale, self.low, self.high = (np.broadcast_to(v.ravel(), channels).astype(f32) for v in parts)
 
     def round(self, x: Array) -> tuple[Array, Array]:
         """The nearest values of x (channels, ...) on the grid, float32, and where x lies inside it."""
@@ -46,7 +63,21 @@ class Grid:
         return self.scale, self.low, self.high
 
 
-def _mask(wanted: bool, shape: tuple[int, ...]) -> Array:
+def rows_of(x: Tensor) -> Tensor:
+    """x (batch, time, channel) as contiguous rows (batch, channel, time): no copy where it lies so in memory.
+
+    Any other number of axes before the channels counts as time of one sequence.
+    """
+    whole = x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
+    return whole.transpose(1, 2).contiguous()
+
+
+def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
+    """Rows (batch, channel, time) as the activation they are, all axes but the channels from `shape`."""
+    return rows.transpose(1, 2).reshape(*shape[:-1], rows.shape[1])
+
+
+def mask(wanted: bool, shape: tuple[int, ...]) -> Array:
     """Room for "did not saturate", or an empty array where no gradient is wanted."""
     return np.empty(shape if wanted else (0,) * len(shape), np.uint8)
 
@@ -56,8 +87,8 @@ def _quantise_last(x: Array, grid: Any, out: Array, inside: Array) -> None:
     """x, out (row, channel)."""
     scale, low, high = grid
     rows, channels = x.shape
-    for task in prange((rows + ROWS - 1) // ROWS):
-        for r in range(task * ROWS, min(rows, (task + 1) * ROWS)):
+    for task in prange((rows + BLOCK - 1) // BLOCK):
+        for r in range(task * BLOCK, min(rows, (task + 1) * BLOCK)):
             for c in range(channels):
                 out[r, c] = min(max(np.rint(f32(x[r, c]) / scale[c]), low[c]), high[c]) * scale[c]
             if inside.size > 0:
@@ -74,40 +105,81 @@ def _quantise_rows(x: Array, grid: Any, out: Array, inside: Array) -> None:
     for row in prange(outer * channels):
         o, c = row // channels, row % channels
         s, lo, hi = scale[c], low[c], high[c]
-        for t in range(inner):
-            out[o, c, t] = min(max(np.rint(f32(x[o, c, t]) / s), lo), hi) * s
-        if inside.size > 0:
+        if inside.size == 0:
+            for t in range(inner):
+                out[o, c, t] = min(max(np.rint(f32(x[o, c, t]) / s), lo), hi) * s
+        else:
             for t in range(inner):
                 q = np.rint(f32(x[o, c, t]) / s)
+                out[o, c, t] = min(max(q, lo), hi) * s
                 inside[o, c, t] = (q >= lo) & (q <= hi)
+
+
+@kernel
+def _masked(grad: Array, inside: Array, out: Array) -> None:
+    """grad where `inside`, 0 elsewhere; all (row, ...)."""
+    for row in prange(len(grad)):
+        source, free, to = grad[row], inside[row], out[row]
+        for i in range(len(source)):
+            to[i] = source[i] * f32(free[i])
+
+
+def masked(grad: Tensor, inside: Array) -> Tensor:
+    """The gradient where `inside` is 1, 0 where it is 0."""
+    grad = grad.contiguous()
+    out = torch.empty(grad.shape)
+    rows = (-1, grad.shape[-1])
+    _masked(grad.numpy().reshape(rows), inside.reshape(rows), out.numpy().reshape(rows))
+    return out
+
+
+@compiled
+def round_row(x: Array, scale: float, low: float, high: float, out: Array, inside: Array) -> None:
+    """One row on its grid; `inside`, unless empty, receives 1 where it did not saturate.
+
+    In place it would be right, and ten times slower: the compiler vectorises only what does not overlap.
+    """
+    if len(inside) == 0:
+        for t in range(len(x)):
+            out[t] = min(max(np.rint(x[t] / scale), low), high) * scale
+    else:
+        for t in range(len(x)):
+            q = np.rint(x[t] / scale)
+            out[t] = min(max(q, low), high) * scale
+            inside[t] = (q >= low) & (q <= high)
 
 
 class _Quantise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Grid) -> Tensor:
         out = torch.empty(x.shape)
-        inside = _mask(ctx.needs_input_grad[0], x.shape)
+        inside = mask(ctx.needs_input_grad[0], x.shape)
         run = _quantise_last if x.ndim == 2 else _quantise_rows
         run(x.detach().numpy(), grid.arrays(), out.numpy(), inside)
-        ctx.inside = torch.from_numpy(inside)
+        ctx.inside = inside
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * ctx.inside, None
+        return masked(grads[0], ctx.inside), None
 
 
 def quantise(x: Tensor, fmt: Format, axis: int) -> Tensor:
-    """scale clamp(round_half_even(x / scale), low, high) in single precision, channels on `axis`."""
+    """scale clamp(round_half_even(x / scale), low, high) in single precision, channels on `axis`.
+
+    A format per state takes the next axis as well. The result lies in memory as x does.
+    """
     axis %= max(x.ndim, 1)
+    if x.ndim == 3 and axis == 2 and not x.is_contiguous():
+        return quantise(x.transpose(1, 2), fmt, 1).transpose(1, 2)
     if not fmt.scale.ndim:
-        channels, flat = 1, x.reshape(1, 1, -1)
-    elif axis == x.ndim - 1:
-        channels, flat = x.shape[-1], x.reshape(-1, x.shape[-1])
+        flat = x.reshape(1, 1, -1)
     else:
-        channels, flat = x.shape[axis], x.reshape(int(np.prod(x.shape[:axis])), x.shape[axis], -1)
-    flat = flat.contiguous()
-    out: Tensor = _Quantise.apply(flat, Grid(fmt, channels))  # type: ignore[no-untyped-call]
+        end = axis + fmt.scale.ndim
+        before = int(np.prod(x.shape[:axis]))
+        flat = x.reshape(before, -1) if end == x.ndim else x.reshape(before, int(np.prod(x.shape[axis:end])), -1)
+    grid = Grid(fmt, 1 if not fmt.scale.ndim else flat.shape[1])
+    out: Tensor = _Quantise.apply(flat.contiguous(), grid)  # type: ignore[no-untyped-call]
     return out.reshape(x.shape)
 
 
@@ -119,12 +191,23 @@ def _scale_add(y: Array, u: Array, d: Array, grid: Any, out: Array, inside: Arra
     for row in prange(batch * heads):
         b, h = row // heads, row % heads
         s, lo, hi, k = scale[h], low[h], high[h], d[h]
-        for t in range(time):
-            out[b, h, t] = min(max(np.rint((y[b, h, t] + k * u[b, h, t]) / s), lo), hi) * s
-        if inside.size > 0:
+        if inside.size == 0:
+            for t in range(time):
+                out[b, h, t] = min(max(np.rint((y[b, h, t] + k * u[b, h, t]) / s), lo), hi) * s
+        else:
             for t in range(time):
                 q = np.rint((y[b, h, t] + k * u[b, h, t]) / s)
+                out[b, h, t] = min(max(q, lo), hi) * s
                 inside[b, h, t] = (q >= lo) & (q <= hi)
+
+
+@compiled
+def _products(x: Array, y: Array, sums: Array) -> None:
+    """LANES sums of the products of x and y, float64; what is left over is not taken."""
+    one, two, total = pointer(x), pointer(y), broadcast(0.0)
+    for t in range(0, len(x) - LANES + 1, LANES):
+        total = fma(wide(load(one, t)), wide(load(two, t)), total)
+    store(pointer(sums), 0, total)
 
 
 @kernel
@@ -132,21 +215,24 @@ def _scale_add_back(grad: Array, inside: Array, u: Array, d: Array, to_y: Array,
     batch, heads, time = grad.shape
     for row in prange(batch * heads):
         b, h = row // heads, row % heads
-        total = 0.0
+        k, total = d[h], 0.0
+        source, free, one, two, signal = grad[b, h], inside[b, h], to_y[b, h], to_u[b, h], u[b, h]
         for t in range(time):
-            g = grad[b, h, t] * f32(inside[b, h, t])
-            to_y[b, h, t] = g
-            to_u[b, h, t] = g * d[h]
-        for t in range(time):
-            total += to_y[b, h, t] * u[b, h, t]
-        to_d[b, h] = total
+            g = source[t] * f32(free[t])
+            one[t] = g
+            two[t] = g * k
+        parts = np.empty(LANES, np.float64)
+        _products(one, signal, parts)
+        for t in range(time - time % LANES, time):
+            total += np.float64(one[t]) * np.float64(signal[t])
+        to_d[b, h] = total + parts.sum()
 
 
 class _ScaleAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, u: Tensor, d: Tensor, grid: Grid) -> Tensor:
         out = torch.empty(y.shape)
-        inside = _mask(any(ctx.needs_input_grad), y.shape)
+        inside = mask(any(ctx.needs_input_grad), y.shape)
         arrays = (z.detach().numpy() for z in (y, u, d))
         _scale_add(*arrays, grid.arrays(), out.numpy(), inside)
         ctx.save_for_backward(u, d)
@@ -169,44 +255,44 @@ def scale_add_quantised(y: Tensor, u: Tensor, d: Tensor, fmt: Format) -> Tensor:
     return out
 
 
-@njit(forceinline=True, error_model="numpy")
-def _entry(x: Any, scale: Any, low: Any, entries: int) -> Any:
-    """The place of x's code in a table; a value beyond the grid reads the table's end."""
-    return min(max(np.int32(np.rint(x / scale) - low), 0), entries - 1)
+@compiled
+def _places(x: Array, scale: Any, low: Any, entries: int, places: Array) -> None:
+    """The places of x's codes in a table; a value beyond the grid reads the table's end."""
+    last = f32(entries - 1)
+    for t in range(len(x)):
+        q = np.int32(min(max(np.rint(x[t] / scale) - low, f32(0)), last))
+        places[t] = min(max(q, 0), entries - 1)  # whatever is not a number becomes a place all the same
 
 
 @kernel
 def _look_up(x: Array, scale: Array, low: Array, table: Array, out: Array) -> None:
-    """out[b, t, h] = table[h, code of x[b, h, t]]: from heads before time to time before heads."""
+    """out = table[h, code of x], (batch, head, time)."""
     batch, heads, time = x.shape
-    block = 64
-    pieces = (time + block - 1) // block
-    for task in prange(batch * pieces):
-        b, first = task // pieces, (task % pieces) * block
-        for h in range(heads):
-            s, lo = scale[h], low[h]
-            for t in range(first, min(first + block, time)):
-                out[b, t, h] = table[h, _entry(x[b, h, t], s, lo, table.shape[1])]
+    for row in prange(batch * heads):
+        b, h = row // heads, row % heads
+        places = np.empty(time, np.int32)
+        _places(x[b, h], scale[h], low[h], table.shape[1], places)
+        own, to = table[h], out[b, h]
+        for t in range(time):
+            to[t] = own[places[t]]
 
 
 @kernel
 def _look_up_back(grad: Array, x: Array, scale: Array, low: Array, slope: Array, to_x: Array) -> None:
     batch, heads, time = x.shape
-    block = 64
-    pieces = (time + block - 1) // block
-    for task in prange(batch * pieces):
-        b, first = task // pieces, (task % pieces) * block
-        for h in range(heads):
-            s, lo = scale[h], low[h]
-            for t in range(first, min(first + block, time)):
-                to_x[b, h, t] = grad[b, t, h] * slope[h, _entry(x[b, h, t], s, lo, slope.shape[1])]
+    for row in prange(batch * heads):
+        b, h = row // heads, row % heads
+        places = np.empty(time, np.int32)
+        _places(x[b, h], scale[h], low[h], slope.shape[1], places)
+        own, source, to = slope[h], grad[b, h], to_x[b, h]
+        for t in range(time):
+            to[t] = source[t] * own[places[t]]
 
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Grid, table: Array, slope: Array) -> Tensor:
-        batch, heads, time = x.shape
-        out = torch.empty(batch, time, heads)
+        out = torch.empty(x.shape)
         _look_up(x.detach().numpy(), grid.scale, grid.low, table, out.numpy())
         ctx.save_for_backward(x)
         ctx.grid, ctx.slope = grid, slope
@@ -222,51 +308,60 @@ class _LookUp(torch.autograd.Function):
 
 
 def look_up(x: Tensor, grid: Grid, table: Array, slope: Array) -> Tensor:
-    """table[h, code of x] for x (batch, time, head) on the grid; `slope` is the table of the derivative.
+    """table[h, code of x] for x (..., head) on the grid; `slope` is the table of the derivative.
 
-    table, slope (head, codes) float32, from the lowest code upwards. x is best stored with heads before time.
+    table, slope (head, codes) float32, from the lowest code upwards.
     """
-    heads_first = x.transpose(1, 2).contiguous()
-    out: Tensor = _LookUp.apply(heads_first, grid, table, slope)  # type: ignore[no-untyped-call]
-    return out
+    out: Tensor = _LookUp.apply(rows_of(x), grid, table, slope)  # type: ignore[no-untyped-call]
+    return from_rows(out, x.shape)
 
 
 @kernel
 def _gate(x: Array, scale: Array, low: Array, table: Array, grid: Any, out: Array, inside: Array) -> None:
-    """out = x[:, h] table[h, code of x[:, heads + h]] on the grid; x (row, 2 heads)."""
+    """out = x[h] table[h, code of x[heads + h]] on the grid; x (batch, 2 heads, time)."""
     step, least, most = grid
-    rows, heads = out.shape
-    for task in prange((rows + ROWS - 1) // ROWS):
-        for r in range(task * ROWS, min(rows, (task + 1) * ROWS)):
-            for h in range(heads):
-                index = _entry(x[r, heads + h], scale[h], low[h], table.shape[1])
-                q = np.rint(f32(x[r, h] * table[h, index]) / step[h])
-                k = min(max(q, least[h]), most[h])
-                out[r, h] = k * step[h]
-                if inside.size > 0:
-                    inside[r, h] = q == k
+    batch, heads, time = out.shape
+    for row in prange(batch * heads):
+        b, h = row // heads, row % heads
+        places, factors, products = np.empty(time, np.int32), np.empty(time, np.float64), np.empty(time, f32)
+        _places(x[b, heads + h], scale[h], low[h], table.shape[1], places)
+        own, value = table[h], x[b, h]
+        for t in range(time):
+            factors[t] = own[places[t]]
+        for t in range(time):
+            products[t] = f32(value[t] * factors[t])
+        free = inside[b, h] if inside.size > 0 else inside[:0, 0, 0]
+        round_row(products, step[h], least[h], most[h], out[b, h], free)
 
 
 @kernel
 def _gate_back(
     grad: Array, inside: Array, x: Array, scale: Array, low: Array, table: Array, slope: Array, to_x: Array
 ) -> None:
-    rows, heads = grad.shape
-    for task in prange((rows + ROWS - 1) // ROWS):
-        for r in range(task * ROWS, min(rows, (task + 1) * ROWS)):
-            for h in range(heads):
-                g = grad[r, h] * f32(inside[r, h])
-                index = _entry(x[r, heads + h], scale[h], low[h], table.shape[1])
-                to_x[r, h] = g * f32(table[h, index])
-                to_x[r, heads + h] = g * x[r, h] * slope[h, index]
+    batch, heads, time = grad.shape
+    for row in prange(batch * heads):
+        b, h = row // heads, row % heads
+        places, one, two = np.empty(time, np.int32), np.empty(time, f32), np.empty(time, f32)
+        _places(x[b, heads + h], scale[h], low[h], table.shape[1], places)
+        own, rise, value = table[h], slope[h], x[b, h]
+        for t in range(time):
+            one[t] = own[places[t]]
+        for t in range(time):
+            two[t] = rise[places[t]]
+        source, free, to, other = grad[b, h], inside[b, h], to_x[b, h], to_x[b, heads + h]
+        for t in range(time):
+            g = source[t] * f32(free[t])
+            to[t] = g * one[t]
+            other[t] = g * value[t] * two[t]
 
 
 class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, source: Grid, table: Array, slope: Array, grid: Grid) -> Tensor:
-        rows, heads = x.shape[0], x.shape[1] // 2
-        out = torch.empty(rows, heads)
-        inside = _mask(ctx.needs_input_grad[0], (rows, heads))
+        batch, both, time = x.shape
+        heads = both // 2
+        out = torch.empty(batch, heads, time)
+        inside = mask(ctx.needs_input_grad[0], (batch, heads, time))
         low, scale = source.low[heads:], source.scale[heads:]
         _gate(x.detach().numpy(), scale, low, table, grid.arrays(), out.numpy(), inside)
         ctx.save_for_backward(x)
@@ -288,90 +383,45 @@ def gate(x: Tensor, source: Grid, table: Array, slope: Array, fmt: Format) -> Te
     table float64 and slope float32, (head, codes), from the lowest code of x_2 upwards; the product is rounded to
     single precision before it is quantised.
     """
-    flat = x.contiguous().reshape(-1, x.shape[-1])
-    out: Tensor = _Gate.apply(flat, source, table, slope, Grid(fmt, x.shape[-1] // 2))  # type: ignore[no-untyped-call]
-    return out.reshape(*x.shape[:-1], -1)
+    grid = Grid(fmt, x.shape[-1] // 2)
+    out: Tensor = _Gate.apply(rows_of(x), source, table, slope, grid)  # type: ignore[no-untyped-call]
+    return from_rows(out, x.shape)
 
 
 @kernel
 def _add(x: Array, y: Array, grid: Any, out: Array, inside: Array) -> None:
+    """x + y (batch, channel, time) on the grid."""
     scale, low, high = grid
-    rows, channels = x.shape
-    for task in prange((rows + ROWS - 1) // ROWS):
-        for r in range(task * ROWS, min(rows, (task + 1) * ROWS)):
-            for c in range(channels):
-                out[r, c] = min(max(np.rint((x[r, c] + y[r, c]) / scale[c]), low[c]), high[c]) * scale[c]
-            if inside.size > 0:
-                for c in range(channels):
-                    q = np.rint((x[r, c] + y[r, c]) / scale[c])
-                    inside[r, c] = (q >= low[c]) & (q <= high[c])
+    batch, channels, time = x.shape
+    for row in prange(batch * channels):
+        b, c = row // channels, row % channels
+        s, lo, hi = scale[c], low[c], high[c]
+        if inside.size == 0:
+            for t in range(time):
+                out[b, c, t] = min(max(np.rint((x[b, c, t] + y[b, c, t]) / s), lo), hi) * s
+        else:
+            for t in range(time):
+                q = np.rint((x[b, c, t] + y[b, c, t]) / s)
+                out[b, c, t] = min(max(q, lo), hi) * s
+                inside[b, c, t] = (q >= lo) & (q <= hi)
 
 
 class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, grid: Grid) -> Tensor:
         out = torch.empty(x.shape)
-        inside = _mask(any(ctx.needs_input_grad), x.shape)
+        inside = mask(any(ctx.needs_input_grad), x.shape)
         _add(x.detach().numpy(), y.detach().numpy(), grid.arrays(), out.numpy(), inside)
-        ctx.inside = torch.from_numpy(inside)
+        ctx.inside = inside
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        both = grads[0] * ctx.inside
+        both = masked(grads[0], ctx.inside)
         return both, both, None
 
 
 def add_quantised(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
     """x + y (..., channels) on the format's grid; the sum of two floats is rounded once."""
-    flat = [z.contiguous().reshape(-1, x.shape[-1]) for z in (x, y)]
-    out: Tensor = _Add.apply(*flat, Grid(fmt, x.shape[-1]))  # type: ignore[no-untyped-call]
-    return out.reshape(x.shape)
-
-
-@kernel
-def _linear(x: Array, weight: Array, bias: Array, out: Array) -> None:
-    """x (row, inputs) times weight (inputs, outputs) float64 plus bias, summed in order of the inputs."""
-    rows, inputs = x.shape
-    outputs = weight.shape[1]
-    for task in prange((rows + ROWS - 1) // ROWS):
-        total = np.empty(outputs, np.float64)
-        for r in range(task * ROWS, min(rows, (task + 1) * ROWS)):
-            total[:] = bias
-            for i in range(inputs):
-                v = np.float64(x[r, i])
-                for o in range(outputs):
-                    total[o] += v * weight[i, o]
-            out[r] = total
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        out = torch.empty(x.shape[0], weight.shape[0])
-        turned = weight.detach().double().T.contiguous().numpy()
-        _linear(x.detach().numpy(), turned, bias.detach().double().numpy(), out.numpy())
-        ctx.save_for_backward(x, weight)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        grad = grads[0]
-        to_x = grad @ weight if ctx.needs_input_grad[0] else None
-        return to_x, grad.T @ x, grad.sum(0)
-
-
-SMALL = 2048
-"""Weights up to which the loop beats a conversion to double precision and a matrix product."""
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """W x + b in double precision, rounded once to single: x (..., inputs), weight (outputs, inputs)."""
-    if weight.numel() > SMALL:
-        wide = None if bias is None else bias.double()
-        return torch.nn.functional.linear(x.double(), weight.double(), wide).to(x.dtype)
-    flat = x.contiguous().reshape(-1, x.shape[-1])
-    start = weight.new_zeros(len(weight)) if bias is None else bias
-    out: Tensor = _Linear.apply(flat, weight, start)  # type: ignore[no-untyped-call]
-    return out.reshape(*x.shape[:-1], -1)
+    out: Tensor = _Add.apply(rows_of(x), rows_of(y), Grid(fmt, x.shape[-1]))  # type: ignore[no-untyped-call]
+    return from_rows(out, x.shape)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Format
+from imc_ssm.fixedpoint import Format, spread
 from imc_ssm.quantize import pointwise
+from imc_ssm.quantize.ranges import Range, value_range
 
 __all__ = ["Quantiser", "fake_quantise", "parameter_format"]
 
@@ -35,43 +36,44 @@ class _FakeQuantise(torch.autograd.Function):
 
 
 def fake_quantise(x: Tensor, fmt: Format, axis: int) -> Tensor:
-    """The values of x on the format's grid, with straight-through gradient. `axis` counts heads.
+    """The values of x on the format's grid, with straight-through gradient.
 
-    One fused pass on the CPU; elsewhere PyTorch's operations, to the same values.
+    `axis` counts heads; a format per state takes the next axis as well. One fused pass on the CPU; elsewhere
+    PyTorch's operations, to the same values.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32:
         return pointwise.quantise(x, fmt, axis)
-
-    def spread(v: np.ndarray[Any, Any]) -> Tensor:
-        t = torch.as_tensor(np.asarray(v, np.float32), device=x.device)
-        if t.ndim == 0:
-            return t
-        shape = [1] * x.ndim
-        shape[axis] = -1
-        return t.reshape(shape)
-
     low, high = fmt.low - fmt.zero_point, fmt.high - fmt.zero_point
-    out: Tensor = _FakeQuantise.apply(x, spread(fmt.scale), spread(low), spread(high))  # type: ignore[no-untyped-call]
+    parts = (
+        torch.as_tensor(spread(np.asarray(v, np.float32), x.ndim, axis), device=x.device)
+        for v in (fmt.scale, low, high)
+    )
+    out: Tensor = _FakeQuantise.apply(x, *parts)  # type: ignore[no-untyped-call]
     return out
 
 
-def parameter_format(value: Tensor, bits: int, *, per_head: bool, symmetric: bool) -> Format:
-    """The format over the range of a parameter's current values; heads (rows) on axis 0, complex as pairs."""
-    flat = value.detach().reshape(value.shape[0], -1) if per_head else value.detach().reshape(1, -1)
-    low, high = flat.amin(1).numpy(), flat.amax(1).numpy()
-    if not per_head:
-        low, high = low[0], high[0]
+def parameter_format(value: Tensor, bits: int, granularity: str, *, symmetric: bool) -> Format:
+    """The format over the range of a parameter's current values; "head": of each of axis 0, "state": of axes 0, 1.
+
+    Complex parameters come as pairs on the last axis. Raises `ImcSsmError` for a value that is not finite.
+    """
+    array = value.detach().numpy()
+    flat = array.reshape(*array.shape[: {"tensor": 0, "head": 1, "state": 2}[granularity]], -1)
+    low, high = flat.min(-1), flat.max(-1)
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
         raise ImcSsmError("a parameter is not finite; try a smaller learning rate")
     return Format.from_range(low, high, bits, symmetric=symmetric)
 
 
 class Quantiser(nn.Module):
-    """A static activation quantiser of `bits` (None: passes everything through).
+    """An activation quantiser of `bits` (None: passes everything through).
 
-    Buffers `scale` float32 and `zero_point` int64, () or (channels,). Between `observe()` and `calibrate()`
-    it collects what passes; `calibrate(percentile)` then fixes the range so that `percentile` % of the values
-    lie inside, tails split evenly. `axis` is the channel axis of the activation.
+    Buffers `scale` float32 and `zero_point` int64 in `shape`: () or (channels,). Between `observe()` and
+    `calibrate()` it collects what passes; `calibrate(percentile)` then fixes the range so that `percentile` % of
+    the values lie inside, tails split evenly. `axis` is the channel axis of the activation.
+
+    A `dynamic` one takes the range of every call's values instead, at `percentile`, and rounds to that; its
+    buffers keep the calibrated range.
     """
 
     scale: Tensor
@@ -80,18 +82,22 @@ class Quantiser(nn.Module):
     def __init__(
         self,
         bits: int | None,
-        channels: int | None,
+        shape: int | tuple[int, ...] | None,
         *,
         axis: int = -1,
         symmetric: bool = False,
         clip: float | None = None,
+        dynamic: bool = False,
+        percentile: float = 100.0,
     ) -> None:
         super().__init__()
         self.bits, self.axis, self.symmetric, self.clip = bits, axis, symmetric, clip
-        shape = () if channels is None else (channels,)
-        self.register_buffer("scale", torch.ones(shape))
-        self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int64))
+        self.dynamic, self.percentile = dynamic and bits is not None, percentile
+        size = () if shape is None else (shape,) if isinstance(shape, int) else shape
+        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int64))
         self._seen: list[Tensor] | None = None
+        self._ranges: list[Range] = []
         self._format: Format | None = None
 
     @property
@@ -101,32 +107,52 @@ class Quantiser(nn.Module):
 
     def observe(self) -> None:
         """Start collecting."""
-        self._seen = []
+        self._seen, self._ranges = [], []
 
     def collect(self, x: Tensor) -> None:
         """Remember values (channels to the front, the rest flat)."""
         if self._seen is not None and self.bits is not None:
             self._seen.append(x.detach().movedim(self.axis, 0).reshape(x.shape[self.axis], -1))
 
+    def collect_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
+        """Remember a range in the shape of `scale`, of values that are too many to keep; the widest counts."""
+        self._ranges.append((low, high))
+
     def calibrate(self, percentile: float) -> None:
         """Fix scale and zero point from what was collected; `ImcSsmError` if nothing was."""
-        seen, self._seen, self._format = self._seen, None, None
+        seen, ranges, self._seen, self._ranges = self._seen, self._ranges, None, []
+        self._format = None
         if self.bits is None:
             return
-        if not seen:
+        if ranges:
+            low, high = np.min([r[0] for r in ranges], axis=0), np.max([r[1] for r in ranges], axis=0)
+        elif seen:
+            low, high = self._range(torch.cat(seen, dim=1), percentile)
+        else:
             raise ImcSsmError("a quantiser saw no data; calibrate with at least one sequence")
-        values = torch.cat(seen, dim=1).numpy()
-        if self.scale.ndim == 0:
-            values = values.reshape(1, -1)
-        low, high = _range(values, percentile)
-        if self.scale.ndim == 0:
-            low, high = low[0], high[0]
         fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
         self.scale.copy_(torch.from_numpy(np.asarray(fmt.scale)))
         self.zero_point.copy_(torch.from_numpy(np.asarray(fmt.zero_point)))
 
+    def _range(self, values: Tensor, percentile: float) -> Range:
+        """The range of values (channels, samples) in the shape of `scale`."""
+        if self.scale.ndim:
+            return value_range(values.numpy(), percentile)
+        low, high = value_range(values.reshape(1, -1).numpy(), percentile)
+        return low[0], high[0]
+
+    def follow(self, x: Tensor) -> None:
+        """Take the range of these values (a dynamic quantiser)."""
+        values = x.detach().float().movedim(self.axis, 0)
+        self.follow_range(*self._range(values.reshape(len(values), -1), self.percentile))
+
+    def follow_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
+        """Take a range, in the shape of `scale`."""
+        assert self.bits is not None
+        self._format = Format.from_range(low, high, self.bits, symmetric=self.symmetric, clip=self.clip)
+
     def format(self) -> Format:
-        """The fixed-point format in force (cached; refreshed when a state is loaded)."""
+        """The fixed-point format in force (cached; refreshed when a state is loaded); a dynamic one: the last."""
         if self.bits is None:
             raise ImcSsmError("this site is in full precision and has no format")
         if self._format is None:
@@ -139,6 +165,10 @@ class Quantiser(nn.Module):
             )
         return self._format
 
+    def fixed(self) -> Format | None:
+        """The format, where it is known before the values are: static and calibrated; else None."""
+        return None if self.bits is None or self.dynamic or self.observing else self.format()
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._format = None
         super()._load_from_state_dict(*args, **kwargs)
@@ -147,11 +177,8 @@ class Quantiser(nn.Module):
         if self._seen is not None:
             self.collect(x)
             return x
-        return x if self.bits is None else fake_quantise(x, self.format(), self.axis)
-
-
-def _range(values: np.ndarray[Any, Any], percentile: float) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Lower and upper bound per row so that `percentile` % of the values lie between them."""
-    tail = (100.0 - percentile) / 2
-    low, high = np.percentile(values, [tail, 100.0 - tail], axis=1)
-    return low, high
+        if self.bits is None:
+            return x
+        if self.dynamic:
+            self.follow(x)
+        return fake_quantise(x, self.format(), self.axis)

@@ -9,9 +9,13 @@ from torch import Tensor
 
 from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.quantize.modules import AddSite, GeluSite, GluSite, QuantisedLinear, QuantisedPool, QuantisedS4D
+from imc_ssm.fixedpoint.formats import MAX_BITS
+from imc_ssm.quantize.discrete import DiscreteS4D
+from imc_ssm.quantize.modules import QuantisedLinear
 from imc_ssm.quantize.quantiser import Quantiser
+from imc_ssm.quantize.recurrent import QuantisedS4D
 from imc_ssm.quantize.scheme import Scheme
+from imc_ssm.quantize.sites import AddSite, GeluSite, GluSite, PiecewiseGelu, QuantisedPool
 from imc_ssm.s4d import Block, Classifier
 
 __all__ = ["calibration_batch", "quantize", "wrap"]
@@ -20,7 +24,8 @@ __all__ = ["calibration_batch", "quantize", "wrap"]
 def wrap(model: Classifier, scheme: Scheme) -> Classifier:
     """A copy of the model whose modules are replaced by quantised ones, with the scheme as `model.scheme`.
 
-    The ranges are not calibrated yet: `quantize` does that, or a state that is loaded.
+    The ranges are not calibrated yet: `quantize` does that, or a state that is loaded. Where the scheme trains
+    the discrete matrices, they become parameters here, from the values of the continuous ones.
     """
     if any(isinstance(module, Quantiser) for module in model.modules()):
         raise ImcSsmError("the model is quantised already; quantise the full-precision model it came from")
@@ -32,23 +37,34 @@ def wrap(model: Classifier, scheme: Scheme) -> Classifier:
     model.scheme = scheme  # type: ignore[assignment]
     bits = scheme.bits
 
-    def quantiser(part: str, channels: int) -> Quantiser:
-        width = channels if scheme.granularity == "head" else None
-        return Quantiser(getattr(bits, part), width, symmetric=scheme.symmetric)
+    def quantiser(part: str, channels: int, width: int | None = None) -> Quantiser:
+        return Quantiser(
+            bits.word(part) or width,
+            None if scheme.granularity == "tensor" else channels,
+            symmetric=scheme.symmetric,
+            dynamic=scheme.calibration == "dynamic",
+            percentile=scheme.percentile,
+        )
 
-    heads = model.config.heads
+    heads, last = model.config.heads, len(model.blocks) - 1
     before = quantiser("encoder", heads)
     source = quantiser("input", model.config.inputs)
     model.encoder = QuantisedLinear(model.encoder, scheme, source, before)  # type: ignore[assignment]
-    for block in model.blocks:
+    for index, block in enumerate(model.blocks):
         assert isinstance(block, Block)
-        ssm = QuantisedS4D(block.ssm, scheme, before)
+        inner = block.ssm
+        if scheme.parameterisation != "continuous":
+            inner = DiscreteS4D(inner, frozen=scheme.parameterisation == "frozen")
+        ssm = QuantisedS4D(inner, scheme, before)
         block.ssm = ssm  # type: ignore[assignment]
-        block.gelu = GeluSite(block.gelu, ssm.after_d, quantiser("gelu", heads))  # type: ignore[assignment]
+        gelu = PiecewiseGelu() if scheme.gelu == "piecewise" else block.gelu
+        block.gelu = GeluSite(gelu, ssm.after_d, quantiser("gelu", heads))  # type: ignore[assignment]
         mixed = quantiser("mixing", 2 * heads)
         block.mixing = QuantisedLinear(block.mixing, scheme, None, mixed)  # type: ignore[assignment]
         block.glu = GluSite(block.glu, mixed, quantiser("glu", heads))  # type: ignore[assignment]
-        before = quantiser("residual", heads)
+        # Between two blocks the residual sum is the input of a recurrence: an integer one needs it as codes.
+        entering = MAX_BITS if bits.state is not None and index < last else None
+        before = quantiser("residual", heads, entering)
         block.residual = AddSite(block.residual, before)  # type: ignore[assignment]
     model.pool = QuantisedPool(model.pool, quantiser("pool", heads))  # type: ignore[assignment]
     model.decoder = QuantisedLinear(model.decoder, scheme, None, None)  # type: ignore[assignment]
@@ -59,9 +75,9 @@ def wrap(model: Classifier, scheme: Scheme) -> Classifier:
 def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Tensor | None = None) -> Classifier:
     """Post-training quantisation: a new model with wrapped modules and ranges from `calibration` (B, T, D).
 
-    The full-precision activations of the calibration sequences fix every range (`scheme.percentile`). Train
-    the result further with `imc_ssm.train.train` for QAT. Raises `ImcSsmError` for a model that is quantised
-    already or calibration data that do not fit.
+    The full-precision activations and states of the calibration sequences fix every range (`scheme.percentile`);
+    dynamic ones go their own way from the first batch. Train the result further with `imc_ssm.train.train` for
+    QAT. Raises `ImcSsmError` for a model that is quantised already or calibration data that do not fit.
     """
     if calibration.ndim != 3 or calibration.shape[-1] != model.config.inputs or len(calibration) == 0:
         raise ImcSsmError(

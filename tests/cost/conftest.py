@@ -68,7 +68,16 @@ PARTS = (
 
 
 def make_deployment(
-    *, heads: int = 4, states: int = 3, steps: int = 10, bits: dict[str, int] | None = None, **design: Any
+    *,
+    heads: int = 4,
+    states: int = 3,
+    steps: int = 10,
+    bits: dict[str, int] | None = None,
+    order: str = "joint",
+    granularity: str = "head",
+    gelu: str = "exact",
+    aligned: int = 0,
+    **design: Any,
 ) -> SimpleNamespace:
     """One layer with everything in it: encoder, recurrence, D, GELU, mixing, GLU, residual, mean, decoder."""
     chip = make_design(**design)
@@ -95,7 +104,8 @@ def make_deployment(
         operators=operators,
         steps=steps,
         bits=dict.fromkeys(PARTS, 8) | (bits or {}),
-        multipliers={"layers.0.recurrence": (16, 13)},
+        multipliers={"layers.0.recurrence": SimpleNamespace(a=16, b=13, c=aligned, sum=34)},
+        scheme=SimpleNamespace(order=order, granularity=granularity, gelu=gelu),
     )
 
 

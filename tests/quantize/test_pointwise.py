@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.quantize import Quantiser, fake_quantise, pointwise
-from imc_ssm.quantize.modules import AddSite, GeluSite, GluSite, Site
+from imc_ssm.quantize import Quantiser, dense, fake_quantise, pointwise
 from imc_ssm.quantize.quantiser import _FakeQuantise
+from imc_ssm.quantize.sites import AddSite, GeluSite, GluSite, Site
 from imc_ssm.s4d import Add
 
 
@@ -116,7 +116,7 @@ def test_direct_term(per_head: bool) -> None:
 def test_matrix(size: tuple[int, int], bias: bool) -> None:
     x, w = drawn(9, 3, 40, size[0]).requires_grad_(), drawn(10, size[1], size[0]).requires_grad_()
     b = drawn(11, size[1]).requires_grad_() if bias else None
-    found = pointwise.linear(x, w, b)
+    found = dense.linear(x, w, b)
     wide = [None if z is None else z.detach().double().requires_grad_() for z in (x, w, b)]
     exact = nn.functional.linear(*wide)
     # Double precision differs between two orders of a sum by far less than single precision resolves.
@@ -130,8 +130,8 @@ def test_matrix(size: tuple[int, int], bias: bool) -> None:
 
 def test_a_row_does_not_see_the_others() -> None:
     x, w, b = drawn(12, 300, 16), drawn(13, 32, 16), drawn(14, 32)
-    whole = pointwise.linear(x, w, b)
-    assert torch.equal(torch.cat([pointwise.linear(x[i : i + 1], w, b) for i in range(300)]), whole)
+    whole = dense.linear(x, w, b)
+    assert torch.equal(torch.cat([dense.linear(x[i : i + 1], w, b) for i in range(300)]), whole)
 
 
 def test_tables_follow_their_formats() -> None:

@@ -1,0 +1,188 @@
+"""Zhao et al. 2025 (arXiv:2506.12480), declared: Tables I and III, Figs. 2a to 5c.
+
+    imc-ssm experiment list
+    imc-ssm experiment run table3 --only model=s4d-16h --seeds 1
+    imc-ssm experiment report
+
+The training numbers are in `recipe.py`, the paper's in `paper.py`, and what each cell's coordinates mean as a
+quantisation scheme in `schemes.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from imc_ssm.experiment import Constant, Experiment, Recipe, Study, full, kernel, poles, qat
+from imc_ssm.plots import zhao
+from imc_ssm.s4d import PRESETS, ModelConfig
+
+from . import paper, schemes
+from .recipe import RECIPE, RECIPES
+
+BITS = (schemes.FULL_PRECISION, 16, 8, 6, 4, 2)
+POLE_BITS = (schemes.FULL_PRECISION, 8, 6, 4)
+KERNEL_BITS = (16, 8, 6, 4)
+QAT_BITS = (6, 7, 8, 16)
+PARAMETERISATIONS = ("discrete", "continuous", "frozen")
+
+COORDINATES = {
+    "model": ("1", "Model"),
+    "scheme": ("1", "Word lengths"),
+    "part": ("1", "What is rounded"),
+    "bits": ("bit", "Word length (32: full precision)"),
+    "bits_poles": ("bit", "Word length of A"),
+    "bits_state": ("bit", "Word length of x"),
+    "calibration": ("1", "Ranges of the activations"),
+    "granularity": ("1", "What shares a scale"),
+    "symmetry": ("1", "Zero point"),
+    "parameterisation": ("1", "What QAT trains"),
+    "seed": ("1", "Seed"),
+}
+
+
+def build(
+    task: str = "smnist",
+    models: Mapping[str, ModelConfig] = PRESETS,
+    small: Sequence[str] = ("s4d-16h",),
+    large: Sequence[str] = ("s4d-64h",),
+    recipe: Recipe = RECIPE,
+    recipes: Mapping[str, Recipe] = RECIPES,
+    steps: int = 784,
+) -> Study:
+    """The study, on any task and any models: figures that show one width take `small`, Fig. 5b takes `large`."""
+    names, two = tuple(models), (*small, *large)
+    small, large = tuple(small), tuple(large)
+    published3 = {key: value for key, value in paper.TABLE3.items() if key[0] in two}
+    experiments = (
+        Experiment(
+            "table1",
+            "Table I: full precision",
+            {"model": names},
+            lambda cell: full(cell["model"]),
+            figure=zhao.table1,
+            paper={key: value for key, value in paper.TABLE1.items() if key[0] in names},
+        ),
+        Experiment(
+            "fig2a",
+            "Fig. 2a: PTQ of one matrix at a time",
+            {"model": small, "part": ("A", "B", "C", "D", "W", "parameters"), "bits": BITS},
+            lambda cell: schemes.ptq_cell(cell["model"], cell["part"], cell["bits"]),
+            figure=zhao.fig2a,
+        ),
+        Experiment(
+            "fig2b",
+            "Fig. 2b: PTQ of the state and of the other activations, static and dynamic ranges",
+            {"model": small, "part": ("x", "activations"), "calibration": schemes.CALIBRATION, "bits": BITS},
+            lambda cell: schemes.ptq_cell(
+                cell["model"], cell["part"], cell["bits"], **schemes.dynamic(cell["part"], cell["calibration"])
+            ),
+            figure=zhao.fig2b,
+        ),
+        Experiment(
+            "fig2c",
+            "Fig. 2c: PTQ with one scale per tensor, per head and (ours) per state",
+            {
+                "model": small,
+                "part": ("A", "x", "all"),
+                "granularity": ("tensor", "head", "state"),
+                "bits": BITS,
+            },
+            lambda cell: schemes.ptq_cell(
+                cell["model"], cell["part"], cell["bits"], granularity=cell["granularity"]
+            ),
+            figure=zhao.fig2c,
+        ),
+        Experiment(
+            "fig2d",
+            "Fig. 2d: PTQ with symmetric and asymmetric ranges",
+            {"model": small, "part": ("A", "x", "all"), "symmetry": tuple(schemes.SYMMETRY), "bits": BITS},
+            lambda cell: schemes.ptq_cell(
+                cell["model"], cell["part"], cell["bits"], symmetric=schemes.SYMMETRY[cell["symmetry"]]
+            ),
+            figure=zhao.fig2d,
+        ),
+        Experiment(
+            "fig3",
+            "Fig. 3: PTQ over width and word length",
+            {"model": names, "bits": BITS},
+            lambda cell: schemes.ptq_cell(cell["model"], "all", cell["bits"]),
+            figure=zhao.fig3,
+        ),
+        Experiment(
+            "fig4a",
+            "Fig. 4a: poles on the quantised grid",
+            {"model": small, "bits": POLE_BITS},
+            lambda cell: poles(
+                cell["model"],
+                None if cell["bits"] == schemes.FULL_PRECISION else schemes.part_scheme("A", cell["bits"]),
+            ),
+            variables=("pole", "poles_outside"),
+            figure=zhao.fig4a,
+            headline=lambda ds: ds["poles_outside"],
+        ),
+        Experiment(
+            "fig4b",
+            "Fig. 4b: error of the kernel against the number of steps",
+            {"model": small, "bits": KERNEL_BITS},
+            lambda cell: kernel(cell["model"], schemes.part_scheme("parameters", cell["bits"]), steps),
+            variables=("kernel_error",),
+            figure=zhao.fig4b,
+            headline=zhao.kernel_headline,
+        ),
+        Experiment(
+            "table3",
+            "Table III: heterogeneous word lengths, PTQ and QAT",
+            {"model": two, "scheme": tuple(schemes.TABLE3)},
+            schemes.table3_cell,
+            figure=zhao.table3,
+            paper=published3,
+            constants={
+                "memory_saving": Constant(
+                    "percent",
+                    "Memory saving",
+                    lambda cell: schemes.saving(models[cell["model"]], cell["scheme"]),
+                    {key: value for key, value in paper.MEMORY_SAVING.items() if key[0] in two},
+                )
+            },
+        ),
+        *(
+            Experiment(
+                name,
+                f"Fig. {name[3:]}: QAT at 8 bits, three parameterisations of A, {', '.join(widths)}",
+                {"model": widths, "parameterisation": PARAMETERISATIONS},
+                lambda cell: qat(cell["model"], schemes.qat_scheme(8, 8, 8, 8, cell["parameterisation"])),
+                variables=("accuracy", "accuracy_validation", "loss_train"),
+                figure=zhao.fig5ab,
+            )
+            for name, widths in (("fig5a", small), ("fig5b", large))
+        ),
+        Experiment(
+            "fig5c",
+            "Fig. 5c: QAT with A frozen over the word lengths of A and x, other parts 8 bits",
+            {
+                "model": small,
+                "parameterisation": ("frozen",),
+                "bits_poles": QAT_BITS,
+                "bits_state": QAT_BITS,
+            },
+            lambda cell: qat(
+                cell["model"],
+                schemes.qat_scheme(cell["bits_poles"], cell["bits_state"], 8, 8, cell["parameterisation"]),
+            ),
+            figure=zhao.fig5c,
+        ),
+    )
+    return Study(
+        "zhao2025",
+        "Quantising small state-space models: Zhao et al. 2025, reproduced",
+        task,
+        recipe,
+        experiments,
+        models=models,
+        recipes=recipes,
+        coordinates=COORDINATES,
+        source=paper.SOURCE,
+    )
+
+
+STUDY = build()

@@ -1,0 +1,248 @@
+"""The commands of studies: `experiment list | run | report`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.table import Table
+
+from imc_ssm.cli.options import DataDir
+from imc_ssm.cli.report import console, stages
+from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.files import atomic_path, check_writable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from imc_ssm.experiment import Experiment, Finished, Workplace
+    from imc_ssm.train import Progress
+
+__all__ = ["experiment"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
+experiment = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Studies of the folder experiments/: list them, run them cell by cell, compare them with the paper.",
+)
+
+
+@experiment.command("list")
+def list_(data_dir: DataDir = None) -> None:
+    """The experiments: cells done and missing, compute time so far, and an estimate for the rest.
+
+    The estimate scales with what was measured on this study's jobs; before that, it is for two cores.
+    """
+    from imc_ssm.experiment import studies
+    from imc_ssm.experiment.report import duration
+
+    for place in studies(data_dir):
+        entries = place.ledger.entries()
+        table = Table(title=f"{place.study.title} ({place.study.name})", box=SIMPLE, padding=(0, 1, 0, 0))
+        table.add_column("experiment", no_wrap=True)
+        table.add_column("what")
+        for column in ("done", "missing", "time so far", "time left"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for declared in place.study.experiments:
+            cells = declared.cells()
+            done = sum(place.find(cell.job, cell.seed, entries) is not None for cell in cells)
+            spent, left = place.spent(cells, entries), place.left(cells, entries)
+            rest = f"about {duration(left)}" if done < len(cells) else "-"
+            counts = (str(done), str(len(cells) - done))
+            table.add_row(declared.name, declared.title, *counts, duration(spent) if done else "-", rest)
+        cells = [cell for declared in place.study.experiments for cell in declared.cells()]
+        table.add_section()
+        spent, left = place.spent(cells, entries), place.left(cells, entries)
+        table.add_row("all", "", "", "", duration(spent), f"about {duration(left)}" if left else "-")
+        console.print(table)
+    console.print("Times include the trainings that experiments share; 'all' counts each of them once.")
+
+
+@experiment.command()
+def run(
+    names: Annotated[list[str], typer.Argument(help="Experiments from `imc-ssm experiment list`, in this order.")],
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many seeds; default: all that are declared.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these cells: KEY=VALUE or KEY=VALUE,VALUE; may be repeated. KEY may be seed."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of this process; default: all.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Compute the missing cells, one after the other; interrupted or killed, the same command goes on.
+
+    Several processes may run different cells at once (`--only seed=0` here, `--only seed=1` there).
+    """
+    from imc_ssm.experiment import find, studies
+    from imc_ssm.experiment import run as compute
+    from imc_ssm.experiment.report import duration
+
+    places = studies(data_dir)
+    wanted = selection(only or [])
+    chosen = [find(name, places) for name in names]
+    plans = [(place, declared, declared.cells(seeds, wanted)) for place, declared in chosen]
+    for place, declared, _ in plans:
+        check_writable(place.result_path(declared))
+    _set_threads(threads)
+    failures: list[Finished] = []
+    try:
+        for place, declared, cells in plans:
+            _announce(place, declared, cells)
+            failures += compute(
+                place,
+                declared,
+                cells,
+                stage=_stage,
+                finished=lambda f: console.print(_line(f, duration), soft_wrap=True),
+                waiting=lambda c: console.print(f"{c.label}: another process computes this cell; waiting"),
+            )
+            _show(place, declared)
+    except KeyboardInterrupt:
+        print(
+            "interrupted; finished cells are in the dataset, and a training goes on from its last whole epoch "
+            "when the same command is given again",
+            file=sys.stderr,
+        )
+        sys.exit(INTERRUPTED)
+    if failures:
+        first = failures[0]
+        raise ImcSsmError(
+            f"{len(failures)} cells failed and stay missing, the first one {first.cell.label}: {first.error}"
+        )
+
+
+@experiment.command()
+def report(
+    study: Annotated[str | None, typer.Argument(help="One study; default: all.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Ours beside the paper's, with the difference in the paper's deviations; writes REPORT.md into the study.
+
+    Datasets and figures are written anew from the ledger, with all cells that other experiments computed.
+    """
+    from imc_ssm.errors import unknown
+    from imc_ssm.experiment import studies
+    from imc_ssm.experiment.dataset import write
+    from imc_ssm.experiment.report import comparison_table, markdown
+
+    places = {place.study.name: place for place in studies(data_dir)}
+    if study is not None and study not in places:
+        raise ConfigError(unknown("study", study, places))
+    for place in places.values() if study is None else [places[study]]:
+        out = place.folder / "REPORT.md"
+        check_writable(out)
+        parts = []
+        for declared in place.study.experiments:
+            ds = write(place, declared, draw=True)
+            if declared.paper:
+                _print(_compared(declared), comparison_table(ds, declared))
+            picture = None if declared.figure is None else f"results/{declared.name}.png"
+            parts.append((declared, ds, picture))
+        with atomic_path(out) as temporary:
+            temporary.write_text(markdown(place.study.title, place.study.source, parts), encoding="utf-8")
+        console.print(f"wrote {out}", soft_wrap=True)
+
+
+def selection(words: list[str]) -> dict[str, list[str]]:
+    """["model=a,b", "seed=1"] -> {"model": ["a", "b"], "seed": ["1"]}; commas may also separate pairs."""
+    out: dict[str, list[str]] = {}
+    for word in words:
+        key = ""
+        for part in word.split(","):
+            name, equals, value = part.partition("=")
+            key, value = (name.strip(), value) if equals else (key, part)
+            if not key or not value.strip():
+                raise ConfigError(f"--only {word!r} is not understood; give KEY=VALUE, such as model=s4d-16h")
+            out.setdefault(key, []).append(value.strip())
+    return out
+
+
+@contextmanager
+def _stage(title: str) -> Iterator[Progress]:
+    """Progress of one job: a bar, or lines, from its first step on."""
+    with ExitStack() as stack:
+        update: list[Progress] = []
+
+        def progress(done: int, total: int, note: str) -> None:
+            if not update:
+                update.append(stack.enter_context(stages())(title))
+            update[0](done, total, note)
+
+        yield progress
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    import numba
+    import torch
+
+    most = int(numba.config.NUMBA_NUM_THREADS)
+    if threads > most:
+        raise ConfigError(
+            f"--threads {threads}: this process may use up to {most} (set NUMBA_NUM_THREADS for more)"
+        )
+    torch.set_num_threads(threads)
+    numba.set_num_threads(threads)
+
+
+def _announce(place: Workplace, declared: Experiment, cells: list[Any]) -> None:
+    from imc_ssm.experiment.report import duration
+
+    entries = place.ledger.entries()
+    missing = sum(place.find(cell.job, cell.seed, entries) is None for cell in cells)
+    rest = f", about {duration(place.left(cells, entries))}" if missing else ": nothing to do"
+    console.print(
+        f"{declared.name}: {declared.title}; {missing} of {len(cells)} cells to compute{rest}", soft_wrap=True
+    )
+
+
+def _line(finished: Finished, duration: Callable[[float], str]) -> str:
+    """One line for a finished cell."""
+    head = f"[{finished.done}/{finished.total}] {finished.cell.label}: "
+    if finished.entry is None:
+        return f"{head}failed: {finished.error}"
+    accuracy = finished.entry.measured.get("accuracy")
+    value = "" if accuracy is None else f"{accuracy:.2f} %, "
+    left = f"; about {duration(finished.left_s)} left" if finished.left_s > 0 else ""
+    return f"{head}{value}{duration(finished.entry.time_s)}{left}"
+
+
+def _show(place: Workplace, declared: Experiment) -> None:
+    """The table of an experiment, and where its files are."""
+    from imc_ssm import results
+    from imc_ssm.experiment.report import comparison_table, summary_table
+
+    path = place.result_path(declared)
+    ds = results.load(path)
+    if declared.paper:
+        _print(_compared(declared), comparison_table(ds, declared))
+    else:
+        values = declared.headline(ds)
+        title = f"{declared.title}: {values.attrs.get('long_name', '')} ({values.attrs.get('units', '1')})"
+        _print(title, summary_table(ds, declared))
+    figure = f" and {path.with_suffix('.png')}" if declared.figure is not None else ""
+    console.print(f"wrote {path}{figure}", soft_wrap=True)
+
+
+def _compared(declared: Experiment) -> str:
+    return f"{declared.title}: accuracy in percent; difference in the paper's deviations"
+
+
+def _print(title: str, content: tuple[list[str], list[list[str]]]) -> None:
+    """A table of texts under its title."""
+    header, rows = content
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in header:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row)
+    console.print(title, table)

@@ -1,0 +1,144 @@
+"""The dataset of an experiment, made from the ledger: what is there, and NaN where nothing is yet."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from imc_ssm import results
+from imc_ssm.experiment.declare import Cell, Experiment
+from imc_ssm.experiment.jobs import LABELS, VARIABLES
+from imc_ssm.experiment.ledger import Entry, locked
+from imc_ssm.experiment.workplace import Workplace
+from imc_ssm.plots import save_figure
+
+__all__ = ["assemble", "write"]
+
+
+def write(place: Workplace, experiment: Experiment, *, draw: bool = False) -> xr.Dataset:
+    """Assemble the dataset, write it to `results/`, with `draw` its figure too, and return it.
+
+    Under a lock from reading to writing, so that no process overwrites another's cells with an older state.
+    """
+    path = place.result_path(experiment)
+    with locked(place.runs / f"{experiment.name}.lock"):
+        ds = assemble(place, experiment, place.ledger.entries())
+        results.save(ds, path)
+        if draw and experiment.figure is not None:
+            save_figure(experiment.figure(ds), path.with_suffix(".png"))
+    return ds
+
+
+def assemble(place: Workplace, experiment: Experiment, entries: dict[str, Entry]) -> xr.Dataset:
+    """Every variable of the experiment over its dimensions and `seed`; missing cells are NaN.
+
+    Attributes: `missing`, JSON of the cells that exist but are not done (their coordinates and `seeds`),
+    `cells`, `cells_done`, `n_test`, and those of `results.provenance`; `compute_time_s` counts every job of the
+    cells once, and the full-precision trainings that they start from.
+    """
+    cells = experiment.cells()
+    found = [(cell, place.find(cell.job, cell.seed, entries)) for cell in cells]
+    done = [(cell, entry) for cell, entry in found if entry is not None]
+    ds = xr.Dataset(coords=_coordinates(place, experiment))
+    for name in experiment.variables:
+        _fill(ds, name, experiment, done)
+    _add_paper(ds, experiment)
+    _add_constants(ds, experiment)
+    n_test = int(place.shape["splits"]["test"])
+    for name in ("accuracy", "accuracy_paper"):
+        if name in ds:
+            ds[name].attrs["n_test"] = n_test
+    ds.attrs["title"] = experiment.title
+    if place.study.source:
+        ds.attrs["source"] = place.study.source
+    config = {
+        "study": place.study.name,
+        "experiment": experiment.name,
+        "task": place.study.task,
+        "dimensions": {name: list(values) for name, values in experiment.dimensions.items()},
+        "seeds": experiment.seeds,
+        "recipe": place.study.recipe.model_dump(mode="json"),
+        "recipes": {name: recipe.model_dump(mode="json") for name, recipe in place.study.recipes.items()},
+        "models": {
+            name: place.study.model(name).model_dump(mode="json")
+            for name in sorted({cell.job.model for cell in cells})
+        },
+    }
+    ds.attrs |= results.provenance(config, 0, place.spent(cells, entries))
+    ds.attrs |= {"cells": len(cells), "cells_done": len(done), "n_test": n_test}
+    ds.attrs["missing"] = json.dumps(_missing([cell for cell, entry in found if entry is None]))
+    return ds
+
+
+def _coordinates(place: Workplace, experiment: Experiment) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, values in {**experiment.dimensions, "seed": range(experiment.seeds)}.items():
+        units, text = place.study.coordinates.get(name, ("1", name.capitalize()))
+        out[name] = (name, np.array(list(values)), {"units": units, "long_name": text})
+    return out
+
+
+def _fill(ds: xr.Dataset, name: str, experiment: Experiment, done: list[tuple[Cell, Entry]]) -> None:
+    """Add a variable; dimensions of its own are as long as the longest result."""
+    extra, units, text = VARIABLES[name]
+    measured = [(cell, np.asarray(e.measured[name], float)) for cell, e in done if name in e.measured]
+    shapes = [values.shape for _, values in measured]
+    size = tuple(max((shape[i] for shape in shapes), default=0) for i in range(len(extra)))
+    dims = (*experiment.dimensions, "seed")
+    out = np.full((*(ds.sizes[dim] for dim in dims), *size), np.nan)
+    places = {dim: {v: i for i, v in enumerate(experiment.dimensions[dim])} for dim in experiment.dimensions}
+    for cell, values in measured:
+        index: list[int | slice] = [places[dim][cell.at[dim]] for dim in experiment.dimensions]
+        index += [cell.seed, *(slice(0, n) for n in values.shape)]
+        out[tuple(index)] = values
+    ds[name] = ((*dims, *extra), out, {"units": units, "long_name": text})
+    for i, dim in enumerate(extra):
+        if dim not in ds.coords:
+            label = next((e.labels[dim] for _, e in done if dim in e.labels), None)
+            fixed = LABELS.get(dim) if size[i] else None
+            ds.coords[dim] = (dim, label or (fixed and fixed[: size[i]]) or np.arange(size[i]))
+
+
+def _add_paper(ds: xr.Dataset, experiment: Experiment) -> None:
+    if not experiment.paper:
+        return
+    dims = tuple(experiment.dimensions)
+    numbers = np.full((2, *(ds.sizes[dim] for dim in dims)), np.nan)
+    for key, pair in experiment.paper.items():
+        numbers[0][_index(experiment, key)], numbers[1][_index(experiment, key)] = pair
+    for name, values, text in (
+        ("accuracy_paper", numbers[0], "Published test accuracy, mean over seeds"),
+        ("deviation_paper", numbers[1], "Published deviation of the test accuracy over seeds"),
+    ):
+        ds[name] = (dims, values, {"units": "percent", "long_name": text})
+
+
+def _add_constants(ds: xr.Dataset, experiment: Experiment) -> None:
+    dims = tuple(experiment.dimensions)
+    for name, constant in experiment.constants.items():
+        ours = np.full(tuple(ds.sizes[dim] for dim in dims), np.nan)
+        paper = ours.copy()
+        for at, _ in experiment.grid():
+            ours[_index(experiment, tuple(at.values()))] = constant.value(at)
+        for key, value in constant.paper.items():
+            paper[_index(experiment, key)] = value
+        attrs = {"units": constant.units, "long_name": constant.long_name}
+        ds[name] = (dims, ours, attrs)
+        ds[f"{name}_paper"] = (dims, paper, attrs | {"long_name": f"{constant.long_name}, published"})
+
+
+def _index(experiment: Experiment, key: tuple[Any, ...]) -> tuple[int, ...]:
+    pairs = zip(experiment.dimensions.values(), key, strict=True)
+    return tuple(list(values).index(value) for values, value in pairs)
+
+
+def _missing(cells: list[Cell]) -> list[dict[str, Any]]:
+    """Cells by coordinates, with the seeds that are missing."""
+    out: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        entry = out.setdefault(json.dumps(cell.at), {**cell.at, "seeds": []})
+        entry["seeds"].append(cell.seed)
+    return list(out.values())

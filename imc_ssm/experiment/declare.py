@@ -1,0 +1,243 @@
+"""What a study is made of: recipe, jobs, experiments. Data only; nothing is computed here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from imc_ssm.config import Config
+from imc_ssm.errors import ConfigError, unknown
+from imc_ssm.files import canonical_json
+from imc_ssm.quantize import Scheme
+from imc_ssm.s4d import PRESETS, ModelConfig
+from imc_ssm.train import TrainConfig
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+__all__ = ["Cell", "Constant", "Experiment", "Job", "Recipe", "Study", "full", "kernel", "poles", "ptq", "qat"]
+
+Value = str | int | float
+Coordinates = Mapping[str, Any]
+"""Dimension -> value, for one cell without its seed."""
+Kind = Literal["full", "ptq", "qat", "poles", "kernel"]
+
+
+class Recipe(Config):
+    """The training numbers of a study; the seed of a cell replaces the seeds in here."""
+
+    pretraining: TrainConfig = TrainConfig(epochs=30, batch=512)
+    """Training in full precision."""
+    mode: Literal["recurrent", "convolution"] = "recurrent"
+    """How the SSM runs in it: the same function, at different speeds."""
+    qat: TrainConfig = TrainConfig(epochs=10, batch=64, rate=1e-3)
+    """Fine-tuning of the calibrated PTQ model, in recurrent mode."""
+    calibration: int = Field(512, ge=1)
+    """Training sequences, drawn by the seed, that fix the ranges (fewer for wide models: memory)."""
+
+
+class Job(Config):
+    """How one number is computed, but for the seed."""
+
+    kind: Kind
+    """What is done; see the functions below."""
+    model: str
+    """A model of the study."""
+    scheme: Scheme | None = None
+    """Its quantisation; None: full precision."""
+    steps: int | None = Field(None, ge=1)
+    """Steps of the kernel (kind "kernel")."""
+
+
+def full(model: str) -> Job:
+    """Test accuracy of the model, trained in full precision."""
+    return Job(kind="full", model=model)
+
+
+def ptq(model: str, scheme: Scheme) -> Job:
+    """Test accuracy after calibration alone."""
+    return Job(kind="ptq", model=model, scheme=scheme)
+
+
+def qat(model: str, scheme: Scheme) -> Job:
+    """Test accuracy after quantisation-aware training of the last epoch, and the curves of all epochs."""
+    return Job(kind="qat", model=model, scheme=scheme)
+
+
+def poles(model: str, scheme: Scheme | None) -> Job:
+    """The poles of the first layer, rounded as `scheme` says (None: as trained), and how many lie outside."""
+    return Job(kind="poles", model=model, scheme=scheme)
+
+
+def kernel(model: str, scheme: Scheme, steps: int) -> Job:
+    """Relative error of the first layer's kernel over up to `steps` steps, quantiles over the heads."""
+    return Job(kind="kernel", model=model, scheme=scheme, steps=steps)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number of every cell that needs no training, such as a memory saving."""
+
+    units: str
+    long_name: str
+    value: Callable[[Coordinates], float]
+    """From the coordinates of a cell."""
+    paper: Mapping[tuple[Value, ...], float] = field(default_factory=dict)
+    """Published values by cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of an experiment's grid."""
+
+    at: dict[str, Value]
+    """Dimension -> value, without the seed."""
+    seed: int
+    job: Job
+
+    @property
+    def label(self) -> str:
+        """ "model=s4d-16h bits=8 seed=0"."""
+        return " ".join(f"{name}={value}" for name, value in (self.at | {"seed": self.seed}).items())
+
+
+def _accuracy(ds: xr.Dataset) -> xr.DataArray:
+    return ds["accuracy"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure: the grid that it varies and how a cell is computed."""
+
+    name: str
+    title: str
+    dimensions: Mapping[str, Sequence[Value]]
+    """Name -> values, in the order of the dataset; `seed` is added as the last one."""
+    job: Callable[[Coordinates], Job | None]
+    """The job of a cell; None: this cell does not exist."""
+    variables: tuple[str, ...] = ("accuracy",)
+    """What of a job's results the dataset holds (`imc_ssm.experiment.jobs.VARIABLES`)."""
+    seeds: int = 5
+    figure: Callable[[xr.Dataset], Figure] | None = None
+    """Draws the dataset."""
+    paper: Mapping[tuple[Value, ...], tuple[float, float]] = field(default_factory=dict)
+    """Published mean and deviation of the accuracy, percent, by cell in the order of the dimensions."""
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    headline: Callable[[xr.Dataset], xr.DataArray] = _accuracy
+    """What the report shows, over the dimensions and `seed`."""
+
+    def __post_init__(self) -> None:
+        if "seed" in self.dimensions or self.seeds < 1:
+            raise ConfigError(f"{self.name}: declare at least one of `seeds`, and no dimension 'seed'")
+        for name, values in self.dimensions.items():
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"{self.name}: dimension {name!r} needs values, each once; it has {values!r}")
+        strays = [key for key in self.paper if any(v not in self.dimensions[d] for d, v in self._named(key))]
+        if strays:
+            raise ConfigError(f"{self.name}: the paper's number at {strays[0]} belongs to no cell")
+
+    def _named(self, key: tuple[Value, ...]) -> Iterator[tuple[str, Value]]:
+        return zip(self.dimensions, key, strict=True)
+
+    def grid(self) -> Iterator[tuple[dict[str, Value], Job]]:
+        """Coordinates and job of every cell that exists, without seeds."""
+        for values in itertools.product(*self.dimensions.values()):
+            at = dict(zip(self.dimensions, values, strict=True))
+            job = self.job(at)
+            if job is not None:
+                yield at, job
+
+    def cells(self, seeds: int | None = None, only: Mapping[str, Sequence[str]] | None = None) -> list[Cell]:
+        """The cells, seed after seed: the first `seeds` seeds, and of each dimension in `only` the values named.
+
+        Raises `ConfigError` for a dimension or value that the experiment does not vary, or too many seeds.
+        """
+        count = self.seeds if seeds is None else seeds
+        if not 1 <= count <= self.seeds:
+            raise ConfigError(f"{self.name} declares {self.seeds} seeds; {count} is not within 1 .. {self.seeds}")
+        chosen = self._chosen(only or {})
+        return [
+            Cell(at, seed, job)
+            for seed in range(count)
+            if str(seed) in chosen.get("seed", {str(seed)})
+            for at, job in self.grid()
+            if all(str(at[name]) in values for name, values in chosen.items() if name != "seed")
+        ]
+
+    def _chosen(self, only: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+        """`only`, checked."""
+        known = {name: {str(v) for v in values} for name, values in self.dimensions.items()}
+        known["seed"] = {str(seed) for seed in range(self.seeds)}
+        for name, values in only.items():
+            if name not in known:
+                raise ConfigError(f"{self.name}: {unknown('dimension', name, known)}")
+            for value in values:
+                if value not in known[name]:
+                    raise ConfigError(f"{self.name}: {unknown(name, value, known[name])}")
+        return {name: set(values) for name, values in only.items()}
+
+
+@dataclass(frozen=True)
+class Study:
+    """Several experiments on one task with one recipe."""
+
+    name: str
+    title: str
+    task: str
+    """A shipped task or the path of an `.npz`."""
+    recipe: Recipe
+    experiments: tuple[Experiment, ...]
+    models: Mapping[str, ModelConfig] = field(default_factory=lambda: PRESETS)
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    """Recipes of models that need their own."""
+    coordinates: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Dimension -> (units, long name), for the datasets."""
+    source: str = ""
+    """The paper."""
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of a name; `ConfigError` names the nearest one."""
+        found = {experiment.name: experiment for experiment in self.experiments}
+        if name not in found:
+            raise ConfigError(unknown("experiment", name, found))
+        return found[name]
+
+    def recipe_of(self, model: str) -> Recipe:
+        """The recipe of a model."""
+        return self.recipes.get(model, self.recipe)
+
+    def model(self, name: str) -> ModelConfig:
+        """The configuration of a model; `ConfigError` names the nearest one."""
+        if name not in self.models:
+            raise ConfigError(unknown("model", name, self.models))
+        return self.models[name]
+
+    def identity(self, job: Job, seed: int, *, whole: bool = False) -> dict[str, Any]:
+        """Everything that decides the numbers of a job, as JSON; fields at their defaults only if `whole`."""
+
+        def plain(config: Config) -> dict[str, Any]:
+            return config.model_dump(mode="json", exclude_defaults=not whole, exclude={"seed"})
+
+        recipe = self.recipe_of(job.model)
+        out: dict[str, Any] = {"task": self.task, "seed": seed, "kind": job.kind, "mode": recipe.mode}
+        out |= {"model": plain(self.model(job.model)), "pretraining": plain(recipe.pretraining)}
+        if job.scheme is not None:
+            out["scheme"] = plain(job.scheme)
+        if job.kind in ("ptq", "qat"):
+            out["calibration"] = recipe.calibration
+        if job.kind == "qat":
+            out["qat"] = plain(recipe.qat)
+        if job.steps is not None:
+            out["steps"] = job.steps
+        return out
+
+    def key(self, job: Job, seed: int) -> str:
+        """The name of a job's result: 20 hexadecimal digits of SHA-256 over its identity."""
+        text = canonical_json(self.identity(job, seed), what="a job")
+        return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -1,0 +1,72 @@
+"""Where the studies are: `experiments/NAME/study.py` of a clone."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from imc_ssm.errors import ConfigError, FileError, unknown
+from imc_ssm.experiment.declare import Experiment, Study
+from imc_ssm.experiment.workplace import Workplace
+
+__all__ = ["experiments_folder", "find", "load_study", "studies"]
+
+
+def experiments_folder() -> Path:
+    """`./experiments`, or the one beside the package in a clone.
+
+    Raises `FileError` where there is neither: the studies do not travel with an installed package.
+    """
+    for folder in (Path.cwd() / "experiments", Path(__file__).parents[2] / "experiments"):
+        if any(folder.glob("*/study.py")):
+            return folder
+    raise FileError(
+        "no folder 'experiments' with a */study.py here: the studies are in the repository, not in the installed "
+        "package; go to a clone of it, or write experiments/NAME/study.py"
+    )
+
+
+def load_study(folder: Path) -> Study:
+    """The `STUDY` of `folder/study.py`, which may import its neighbours (`from .schemes import ...`).
+
+    Raises `ConfigError` if the file defines none; what is wrong inside the file raises as it does.
+    """
+    path = folder / "study.py"
+    name = f"imc_ssm_study_{folder.name}"
+    for old in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
+        del sys.modules[old]
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(folder)])
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileError(f"cannot read {path}; give a folder with a study.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        raise ConfigError(f"{path} defines no STUDY; see `imc_ssm.experiment` for an example")
+    return study
+
+
+def studies(data_dir: Path | None = None) -> list[Workplace]:
+    """All studies, by name."""
+    folders = sorted(path.parent for path in experiments_folder().glob("*/study.py"))
+    return [Workplace(load_study(folder), folder, data_dir) for folder in folders]
+
+
+def find(name: str, places: list[Workplace]) -> tuple[Workplace, Experiment]:
+    """The experiment "table3", or "STUDY/table3" where several studies have one of that name.
+
+    Raises `ConfigError` that names the nearest one.
+    """
+    known: dict[str, list[tuple[Workplace, Experiment]]] = {}
+    for place in places:
+        for experiment in place.study.experiments:
+            for key in (experiment.name, f"{place.study.name}/{experiment.name}"):
+                known.setdefault(key, []).append((place, experiment))
+    if name not in known:
+        raise ConfigError(unknown("experiment", name, (key for key in known if "/" not in key or "/" in name)))
+    if len(known[name]) > 1:
+        several = ", ".join(f"{place.study.name}/{name}" for place, _ in known[name])
+        raise ConfigError(f"several studies have an experiment {name!r}; give one of {several}")
+    return known[name][0]

@@ -1,0 +1,170 @@
+"""Finished jobs, one JSON line each, written whole by one process at a time.
+
+A line holds key, identity, seed, what was measured, and a SHA-256 of all that. The file is text, so that two
+machines' ledgers can be merged line by line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imc_ssm.errors import FileError
+from imc_ssm.files import atomic_path, canonical_json
+
+__all__ = ["Entry", "Ledger", "find_in", "locked"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished job."""
+
+    key: str
+    identity: dict[str, Any]
+    """All that decided the numbers, defaults included."""
+    measured: dict[str, Any]
+    """Variable -> number or nested lists of numbers."""
+    n_test: int
+    time_s: float
+    """Compute time in s, all interruptions left out."""
+    work: float
+    """Size of the job, in state updates (`imc_ssm.experiment.estimate`)."""
+    labels: dict[str, list[float]] = field(default_factory=dict)
+    """Coordinates of dimensions that only this kind of job has."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """When, with which versions and how many threads."""
+
+
+class Ledger:
+    """The finished jobs of a study."""
+
+    def __init__(self, path: Path, lock: Path) -> None:
+        self.path, self.lock = path, lock
+
+    def entries(self) -> dict[str, Entry]:
+        """All entries by key; `FileError` for a line that was changed."""
+        return {entry.key: entry for entry in map(self._parse, self._lines())}
+
+    def find(self, key: str, identity: dict[str, Any]) -> Entry | None:
+        """The entry of a key, if what it was computed with still means the same; None: not computed yet.
+
+        The key leaves out fields at their defaults; where a default was changed since, the entry is not found.
+        """
+        return _if_same(self.entries().get(key), identity)
+
+    def add(self, entry: Entry) -> None:
+        """Write an entry; it replaces one of the same key."""
+        with locked(self.lock):
+            lines = [line for line in self._lines() if self._parse(line).key != entry.key]
+            lines.append(_line(entry))
+            with atomic_path(self.path) as temporary:
+                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _lines(self) -> list[str]:
+        try:
+            return [line for line in self.path.read_text(encoding="utf-8").splitlines() if line]
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"cannot read {self.path}: {error}") from None
+
+    def _parse(self, line: str) -> Entry:
+        try:
+            content = json.loads(line)
+            seal = content.pop("sha256")
+            if hashlib.sha256(canonical_json(content).encode()).hexdigest() == seal:
+                return Entry(**content | {"measured": _decode(content["measured"])})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            pass
+        raise FileError(
+            f"{self.path}: the line that begins {line[:40]!r} was changed (its checksum does not fit); restore "
+            "the file, or remove this line to compute it again"
+        )
+
+
+def find_in(entries: dict[str, Entry], key: str, identity: dict[str, Any]) -> Entry | None:
+    """`Ledger.find` among entries that were read before."""
+    return _if_same(entries.get(key), identity)
+
+
+def _if_same(entry: Entry | None, identity: dict[str, Any]) -> Entry | None:
+    return entry if entry is not None and _fits(entry.identity, identity) else None
+
+
+def _fits(old: Any, new: Any) -> bool:
+    """Whether all fields that were there when `old` was written have the same values now."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(name not in new or _fits(value, new[name]) for name, value in old.items())
+    return bool(old == new)
+
+
+def _line(entry: Entry) -> str:
+    content = {**vars(entry), "measured": _encode(entry.measured)}
+    seal = hashlib.sha256(canonical_json(content, what="a result").encode()).hexdigest()
+    return canonical_json({**content, "sha256": seal})
+
+
+def _encode(value: Any) -> Any:
+    """Numbers that JSON lacks as text."""
+    if isinstance(value, dict):
+        return {name: _encode(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_encode(item) for item in value]
+    return value if math.isfinite(value) else str(value)
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _decode(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    return float(value)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`: True; or, without `wait`, False at once if another process holds it.
+
+    The operating system frees it when its holder ends, however it ends. Where there are no such locks
+    (Windows), it is always True: run one process at a time there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # pragma: no cover
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            yield False
+            return
+        except BaseException:  # interrupted while waiting
+            os.close(file)
+            raise
+        # The holder before may have removed the file that we waited for.
+        if _is(path, file):
+            break
+        os.close(file)
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _is(path: Path, file: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,151 @@
+"""Ours beside the paper's: rows, their difference in the paper's deviations, and Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from imc_ssm.experiment.declare import Experiment
+
+__all__ = ["Comparison", "Row", "compare", "comparison_table", "duration", "markdown", "summary_table"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean and deviation over seeds of one cell, beside published ones."""
+
+    mean: float
+    """Percent; NaN without a seed."""
+    deviation: float
+    """Sample standard deviation over seeds; NaN with fewer than two."""
+    seeds: int
+    paper: float
+    paper_deviation: float
+
+    @property
+    def difference(self) -> float:
+        """(ours - paper) / the paper's deviation; NaN where either is missing."""
+        if not self.paper_deviation > 0:
+            return math.nan
+        return (self.mean - self.paper) / self.paper_deviation
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison."""
+
+    at: tuple[str, ...]
+    """Value of every dimension."""
+    accuracy: Comparison
+    constants: tuple[tuple[float, float], ...]
+    """Ours and the paper's of every constant of the experiment."""
+
+
+def compare(ds: xr.Dataset, experiment: Experiment) -> list[Row]:
+    """One row for every cell that has a published accuracy, or a published constant."""
+    rows = []
+    for at, _ in experiment.grid():
+        here = ds.sel(at)
+        values = here["accuracy"].values
+        mean, deviation, seeds = _statistics(values)
+        published = [float(here[name]) for name in ("accuracy_paper", "deviation_paper") if name in here]
+        constants = tuple((float(here[n]), float(here[f"{n}_paper"])) for n in experiment.constants)
+        if published and not (math.isnan(published[0]) and all(math.isnan(p) for _, p in constants)):
+            accuracy = Comparison(mean, deviation, seeds, *published)
+            rows.append(Row(tuple(map(str, at.values())), accuracy, constants))
+    return rows
+
+
+def _statistics(values: np.ndarray) -> tuple[float, float, int]:
+    """Mean, sample deviation and number of the seeds that are there."""
+    there = values[np.isfinite(values)]
+    mean = float(there.mean()) if there.size else math.nan
+    return mean, float(there.std(ddof=1)) if there.size > 1 else math.nan, int(there.size)
+
+
+def comparison_table(ds: xr.Dataset, experiment: Experiment) -> tuple[list[str], list[list[str]]]:
+    """Header and cells, as text."""
+    header = [*experiment.dimensions, "ours", "seeds", "paper", "difference"]
+    for name in experiment.constants:
+        header += [str(ds[name].attrs["long_name"]).lower(), "paper"]
+    rows = []
+    for row in compare(ds, experiment):
+        a = row.accuracy
+        cells = [*row.at, spread(a.mean, a.deviation), str(a.seeds), spread(a.paper, a.paper_deviation)]
+        cells.append("-" if math.isnan(a.difference) else f"{a.difference:+.1f}")
+        for pair in row.constants:
+            cells += ["-" if math.isnan(v) else f"{v:.2f}" for v in pair]
+        rows.append(cells)
+    return header, rows
+
+
+def summary_table(ds: xr.Dataset, experiment: Experiment) -> tuple[list[str], list[list[str]]]:
+    """Mean and deviation over seeds of the headline: rows over all dimensions but the last, columns over that."""
+    values = experiment.headline(ds)
+    *rows, last = (dim for dim in values.dims if dim != "seed")
+    columns = [f"{last}={v}" for v in values[last].values]
+    table = []
+    for at in _points(values, rows):
+        line = values.sel(at)
+        numbers = [_statistics(line.sel({last: v}).values) for v in values[last].values]
+        if any(count for *_, count in numbers):
+            table.append([*(str(v) for v in at.values()), *(spread(mean, dev) for mean, dev, _ in numbers)])
+    return [*map(str, rows), *columns], table
+
+
+def _points(values: xr.DataArray, dims: Sequence[object]) -> Iterator[dict[str, object]]:
+    shape = [values.sizes[str(dim)] for dim in dims]
+    for index in np.ndindex(*shape):
+        yield {str(dim): values[dim].values[i] for dim, i in zip(dims, index, strict=True)}
+
+
+def spread(mean: float, deviation: float) -> str:
+    """ "97.20 ± 0.25", without the deviation where there is none, "-" for NaN."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """ "45 s", "12 min", "3.4 h"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+
+
+def markdown(title: str, source: str, parts: Sequence[tuple[Experiment, xr.Dataset, str | None]]) -> str:
+    """The report: `parts` are experiments, their datasets, and the figures' paths relative to the report."""
+    lines = [f"# {title}", ""]
+    if source:
+        lines += [f"Ours beside {source}.", ""]
+    lines += [
+        "Accuracies in percent on the test sequences, mean ± sample deviation over seeds; `difference` is (ours - "
+        "paper) in the paper's deviations. A dash is a cell that is not computed yet. Compute times include the "
+        "trainings that cells share, so they do not add up over experiments. "
+        "Written by `imc-ssm experiment report`.",
+        "",
+    ]
+    for experiment, ds, picture in parts:
+        done, cells = int(ds.attrs["cells_done"]), int(ds.attrs["cells"])
+        lines += [f"## {experiment.name}: {experiment.title}", ""]
+        lines += [f"{done} of {cells} cells, {duration(float(ds.attrs['compute_time_s']))} of computation.", ""]
+        if experiment.paper:
+            lines += [*_markdown_table(*comparison_table(ds, experiment)), ""]
+        elif done:
+            values = experiment.headline(ds)
+            lines += [f"{values.attrs.get('long_name', '')} ({values.attrs.get('units', '1')}):", ""]
+            lines += [*_markdown_table(*summary_table(ds, experiment)), ""]
+        if picture is not None and done:
+            lines += [f"![{experiment.title}]({picture})", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(header), "|" + "---|" * len(header), *(line(row) for row in rows)]

@@ -1,0 +1,105 @@
+"""Where a study works: its folder, its ledger, its data and its full-precision models."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from imc_ssm import datasets
+from imc_ssm.datasets import SequenceDataset
+from imc_ssm.errors import FileError
+from imc_ssm.experiment.declare import Cell, Experiment, Job, Study, full
+from imc_ssm.experiment.estimate import estimate, work
+from imc_ssm.experiment.ledger import Entry, Ledger, find_in
+from imc_ssm.modelfile import StoredModel, load_model
+from imc_ssm.train import check_model_fits
+
+__all__ = ["Workplace"]
+
+
+class Workplace:
+    """A study and the folder that it works in.
+
+    `results/` datasets, figures and the ledger; `models/` full-precision models; `runs/` checkpoints,
+    quantised models and locks.
+    """
+
+    def __init__(self, study: Study, folder: Path, data_dir: Path | None = None) -> None:
+        self.study, self.folder, self.data_dir = study, folder, data_dir
+        self.runs = folder / "runs"
+        self.ledger = Ledger(folder / "results" / "ledger.jsonl", self.runs / "ledger.lock")
+
+    def result_path(self, experiment: Experiment) -> Path:
+        """The dataset of an experiment."""
+        return self.folder / "results" / f"{experiment.name}.nc"
+
+    def model_path(self, model: str, seed: int) -> Path:
+        """The full-precision model of a seed."""
+        return self.folder / "models" / f"{model}-seed{seed}.safetensors"
+
+    def run_path(self, job: Job, seed: int, suffix: str) -> Path:
+        """A file of a job's own in `runs/`."""
+        return self.runs / f"{job.kind}-{job.model}-seed{seed}-{self.study.key(job, seed)}{suffix}"
+
+    @functools.cached_property
+    def data(self) -> SequenceDataset:
+        """The task's sequences."""
+        return datasets.load(self.study.task, self.data_dir)
+
+    @functools.cached_property
+    def shape(self) -> dict[str, Any]:
+        """What the task is, without reading it."""
+        return datasets.info(self.study.task)
+
+    def stored_model(self, model: str, seed: int) -> StoredModel | None:
+        """The full-precision model of a seed, None if it is not there.
+
+        Raises `FileError` if the file was made with another recipe.
+        """
+        path = self.model_path(model, seed)
+        if not path.exists():
+            return None
+        stored = load_model(path)
+        if stored.info.get("key") != self.study.key(full(model), seed):
+            raise FileError(
+                f"{path} was trained with another recipe, model or task than the study declares now; restore the "
+                "declaration, or move the file away to train it again"
+            )
+        check_model_fits(stored.model, self.data)
+        return stored
+
+    def find(self, job: Job, seed: int, entries: dict[str, Entry] | None = None) -> Entry | None:
+        """The finished job, None if it is not; `entries`: the ledger, if it was read before."""
+        entries = self.ledger.entries() if entries is None else entries
+        return find_in(entries, self.study.key(job, seed), self.study.identity(job, seed, whole=True))
+
+    def work(self, job: Job) -> float:
+        """Size of a job in state updates."""
+        return work(self.study, job, self.shape)
+
+    def left(self, cells: list[Cell], entries: dict[str, Entry]) -> float:
+        """Estimated seconds for the cells that are not done, with the trainings that they start from."""
+        jobs: dict[str, Job] = {}
+        for cell in cells:
+            if self.find(cell.job, cell.seed, entries) is not None:
+                continue
+            jobs[self.study.key(cell.job, cell.seed)] = cell.job
+            base = full(cell.job.model)
+            if not self.model_path(cell.job.model, cell.seed).exists():
+                jobs[self.study.key(base, cell.seed)] = base
+        done = entries.values()
+        return sum(estimate(job, self.work(job), done, self.study.model(job.model).heads) for job in jobs.values())
+
+    def spent(self, cells: list[Cell], entries: dict[str, Entry]) -> float:
+        """Compute time in s of the cells that are done, with the trainings that they start from."""
+        found: dict[str, float] = {}
+        for cell in cells:
+            entry = self.find(cell.job, cell.seed, entries)
+            if entry is None:
+                continue
+            found[entry.key] = entry.time_s
+            base = self.find(full(cell.job.model), cell.seed, entries)
+            if base is not None:
+                found[base.key] = base.time_s
+        return sum(found.values())

@@ -1,0 +1,320 @@
+"""The engine in this process: cells, sharing, resuming, failures, and what a changed file does."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import fake_dataset, fake_entry, silent, smoke_place
+
+from imc_ssm import results
+from imc_ssm.errors import ConfigError, FileError
+from imc_ssm.experiment import Experiment, Workplace, full, run
+from imc_ssm.experiment.dataset import assemble
+from imc_ssm.experiment.ledger import locked
+from imc_ssm.quantize import Scheme
+
+
+def compute(place, name, *, stage=silent, seeds=None, only=None, finished=lambda f: None):
+    experiment = place.study.experiment(name)
+    cells = experiment.cells(seeds, only)
+    failures = run(place, experiment, cells, stage=stage, finished=finished)
+    return failures, results.load(place.result_path(experiment))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Workplace:
+    """The smoke study, complete but for the second seed of the curves."""
+    place = smoke_place(tmp_path_factory.mktemp("done"))
+    for name, seeds in (("widths", None), ("curves", 1), ("again", 1), ("poles", None), ("kernel", None)):
+        assert compute(place, name, seeds=seeds)[0] == []
+    return place
+
+
+def dataset(place: Workplace, name: str):
+    return results.load(place.result_path(place.study.experiment(name)))
+
+
+def test_the_dataset_holds_what_was_varied(done):
+    ds = dataset(done, "widths")
+    assert ds["accuracy"].dims == ("model", "bits", "seed")
+    assert ds["accuracy"].attrs == {"units": "percent", "long_name": "Test accuracy", "n_test": 360}
+    there = ds["accuracy"].sel(bits=[32, 8, 4]).values
+    assert np.isfinite(there).all()
+    assert (there > 15).any()  # it learnt something
+    assert np.isnan(ds["accuracy"].sel(bits=2).values).all()  # no such cell
+    assert (ds.attrs["cells"], ds.attrs["cells_done"], ds.attrs["n_test"]) == (6, 6, 360)
+    assert json.loads(ds.attrs["missing"]) == []
+    assert ds.attrs["compute_time_s"] > 0
+    config = json.loads(ds.attrs["configuration"])
+    assert (config["study"], config["experiment"], config["task"]) == ("smoke", "widths", "digits")
+    assert config["recipe"]["pretraining"]["epochs"] == 2
+    assert float(ds["accuracy_paper"].sel(model="tiny", bits=8)) == 40
+
+
+def test_missing_cells_are_nan_and_named(done):
+    ds = dataset(done, "curves")
+    assert ds["accuracy_validation"].dims == ("model", "bits", "seed", "epoch")
+    assert ds["epoch"].values.tolist() == [0, 1, 2]
+    assert np.isfinite(ds["accuracy_validation"].sel(seed=0).values).all()
+    assert np.isnan(ds["loss_train"].sel(seed=0, epoch=0).values).all()
+    for name in ("accuracy", "accuracy_validation", "loss_train"):
+        assert np.isnan(ds[name].sel(seed=1).values).all(), name
+    missing = [{"model": "tiny", "bits": bits, "seeds": [1]} for bits in (8, 5)]
+    assert json.loads(ds.attrs["missing"]) == missing
+    assert (ds.attrs["cells"], ds.attrs["cells_done"]) == (4, 2)
+
+
+def test_an_empty_dataset_is_all_nan(tmp_path):
+    place = smoke_place(tmp_path)
+    for experiment in place.study.experiments:
+        ds = assemble(place, experiment, {})
+        for name in experiment.variables:
+            assert not ds[name].notnull().any()
+        results.save(ds, tmp_path / f"{experiment.name}.nc")
+        assert ds.attrs["cells_done"] == 0
+
+
+def test_experiments_share_jobs_and_models(done):
+    kinds = sorted(entry.identity["kind"] for entry in done.ledger.entries().values())
+    assert kinds == [*["full"] * 2, *["kernel"] * 2, *["poles"] * 2, *["ptq"] * 4, *["qat"] * 2]
+    assert sorted(path.name for path in (done.folder / "models").iterdir()) == [
+        "tiny-seed0.safetensors",
+        "tiny-seed1.safetensors",
+    ]
+    again, curves = dataset(done, "again"), dataset(done, "curves")
+    assert float(again["accuracy"].sel(bits=8, seed=0)) == float(
+        curves["accuracy"].sel(bits=8, seed=0, model="tiny")
+    )
+    left = [path.name for path in done.runs.iterdir()]
+    assert len(left) == 2  # the two quantised models: neither locks nor checkpoints
+    assert all(name.startswith("qat-tiny-seed0-") for name in left)
+
+
+def test_poles_and_kernels(done):
+    poles, kernel = dataset(done, "poles"), dataset(done, "kernel")
+    assert poles["pole"].dims == ("bits", "seed", "head", "state", "part")
+    before, after = (poles["pole"].sel(bits=bits, seed=0).values for bits in (32, 5))
+    assert 0 < np.abs(after - before).max() < 2 / 2**4
+    grid = np.unique(np.round(after[0].ravel(), 6))
+    assert len(grid) <= 32  # one head, 5 bits
+    errors = kernel["kernel_error"].sel(rounded="all", quantile=0.5, seed=0)
+    assert kernel["step"].values[-1] == 64
+    assert (errors.sel(bits=3) > errors.sel(bits=5))[1:].all()  # the first step has no a in it
+
+
+def test_a_finished_cell_is_not_computed_again(done):
+    started = []
+
+    @contextlib.contextmanager
+    def stage(title):
+        started.append(title)
+        yield lambda *a: None
+
+    failures, _ = compute(done, "widths", stage=stage)
+    assert (failures, started) == ([], [])
+
+
+class Stop(Exception):
+    pass
+
+
+def test_interrupted_anywhere_it_goes_on_to_the_same_values(done, tmp_path):
+    """Stopped in the second epoch of the training, of the QAT, and between two cells."""
+    place = smoke_place(tmp_path)
+    stops = {"train tiny seed 0": 20, "QAT tiny seed 0 a8-x8": 20}  # 17 steps an epoch
+
+    @contextlib.contextmanager
+    def stage(title):
+        def progress(steps, total, note):
+            if title in stops and steps == stops[title]:
+                del stops[title]
+                raise Stop
+
+        yield progress
+
+    def between(finished):
+        if finished.cell.at["bits"] == 8 and "cell" not in seen:
+            seen.append("cell")
+            raise Stop
+
+    seen: list[str] = []
+    for attempt in range(3):
+        with pytest.raises(Stop):
+            compute(place, "curves", seeds=1, stage=stage, finished=between)
+        written = dataset(place, "curves")["accuracy"]
+        assert int(written.notnull().sum()) == (1 if attempt == 2 else 0)
+        if attempt < 2:
+            assert len(list(place.runs.glob("*.checkpoint.safetensors"))) == 1
+    assert stops == {}
+    assert compute(place, "curves", seeds=1, stage=stage, finished=between)[0] == []
+    assert results.values_equal(dataset(place, "curves"), dataset(done, "curves"))
+    assert not list(place.runs.glob("*.checkpoint.safetensors"))
+
+
+def test_a_training_that_diverges_leaves_its_cell_missing(tmp_path):
+    place = smoke_place(tmp_path)
+    wild = place.study.recipe.qat.model_copy(update={"rate": 1e30, "epochs": 1, "clip": 1e30})
+    recipe = place.study.recipe.model_copy(update={"qat": wild})
+    place.study = dataclasses.replace(place.study, recipe=recipe)
+    seen = []
+    failures, ds = compute(place, "curves", seeds=1, finished=seen.append)
+    assert len(failures) == len(seen) == 2
+    assert all(f.entry is None and f.error for f in failures)
+    assert not ds["accuracy"].notnull().any()
+    assert seen[-1].done == 2
+
+
+def test_another_recipe_is_another_key_and_never_mixes(done):
+    recipe = done.study.recipe
+    job = done.study.experiment("again").cells()[0].job
+    other = dataclasses.replace(
+        done.study, recipe=recipe.model_copy(update={"qat": recipe.qat.model_copy(update={"rate": 1e-4})})
+    )
+    place = Workplace(other, done.folder)
+    assert done.find(job, 0) is not None
+    assert place.find(job, 0) is None
+    assert place.find(full("tiny"), 0) is not None  # pre-training is the same
+    longer = recipe.model_copy(update={"pretraining": recipe.pretraining.model_copy(update={"epochs": 9})})
+    place = Workplace(dataclasses.replace(done.study, recipe=longer), done.folder)
+    with pytest.raises(FileError, match="another recipe"):
+        place.stored_model("tiny", 0)
+
+
+def test_keys_leave_out_defaults_but_a_changed_default_is_noticed(done):
+    study, job = done.study, done.study.experiment("again").cells()[0].job
+    identity = study.identity(job, 0)
+    assert "symmetric" not in identity["scheme"]
+    assert "seed" not in identity["qat"]
+    whole = study.identity(job, 0, whole=True)
+    key = study.key(job, 0)
+    assert done.ledger.find(key, whole) is not None
+    later = json.loads(json.dumps(whole))
+    later["scheme"]["a_new_field"] = "its default"
+    assert done.ledger.find(key, later) is not None
+    later["scheme"]["percentile"] = 99.0
+    assert done.ledger.find(key, later) is None
+    assert study.key(job, 1) != key
+
+
+def test_the_ledger_notices_every_change(done, tmp_path):
+    place = smoke_place(tmp_path)
+    text = done.ledger.path.read_text()
+    place.ledger.path.parent.mkdir()
+    place.ledger.path.write_text(text)
+    assert len(place.ledger.entries()) == 12
+    value = str(next(iter(place.ledger.entries().values())).measured["accuracy"])
+    assert value in text
+    place.ledger.path.write_text(text.replace(value, "99.5", 1))
+    with pytest.raises(FileError, match=r"ledger\.jsonl.*was changed"):
+        place.ledger.entries()
+    place.ledger.path.write_text(text[:-20])
+    with pytest.raises(FileError, match="was changed"):
+        place.ledger.entries()
+
+
+def test_numbers_that_json_lacks_survive(tmp_path):
+    place = smoke_place(tmp_path)
+    cell = place.study.experiment("kernel").cells()[0]
+    entry = fake_entry(place, cell, 0.0)
+    entry.measured["kernel_error"][0][0][:3] = [math.nan, math.inf, -math.inf]
+    place.ledger.add(entry)
+    place.ledger.add(entry)  # replaced, not doubled
+    (back,) = place.ledger.entries().values()
+    np.testing.assert_array_equal(back.measured["kernel_error"], entry.measured["kernel_error"])
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    path = tmp_path / "deep" / "a.lock"
+    with locked(path) as first:
+        assert first
+        with locked(path, wait=False) as second:
+            assert not second
+        assert path.exists()
+    assert not path.exists()
+    with locked(path, wait=False) as third:
+        assert third
+
+
+def test_a_cell_at_work_elsewhere_comes_last(tmp_path):
+    place = smoke_place(tmp_path)
+    place.data  # noqa: B018
+    held = place.run_path(full("tiny"), 0, ".lock")
+    order, waited = [], []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(held))
+
+        def waiting(cell):
+            waited.append(cell.seed)
+            stack.close()  # the other process is done
+
+        experiment = place.study.experiment("widths")
+        cells = experiment.cells(only={"bits": ["32"]})
+        failures = run(
+            place, experiment, cells, stage=silent, finished=lambda f: order.append(f.cell.seed), waiting=waiting
+        )
+    assert (failures, order, waited) == ([], [1, 0], [0])
+
+
+def test_cells_that_are_chosen():
+    experiment = Experiment(
+        "e", "E", {"model": ("a", "b"), "bits": (8, 6)}, lambda cell: full(cell["model"]), seeds=3
+    )
+    cells = experiment.cells()
+    assert len(cells) == 12
+    assert [cell.seed for cell in cells[:4]] == [0, 0, 0, 0]  # seed after seed
+    chosen = experiment.cells(only={"model": ["b"], "bits": ["8"], "seed": ["2", "0"]})
+    assert [cell.label for cell in chosen] == ["model=b bits=8 seed=0", "model=b bits=8 seed=2"]
+    assert len(experiment.cells(seeds=1)) == 4
+    for arguments, naming in (
+        ({"seeds": 4}, "declares 3 seeds"),
+        ({"only": {"modle": ["a"]}}, "did you mean 'model'"),
+        ({"only": {"bits": ["7"]}}, "unknown bits '7'"),
+        ({"only": {"seed": ["3"]}}, "unknown seed '3'"),
+    ):
+        with pytest.raises(ConfigError, match=naming):
+            experiment.cells(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "naming"),
+    [
+        ({"dimensions": {"seed": (1,)}}, "no dimension 'seed'"),
+        ({"dimensions": {"bits": (8, 8)}}, "each once"),
+        ({"dimensions": {"bits": (8,)}, "paper": {(7,): (1.0, 1.0)}}, "belongs to no cell"),
+        ({"seeds": 0}, "at least one"),
+    ],
+)
+def test_declarations_that_are_wrong(changes, naming):
+    given = {"name": "e", "title": "E", "dimensions": {"bits": (8,)}, "job": lambda cell: full("a")}
+    with pytest.raises(ConfigError, match=naming):
+        Experiment(**(given | changes))
+
+
+def test_missing_data_are_one_error_before_any_work(tmp_path, monkeypatch):
+    place = smoke_place(tmp_path)
+    place.study = dataclasses.replace(place.study, task=str(Path("none.npz")))
+    with pytest.raises(ValueError, match=r"none\.npz"):
+        compute(place, "widths")
+    assert not (place.folder / "results").exists()
+
+
+def test_made_up_cells_land_in_their_places(tmp_path):
+    place = smoke_place(tmp_path)
+    experiment = place.study.experiment("widths")
+    ds = fake_dataset(place, experiment, lambda cell: None if cell.seed else float(cell.at["bits"]))
+    for bits in (32, 8, 4):
+        assert ds["accuracy"].sel(model="tiny", bits=bits).values.tolist()[0] == bits
+    assert np.isnan(ds["accuracy"].sel(seed=1).values).all()
+
+
+def test_schemes_of_the_key_are_told_apart(tmp_path):
+    place = smoke_place(tmp_path)
+    job = place.study.experiment("again").cells()[0].job
+    other = job.model_copy(update={"scheme": Scheme.uniform(symmetric=True)})
+    assert place.study.key(job, 0) != place.study.key(other, 0)
