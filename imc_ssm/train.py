@@ -23,8 +23,9 @@ from imc_ssm.noise import Injection
 
 __all__ = ["History", "Progress", "TrainConfig", "accuracy", "predict", "train"]
 
-SSM_PARAMETERS = ("log_dt", "log_neg_real", "imag", "B")
-"""Parameters of the dynamics: a rate of their own and no weight decay, as in state-spaces/s4."""
+SSM_PARAMETERS = ("log_dt", "log_neg_real", "imag", "A", "B")
+"""Parameters of the dynamics, continuous or discrete (A): a rate of their own and no weight decay, as in
+state-spaces/s4."""
 
 
 class TrainConfig(Config):

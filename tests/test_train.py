@@ -13,7 +13,7 @@ from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
 from imc_ssm.quantize import Scheme, quantize
 from imc_ssm.s4d import Classifier, ModelConfig
-from imc_ssm.train import History, TrainConfig, accuracy, predict, train
+from imc_ssm.train import History, TrainConfig, _optimiser, accuracy, predict, train
 
 
 def levels(n: int = 120, time: int = 20, lengths: bool = False, noise: float = 0.5) -> SequenceDataset:
@@ -231,3 +231,15 @@ class TestErrors:
     def test_bad_recipes(self, data: dict, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             TrainConfig.parse(data)
+
+
+def test_discrete_poles_are_dynamics(digits: SequenceDataset) -> None:
+    # They take the rate of the dynamics and no weight decay, like the continuous parameters that they replace.
+    model = Classifier(ModelConfig(heads=4, n_state=8))
+    scheme = Scheme(parameterisation="discrete")
+    quantised = quantize(model, scheme, torch.from_numpy(digits.split("train").take(8).values))
+    optimiser, _ = _optimiser(quantised, TrainConfig(rate=0.1, rate_ssm=1e-3, weight_decay=0.1), 10)
+    group = {id(p): g for g in optimiser.param_groups for p in g["params"]}
+    ssm = quantised.blocks[0].ssm.inner
+    assert [group[id(p)]["weight_decay"] for p in (ssm.A, ssm.B)] == [0.0, 0.0]
+    assert [group[id(p)]["initial_lr"] for p in (ssm.A, ssm.B, ssm.C)] == [1e-3, 1e-3, 0.1]

@@ -21,7 +21,7 @@ from imc_ssm.fixedpoint import Noise, ScanFormats, ScanPlan, plan_scan
 from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE, gaussian_table
 from imc_ssm.recurrence.codes import Array, Operands
 
-__all__ = ["interpreting", "scan_codes_triton", "scan_integer", "scan_real", "unavailable"]
+__all__ = ["check_available", "interpreting", "scan_codes_triton", "scan_integer", "scan_real", "unavailable"]
 
 TILE = 64
 """Complex states of a program on a GPU: two for each thread of a warp."""
@@ -45,10 +45,15 @@ def unavailable() -> str | None:
     return None
 
 
-def _check(device: torch.device, shape: tuple[int, ...], noise: Noise | None) -> None:
-    """`ImcSsmError` unless the kernels can run on the device, `FormatError` where the noise's counters end."""
+def check_available() -> None:
+    """`ImcSsmError` that says why this backend cannot run here, where it cannot."""
     if (reason := unavailable()) is not None:
         raise ImcSsmError(f"backend 'cuda' cannot run here: {reason}")
+
+
+def _check(device: torch.device, shape: tuple[int, ...], noise: Noise | None) -> None:
+    """`ImcSsmError` unless the kernels can run on the device, `FormatError` where the noise's counters end."""
+    check_available()
     if device.type != "cuda" and not interpreting():
         raise ImcSsmError(
             f"backend 'cuda' takes tensors on a GPU, u is on {device}; use u.cuda() or backend='cpu'"

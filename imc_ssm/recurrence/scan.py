@@ -125,8 +125,8 @@ def _chosen(u: Tensor, x0: Tensor | None, formats: ScanFormats | None, backend: 
             # The fused backward starts from a constant state: an initial state that is trained takes the loop.
             trained = x0 is not None and x0.requires_grad
             backend = "cpu" if u.dtype == torch.float32 and not trained else "reference"
-    if backend == "cuda" and (reason := _fused("cuda").unavailable()) is not None:
-        raise ImcSsmError(f"backend 'cuda' cannot run here: {reason}")
+    if backend == "cuda":
+        _fused("cuda").check_available()
     if backend == "cpu" and (u.dtype != torch.float32 or u.device.type != "cpu"):
         raise ImcSsmError(f"backend 'cpu' takes float32 on the CPU, u is {u.dtype} on {u.device}")
     if backend == "cuda" and u.dtype != torch.float32:

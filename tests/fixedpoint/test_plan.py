@@ -139,13 +139,16 @@ class TestMultipliers:
         assert plan_scan(replace(uniform(8), x=x, y=None), 1, 3).m_c.tolist() == [[65536, 1, 0]]
 
     def test_alignment_leaves_the_sum_its_word(self) -> None:
-        # 16-bit codes of 1000 states: 2 * 1000 * 2^32 needs 43 bits, which leaves 8 for the alignment.
+        # 16-bit codes of 1000 states: 2 * 1000 * 2^32 needs 43 of 52 bits: 4 for the alignment, 5 for m_y.
         scale = np.linspace(1, 2, 1000, dtype=np.float32)[None]
         x = Format(16, scale, np.full(scale.shape, -(2**15)))
         c = Format(16, np.float32(1), np.int64(-(2**15)))
-        plan = plan_scan(ScanFormats(a=over(1, 16), u=over(1, 16), x=x, b=over(1, 16), c=c), 1, 1000)
-        assert plan.m_c.max() == 2**8
+        y = Format(16, np.float32(1e4), np.int64(0))
+        plan = plan_scan(ScanFormats(a=over(1, 16), u=over(1, 16), x=x, b=over(1, 16), c=c, y=y), 1, 1000)
+        assert plan.m_c.max() == 2**4
         assert 2 * int(plan.m_c.sum()) * (2**16 - 1) ** 2 < 2**52
+        assert plan.m_y is not None
+        assert plan.m_y[0] >= 2**4
 
     def test_scale_of_the_bare_sum(self) -> None:
         formats = replace(uniform(8), y=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quantised_runs import some, stream
 from torch import Tensor, nn
 
 from imc_ssm.analog import load_design
@@ -55,21 +56,10 @@ STATIC = {
 }
 
 
-def some(digits: SequenceDataset, n: int = 20) -> Tensor:
-    return torch.from_numpy(digits.split("test").take(n).values)
-
-
 def ssm_of(model: Classifier) -> QuantisedS4D:
     ssm = model.blocks[0].ssm
     assert isinstance(ssm, QuantisedS4D)
     return ssm
-
-
-def stream(model: Classifier, u: Tensor) -> Tensor:
-    state, logits = model.init_state(len(u)), torch.zeros(0)
-    for t in range(u.shape[1]):
-        logits, state = model.step(u[:, t], state)
-    return logits
 
 
 class TestStatic:
@@ -152,8 +142,8 @@ class TestStatic:
 
 class TestOneAtATime:
     @pytest.mark.parametrize("order", ["joint", "separate"])
-    # Per state, aligning the products of 16-bit codes leaves the output's multiplier a few bits.
-    @pytest.mark.parametrize(("granularity", "most"), [("tensor", 1e-3), ("head", 1e-3), ("state", 0.1)])
+    # Per state, aligning the products of 16-bit codes shares what the word leaves with the output's multiplier.
+    @pytest.mark.parametrize(("granularity", "most"), [("tensor", 1e-3), ("head", 1e-3), ("state", 1e-2)])
     @torch.no_grad()
     def test_16_bit_words_stand_for_floats(
         self, order: str, granularity: str, most: float, trained: Classifier, digits: SequenceDataset

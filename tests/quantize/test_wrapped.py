@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from quantised_runs import some, stream
 from torch import Tensor, nn
 
 from imc_ssm.datasets import SequenceDataset
@@ -38,19 +39,6 @@ SCHEMES = {
     "mixed": Scheme.uniform(poles=12, state=10, weights=6, activations=5),
 }
 NOTHING = Scheme(bits=Bits.parse(dict.fromkeys(Bits.model_fields)))
-
-
-def stream(model: Classifier, u: Tensor) -> Tensor:
-    """Logits after the last step, one step at a time."""
-    state, logits = model.init_state(len(u)), torch.zeros(0)
-    for t in range(u.shape[1]):
-        logits, state = model.step(u[:, t], state)
-    return logits
-
-
-def some(digits: SequenceDataset, n: int = 20) -> Tensor:
-    """The first test sequences, (n, T, 1)."""
-    return torch.from_numpy(digits.split("test").take(n).values)
 
 
 class TestBitExact:
