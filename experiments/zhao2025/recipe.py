@@ -13,7 +13,7 @@ from imc_ssm.train import TrainConfig
 RECIPE = Recipe(
     pretraining=TrainConfig(epochs=30, batch=512, rate=1e-2, weight_decay=0.0),
     mode="recurrent",
-    qat=TrainConfig(epochs=10, batch=64, rate=1e-3, weight_decay=0.0),
+    qat=TrainConfig(epochs=10, batch=64, rate=1e-2, weight_decay=0.0),
     calibration=512,
 )
 """For all models that have no recipe of their own below."""

@@ -11,8 +11,9 @@ quantisation scheme in `schemes.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from imc_ssm.experiment import Constant, Experiment, Recipe, Study, full, kernel, poles, qat
+from imc_ssm.experiment import Constant, Experiment, Job, Recipe, Study, full, kernel, poles, qat
 from imc_ssm.plots import zhao
 from imc_ssm.s4d import PRESETS, ModelConfig
 
@@ -23,6 +24,7 @@ BITS = (schemes.FULL_PRECISION, 16, 8, 6, 4, 2)
 POLE_BITS = (schemes.FULL_PRECISION, 8, 6, 4)
 KERNEL_BITS = (16, 8, 6, 4)
 QAT_BITS = (6, 7, 8, 16)
+RATES = (1e-4, 1e-3, 1e-2)
 PARAMETERISATIONS = ("discrete", "continuous", "frozen")
 
 COORDINATES = {
@@ -36,6 +38,9 @@ COORDINATES = {
     "granularity": ("1", "What shares a scale"),
     "symmetry": ("1", "Zero point"),
     "parameterisation": ("1", "What QAT trains"),
+    "stage": ("1", "Training"),
+    "batch": ("1", "Sequences per step"),
+    "rate": ("1", "Peak learning rate"),
     "seed": ("1", "Seed"),
 }
 
@@ -171,6 +176,22 @@ def build(
             ),
             figure=zhao.fig5c,
         ),
+        Experiment(
+            "rates",
+            "Ours: which learning rates reproduce the paper's accuracies (QAT: W4A6, A8 x8)",
+            {"model": small, "stage": ("pre-training", "QAT"), "batch": (64, 512), "rate": RATES},
+            lambda cell: _rate(cell, recipes.get(cell["model"], recipe)),
+            seeds=1,
+            figure=zhao.rates,
+            paper={
+                (model, stage, batch, rate): paper.TABLE3[model, scheme]
+                for model in small
+                for stage, scheme in (("pre-training", "FP"), ("QAT", "W4A6 A8 x8"))
+                for batch in (64, 512)
+                for rate in RATES
+                if (model, scheme) in paper.TABLE3
+            },
+        ),
     )
     return Study(
         "zhao2025",
@@ -183,6 +204,17 @@ def build(
         coordinates=COORDINATES,
         source=paper.SOURCE,
     )
+
+
+def _rate(cell: Mapping[str, Any], recipe: Recipe) -> Job | None:
+    """Training with another rate and batch; pre-training: the printed rate and ours, at the documented batch."""
+    change = {"rate": cell["rate"], "batch": cell["batch"]}
+    if cell["stage"] == "QAT":
+        start = schemes.table3_cell({"model": cell["model"], "scheme": "W4A6 A8 x8"})
+        return start.model_copy(update={"training": recipe.qat.model_copy(update=change)})
+    if cell["batch"] != 512 or cell["rate"] < 1e-3:
+        return None
+    return full(cell["model"], recipe.pretraining.model_copy(update=change))
 
 
 STUDY = build()

@@ -53,11 +53,13 @@ class Job(Config):
     """Its quantisation; None: full precision."""
     steps: int | None = Field(None, ge=1)
     """Steps of the kernel (kind "kernel")."""
+    training: TrainConfig | None = None
+    """Training numbers of this job alone (kinds "full" and "qat"); None: those of the recipe."""
 
 
-def full(model: str) -> Job:
-    """Test accuracy of the model, trained in full precision."""
-    return Job(kind="full", model=model)
+def full(model: str, training: TrainConfig | None = None) -> Job:
+    """Test accuracy of the model, trained in full precision; `training`: other numbers than the recipe's."""
+    return Job(kind="full", model=model, training=training)
 
 
 def ptq(model: str, scheme: Scheme) -> Job:
@@ -65,9 +67,12 @@ def ptq(model: str, scheme: Scheme) -> Job:
     return Job(kind="ptq", model=model, scheme=scheme)
 
 
-def qat(model: str, scheme: Scheme) -> Job:
-    """Test accuracy after quantisation-aware training of the last epoch, and the curves of all epochs."""
-    return Job(kind="qat", model=model, scheme=scheme)
+def qat(model: str, scheme: Scheme, training: TrainConfig | None = None) -> Job:
+    """Test accuracy after quantisation-aware training of the last epoch, and the curves of all epochs.
+
+    `training`: other numbers than the recipe's, for the QAT; the model that it starts from is the same.
+    """
+    return Job(kind="qat", model=model, scheme=scheme, training=training)
 
 
 def poles(model: str, scheme: Scheme | None) -> Job:
@@ -78,6 +83,11 @@ def poles(model: str, scheme: Scheme | None) -> Job:
 def kernel(model: str, scheme: Scheme, steps: int) -> Job:
     """Relative error of the first layer's kernel over up to `steps` steps, quantiles over the heads."""
     return Job(kind="kernel", model=model, scheme=scheme, steps=steps)
+
+
+def start_of(job: Job) -> Job:
+    """The training that a job starts from; itself, if it is one."""
+    return job if job.kind == "full" else full(job.model)
 
 
 @dataclass(frozen=True)
@@ -208,9 +218,12 @@ class Study:
             raise ConfigError(unknown("experiment", name, found))
         return found[name]
 
-    def recipe_of(self, model: str) -> Recipe:
-        """The recipe of a model."""
-        return self.recipes.get(model, self.recipe)
+    def recipe_of(self, job: Job) -> Recipe:
+        """The recipe of a job: its model's, with the training numbers that the job has of its own."""
+        recipe = self.recipes.get(job.model, self.recipe)
+        if job.training is None:
+            return recipe
+        return recipe.model_copy(update={"pretraining" if job.kind == "full" else "qat": job.training})
 
     def model(self, name: str) -> ModelConfig:
         """The configuration of a model; `ConfigError` names the nearest one."""
@@ -224,7 +237,7 @@ class Study:
         def plain(config: Config) -> dict[str, Any]:
             return config.model_dump(mode="json", exclude_defaults=not whole, exclude={"seed"})
 
-        recipe = self.recipe_of(job.model)
+        recipe = self.recipe_of(job)
         out: dict[str, Any] = {"task": self.task, "seed": seed, "kind": job.kind, "mode": recipe.mode}
         out |= {"model": plain(self.model(job.model)), "pretraining": plain(recipe.pretraining)}
         if job.scheme is not None:

@@ -13,7 +13,7 @@ import torch
 
 from imc_ssm.errors import ConfigError, DataError, FileError, ImcSsmError
 from imc_ssm.experiment.dataset import write
-from imc_ssm.experiment.declare import Cell, Experiment, Job, full
+from imc_ssm.experiment.declare import Cell, Experiment, Job, start_of
 from imc_ssm.experiment.jobs import perform
 from imc_ssm.experiment.ledger import Entry, locked
 from imc_ssm.experiment.workplace import Workplace
@@ -105,12 +105,12 @@ def run(
 def _entry(place: Workplace, job: Job, seed: int, stage: Stage, *, wait: bool) -> Entry:
     """The ledger's entry of a job, computed now if it is not there, and that of the training it starts from."""
     if job.kind != "full":
-        _entry(place, full(job.model), seed, stage, wait=wait)
+        _entry(place, start_of(job), seed, stage, wait=wait)
     with locked(place.run_path(job, seed, ".lock"), wait=wait) as ours:
         if not ours:
             raise _Busy
         entry = place.find(job, seed)
-        if entry is not None and (job.kind != "full" or place.model_path(job.model, seed).exists()):
+        if entry is not None and (job.kind != "full" or place.model_path(job, seed).exists()):
             return entry
         with stage(_title(job, seed)) as progress:
             measured = perform(place, job, seed, progress)

@@ -19,7 +19,7 @@ sequences of 784 steps takes about 45 s in full precision (batch 512) and 35 s o
 
 def work(study: Study, job: Job, shape: dict[str, Any]) -> float:
     """State updates, forward and back, of a job; `shape`: `datasets.info` of the task."""
-    model, recipe = study.model(job.model), study.recipe_of(job.model)
+    model, recipe = study.model(job.model), study.recipe_of(job)
     _, time, _ = shape["shape"]
     train, valid, test = (shape["splits"][name] for name in ("train", "validation", "test"))
     sequences = 0.0

@@ -16,7 +16,7 @@ from imc_ssm.analysis.layers import layers_of
 from imc_ssm.analysis.poles import PARTS
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.experiment.declare import Job
+from imc_ssm.experiment.declare import Job, start_of
 from imc_ssm.experiment.workplace import Workplace
 from imc_ssm.modelfile import StoredModel, save_model
 from imc_ssm.quantize import Scheme, calibration_batch, quantize
@@ -71,10 +71,10 @@ def calibration_of(data: SequenceDataset, heads: int, seed: int, most: int) -> t
 
 
 def _full(place: Workplace, job: Job, seed: int, progress: Progress) -> Measured:
-    stored = place.stored_model(job.model, seed)
+    stored = place.stored_model(job, seed)
     if stored is None:
         start = time.perf_counter()
-        recipe = place.study.recipe_of(job.model)
+        recipe = place.study.recipe_of(job)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = Classifier(place.study.model(job.model))
@@ -92,7 +92,7 @@ def _full(place: Workplace, job: Job, seed: int, progress: Progress) -> Measured
         }
         info["time_s"] = time.perf_counter() - start - trained + sum(history["time"])
         stored = StoredModel(model, None, info)
-        save_model(place.model_path(job.model, seed), stored)
+        save_model(place.model_path(job, seed), stored)
     curves = _curves(stored.info["history"], [])
     return Measured({"accuracy": stored.info["accuracy_test"], **curves}, stored.info["time_s"])
 
@@ -108,7 +108,7 @@ def _qat(place: Workplace, job: Job, seed: int, progress: Progress) -> Measured:
     start = time.perf_counter()
     model = _quantised(place, job, seed)
     before = accuracy(model, place.data.split("validation"))
-    config = place.study.recipe_of(job.model).qat.model_copy(update={"seed": seed})
+    config = place.study.recipe_of(job).qat.model_copy(update={"seed": seed})
     history, trained = _train(place, job, seed, model, config, progress)
     values = {"accuracy": accuracy(model, place.data.split("test")), **_curves(history, [before])}
     info = {"task": place.study.task, "qat": config.model_dump(mode="json"), "accuracy_test": values["accuracy"]}
@@ -153,9 +153,10 @@ _KINDS: dict[str, Callable[[Workplace, Job, int, Progress], Measured]] = {
 
 def _base(place: Workplace, job: Job, seed: int) -> Classifier:
     """The full-precision model that a job starts from."""
-    stored = place.stored_model(job.model, seed)
+    base = start_of(job)
+    stored = place.stored_model(base, seed)
     if stored is None:
-        raise ImcSsmError(f"{place.model_path(job.model, seed)} is not there: it was removed while a job ran")
+        raise ImcSsmError(f"{place.model_path(base, seed)} is not there: it was removed while a job ran")
     return stored.model
 
 
@@ -163,7 +164,7 @@ def _quantised(place: Workplace, job: Job, seed: int) -> Classifier:
     """The calibrated PTQ model of a job."""
     assert job.scheme is not None
     model = _base(place, job, seed)
-    most = place.study.recipe_of(job.model).calibration
+    most = place.study.recipe_of(job).calibration
     return quantize(model, job.scheme, *calibration_of(place.data, model.config.heads, seed, most))
 
 

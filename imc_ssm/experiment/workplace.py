@@ -9,7 +9,7 @@ from typing import Any
 from imc_ssm import datasets
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import FileError
-from imc_ssm.experiment.declare import Cell, Experiment, Job, Study, full
+from imc_ssm.experiment.declare import Cell, Experiment, Job, Study, full, start_of
 from imc_ssm.experiment.estimate import estimate, work
 from imc_ssm.experiment.ledger import Entry, Ledger, find_in
 from imc_ssm.modelfile import StoredModel, load_model
@@ -34,9 +34,11 @@ class Workplace:
         """The dataset of an experiment."""
         return self.folder / "results" / f"{experiment.name}.nc"
 
-    def model_path(self, model: str, seed: int) -> Path:
-        """The full-precision model of a seed."""
-        return self.folder / "models" / f"{model}-seed{seed}.safetensors"
+    def model_path(self, job: Job, seed: int) -> Path:
+        """The model that a job of kind "full" writes: in `models/`, unless its training is not the recipe's."""
+        if self.study.key(job, seed) != self.study.key(full(job.model), seed):
+            return self.run_path(job, seed, ".safetensors")
+        return self.folder / "models" / f"{job.model}-seed{seed}.safetensors"
 
     def run_path(self, job: Job, seed: int, suffix: str) -> Path:
         """A file of a job's own in `runs/`."""
@@ -52,16 +54,16 @@ class Workplace:
         """What the task is, without reading it."""
         return datasets.info(self.study.task)
 
-    def stored_model(self, model: str, seed: int) -> StoredModel | None:
-        """The full-precision model of a seed, None if it is not there.
+    def stored_model(self, job: Job, seed: int) -> StoredModel | None:
+        """The model that a job of kind "full" wrote, None if it is not there.
 
         Raises `FileError` if the file was made with another recipe.
         """
-        path = self.model_path(model, seed)
+        path = self.model_path(job, seed)
         if not path.exists():
             return None
         stored = load_model(path)
-        if stored.info.get("key") != self.study.key(full(model), seed):
+        if stored.info.get("key") != self.study.key(job, seed):
             raise FileError(
                 f"{path} was trained with another recipe, model or task than the study declares now; restore the "
                 "declaration, or move the file away to train it again"
@@ -85,8 +87,8 @@ class Workplace:
             if self.find(cell.job, cell.seed, entries) is not None:
                 continue
             jobs[self.study.key(cell.job, cell.seed)] = cell.job
-            base = full(cell.job.model)
-            if not self.model_path(cell.job.model, cell.seed).exists():
+            base = start_of(cell.job)
+            if not self.model_path(base, cell.seed).exists():
                 jobs[self.study.key(base, cell.seed)] = base
         done = entries.values()
         return sum(estimate(job, self.work(job), done, self.study.model(job.model).heads) for job in jobs.values())
@@ -99,7 +101,7 @@ class Workplace:
             if entry is None:
                 continue
             found[entry.key] = entry.time_s
-            base = self.find(full(cell.job.model), cell.seed, entries)
+            base = self.find(start_of(cell.job), cell.seed, entries)
             if base is not None:
                 found[base.key] = base.time_s
         return sum(found.values())

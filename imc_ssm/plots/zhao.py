@@ -32,6 +32,7 @@ __all__ = [
     "fig5ab",
     "fig5c",
     "kernel_headline",
+    "rates",
     "table1",
     "table3",
 ]
@@ -280,6 +281,32 @@ def fig5c(ds: xr.Dataset) -> Figure:
             figure.colorbar(image, ax=ax, label="Test accuracy, mean over seeds (%)", shrink=0.85)
         for side in ax.spines.values():
             side.set_visible(False)
+    return figure
+
+
+def rates(ds: xr.Dataset) -> Figure:
+    """Accuracy over the learning rate, one panel a training, one line a batch size, beside the paper's."""
+    with _figure(11.0, 5.4) as figure:
+        for ax, stage in zip(figure.subplots(1, ds.sizes["stage"]), ds["stage"].values, strict=True):
+            here = ds.isel(model=0).sel(stage=stage)
+            title = str(ds["model"].values[0])
+            ax.set_title(f"{title}, {stage}")
+            ax.set_xlabel("Peak learning rate")
+            ax.set_ylabel(accuracy_label(ds))
+            if not bool(here["accuracy"].notnull().any()):
+                absent(ax, "accuracy")
+                continue
+            ax.set_xscale("log")
+            for index, batch in enumerate(here["batch"].values):
+                there = here["accuracy"].sel(batch=batch).transpose("seed", "rate").values
+                if np.isfinite(there).any():
+                    label = f"batch {batch}"
+                    _band(ax, here["rate"].values, there, _COLOURS[index], _MARKERS[index], label)
+            if "accuracy_paper" in here:
+                mean, deviation = (float(here[name].max()) for name in ("accuracy_paper", "deviation_paper"))
+                ax.axhspan(mean - deviation, mean + deviation, color=_PAPER, alpha=0.15, lw=0)
+                ax.axhline(mean, color=_PAPER, lw=1.2, label="paper: mean, deviation")
+            _legend_below(ax, columns=3)
     return figure
 
 

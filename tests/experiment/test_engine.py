@@ -14,7 +14,7 @@ from fakes import fake_dataset, fake_entry, silent, smoke_place
 
 from imc_ssm import results
 from imc_ssm.errors import ConfigError, FileError
-from imc_ssm.experiment import Experiment, Workplace, full, run
+from imc_ssm.experiment import Experiment, Workplace, full, qat, run
 from imc_ssm.experiment.dataset import assemble
 from imc_ssm.experiment.ledger import locked
 from imc_ssm.quantize import Scheme
@@ -183,7 +183,29 @@ def test_another_recipe_is_another_key_and_never_mixes(done):
     longer = recipe.model_copy(update={"pretraining": recipe.pretraining.model_copy(update={"epochs": 9})})
     place = Workplace(dataclasses.replace(done.study, recipe=longer), done.folder)
     with pytest.raises(FileError, match="another recipe"):
-        place.stored_model("tiny", 0)
+        place.stored_model(full("tiny"), 0)
+
+
+def test_a_training_of_its_own(done, tmp_path):
+    """Its model stays out of `models/`, and equal numbers are the same job as the recipe's."""
+    recipe = done.study.recipe
+    other = recipe.pretraining.model_copy(update={"rate": 1e-3, "epochs": 1})
+    place = smoke_place(tmp_path)
+    jobs = {"own": full("tiny", other), "same": full("tiny", recipe.pretraining)}
+    trials = Experiment("trials", "Trials", {"how": tuple(jobs)}, lambda cell: jobs[cell["how"]], seeds=1)
+    place.study = dataclasses.replace(place.study, experiments=(trials,))
+    assert compute(place, "trials", only={"how": ["own"]})[0] == []
+    assert not place.model_path(full("tiny"), 0).exists()
+    assert place.stored_model(jobs["own"], 0).info["training"]["rate"] == 1e-3
+    assert place.find(full("tiny"), 0) is None
+    assert place.spent(trials.cells(), place.ledger.entries()) > 0
+    assert done.study.key(jobs["same"], 0) == done.study.key(full("tiny"), 0)
+    assert done.model_path(jobs["same"], 0) == done.model_path(full("tiny"), 0)
+    start = qat("tiny", Scheme())
+    tuned = qat("tiny", Scheme(), recipe.qat.model_copy(update={"rate": 1e-4}))
+    keys = [done.study.identity(job, 0) for job in (start, tuned)]
+    assert keys[0] | {"qat": None} == keys[1] | {"qat": None} != keys[0]
+    assert keys[1]["qat"]["rate"] == 1e-4
 
 
 def test_keys_leave_out_defaults_but_a_changed_default_is_noticed(done):

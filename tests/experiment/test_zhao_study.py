@@ -27,6 +27,7 @@ NAMES = [
     "fig5a",
     "fig5b",
     "fig5c",
+    "rates",
 ]
 
 
@@ -42,7 +43,7 @@ def place(study, tmp_path):
 
 def test_everything_of_the_paper_is_declared(study):
     assert [experiment.name for experiment in study.experiments] == NAMES
-    assert all(experiment.seeds == 5 for experiment in study.experiments)
+    assert all(experiment.seeds == 5 for experiment in study.experiments if experiment.name != "rates")
     cells = {experiment.name: len(experiment.cells()) for experiment in study.experiments}
     assert cells["table1"] == 4 * 5
     assert cells["table3"] == 2 * 6 * 5
@@ -60,6 +61,8 @@ def test_experiments_share_their_cells(study):
     assert len(keys["table3"] & keys["table1"]) == 10  # full precision of two widths
     assert len(keys["fig2a"] & keys["fig2d"]) >= 5 * 5  # A alone, asymmetric
     assert len(keys["fig2b"] & keys["fig2c"]) >= 5 * 5  # x alone, static, per head
+    assert len(keys["rates"] & keys["table1"]) == 1  # the recipe's own pre-training
+    assert len(keys["rates"] & keys["table3"]) == 2  # and its QAT
 
 
 def test_schemes_are_those_of_the_paper(study):
