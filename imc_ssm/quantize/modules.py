@@ -25,10 +25,13 @@ class DigitalMatrix(nn.Module):
         self.linear, self.scheme = linear, scheme
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
-        """W (outputs, inputs) and b (outputs,) on their grids (one format per output row, or per tensor)."""
+        """W (outputs, inputs) and b (outputs,) on their grids (one format per output row, or per tensor).
+
+        Rows of one value share a format: one each would hold every value exactly, at any word length.
+        """
         scheme = self.scheme
-        rows = "tensor" if scheme.granularity == "tensor" else "head"
         weight: Tensor = self.linear.weight
+        rows = "tensor" if scheme.granularity == "tensor" or weight.shape[1] == 1 else "head"
         bias: Tensor | None = self.linear.bias
         if scheme.bits.weights is not None:
             fmt = parameter_format(weight, scheme.bits.weights, rows, symmetric=scheme.symmetric)

@@ -109,11 +109,11 @@ class QuantisedS4D(nn.Module):
         if self.state.observing:
             if self.state.bits is not None:
                 self.state.collect_range(*self._states(u, a, b))
-            return self.recurrent(diagonal_scan(u, a, b, c)), None
+            return self.recurrent(diagonal_scan(u, a, b, c, state_clip=scheme.state_clip)), None
         options: dict[str, Any] = {"x0": x0, "return_state": True, "grad_clamp": scheme.grad_clamp}
         if scheme.bits.state is None:
             a, b, c = (_rounded(z, coefficients.get(p)) for p, z in (("a", a), ("b", b), ("c", c)))
-            y, last = diagonal_scan(u, a, b, c, **options)
+            y, last = diagonal_scan(u, a, b, c, state_clip=scheme.state_clip, **options)
             return self.recurrent(y), last
         if self.state.dynamic:
             self.state.follow_range(*self._states(u, a, b))

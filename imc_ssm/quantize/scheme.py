@@ -106,7 +106,8 @@ class Scheme(Config):
     """Word lengths."""
     granularity: Granularity = "head"
     """One scale and zero point per tensor, per head (per output row for matrices), or, for poles, B, C and
-    the state, per state of every head and for the rest per head. "state" is an extension of ours."""
+    the state, per state of every head and for the rest per head. "state" is an extension of ours. D, biases and a
+    matrix with one input share one per tensor in any case: a scale for one value would make it exact."""
     symmetric: bool = False
     """Zero point fixed at 0, or free."""
     percentile: float = Field(99.999, gt=50, le=100)

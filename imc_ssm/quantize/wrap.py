@@ -75,8 +75,10 @@ def wrap(model: Classifier, scheme: Scheme) -> Classifier:
 def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Tensor | None = None) -> Classifier:
     """Post-training quantisation: a new model with wrapped modules and ranges from `calibration` (B, T, D).
 
-    The full-precision activations and states of the calibration sequences fix every range (`scheme.percentile`);
-    dynamic ones go their own way from the first batch. Train the result further with `imc_ssm.train.train` for
+    The activations and states of the calibration sequences fix every range (`scheme.percentile`): those of the
+    model whose input, matrices, D and GELU are rounded already, its poles, B, C and other activations not yet.
+    (The input because most of it can be one value, such as a background: what it becomes must not saturate.)
+    Dynamic ranges go their own way from the first batch. Train the result further with `imc_ssm.train.train` for
     QAT. Raises `ImcSsmError` for a model that is quantised already or calibration data that do not fit.
     """
     if calibration.ndim != 3 or calibration.shape[-1] != model.config.inputs or len(calibration) == 0:
@@ -86,7 +88,12 @@ def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Te
         )
     quantised = wrap(model, scheme)
     quantised.eval()
-    quantisers = [m for m in quantised.modules() if isinstance(m, Quantiser)]
+    first = quantised.encoder.input
+    if isinstance(first, Quantiser):
+        first.observe()
+        first.collect(calibration)
+        first.calibrate(scheme.percentile)
+    quantisers = [m for m in quantised.modules() if isinstance(m, Quantiser) and m is not first]
     for q in quantisers:
         q.observe()
     quantised(calibration, lengths)

@@ -69,13 +69,14 @@ class _Update:
         return cls(k, g, np.stack(operands.input(), axis=1), np.stack(output, axis=1), how, draws)
 
     @classmethod
-    def real(cls, a: Tensor, b: Tensor, c: Tensor, noise: Noise | None) -> _Update:
+    def real(cls, a: Tensor, b: Tensor, c: Tensor, noise: Noise | None, clip: float | None) -> _Update:
         heads, states = a.shape
         coefficients = [pair(z) for z in (a, b, c)]
         k = np.zeros((heads, states, kernels.COLUMNS))
         k[..., :6] = np.concatenate(coefficients, axis=-1)
         k[..., 5] *= -1
-        k[..., 6], k[..., 7] = -np.inf, np.inf
+        bound = math.inf if clip is None else clip
+        k[..., 6], k[..., 7] = -bound, bound
         noisy = noise is not None and noise.state > 0
         if noise is not None and noisy:
             k[..., 8] = noise.state / GAUSSIAN_ONE
@@ -127,9 +128,17 @@ class _Update:
 class _RealScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, clamp: float | None, noise: Noise | None
+        ctx: Any,
+        u: Tensor,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        x0: Tensor,
+        clamp: float | None,
+        noise: Noise | None,
+        clip: float | None,
     ) -> tuple[Tensor, Tensor]:
-        update, signal, start = _Update.real(a, b, c, noise), u.detach().contiguous(), pair(x0)
+        update, signal, start = _Update.real(a, b, c, noise, clip), u.detach().contiguous(), pair(x0)
         x, y = start.copy(), torch.empty(u.shape)
         update.forward(signal.numpy(), x, y.numpy())
         last = complex_of(x)
@@ -144,14 +153,21 @@ class _RealScan(torch.autograd.Function):
         grad_u, sums = ctx.update.backward(
             signal.numpy(), ctx.start, grads[0].contiguous().numpy(), None, ctx.clamp
         )
-        return grad_u, *(complex_of(s) for s in sums), None, None, None
+        return grad_u, *(complex_of(s) for s in sums), None, None, None, None
 
 
 def scan_real(
-    u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, clamp: float | None, noise: Noise | None = None
+    u: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    x0: Tensor,
+    clamp: float | None,
+    noise: Noise | None = None,
+    clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Full precision: float32 in and out; gradients of u, a, b, c (the state returned has none)."""
-    y, last = _RealScan.apply(u, a, b, c, x0, clamp, noise)  # type: ignore[no-untyped-call]
+    y, last = _RealScan.apply(u, a, b, c, x0, clamp, noise, clip)  # type: ignore[no-untyped-call]
     return y, last
 
 

@@ -86,6 +86,7 @@ class _Launch:
     unit: Tensor | None
     key: Tensor | None
     formats: ScanFormats | None
+    clip: float | None = None
 
     def _arguments(self, time: int) -> tuple[dict[str, Any], dict[str, Any], int]:
         """Arguments and constants that both kernels share, and the number of tiles."""
@@ -101,6 +102,7 @@ class _Launch:
             "outputs": self.outputs,
             "key": self.key,
             "gauss": None if self.key is None else _gauss(device),
+            "clip": 0.0 if self.clip is None else self.clip,
             "rows": rows,
             "heads": heads,
             "states": states,
@@ -114,6 +116,7 @@ class _Launch:
             "SEPARATE": f is not None and f.order == "separate",
             "QUANTISED": self.outputs is not None,
             "ROUNDING": "" if f is None else f.rounding,
+            "CLIP": self.clip is not None,
             "num_warps": max(1, min(8, tall * wide // TILE)),
         }
         return arguments, constants, -(-rows // tall)
@@ -171,13 +174,15 @@ def _key(noise: Noise, device: torch.device) -> Tensor:
     return torch.from_numpy(words).to(device)
 
 
-def _real_launch(a: Tensor, b: Tensor, c: Tensor, start: Tensor, noise: Noise | None) -> _Launch:
+def _real_launch(
+    a: Tensor, b: Tensor, c: Tensor, start: Tensor, noise: Noise | None, clip: float | None
+) -> _Launch:
     """Full precision: the table in float32."""
     parts = [part for z in (a, b, c) for part in (z.real, z.imag)]
     deviation = 0.0 if noise is None else noise.state
     table = torch.stack([*parts, torch.full_like(a.real, deviation / GAUSSIAN_ONE)])
     key = None if noise is None or deviation == 0 else _key(noise, a.device)
-    return _Launch(start, table, table, None, None, None, key, None)
+    return _Launch(start, table, table, None, None, None, key, None, clip)
 
 
 def _integer_launch(operands: Operands, start: Tensor, noise: Noise | None) -> _Launch:
@@ -222,11 +227,13 @@ class _RealScan(torch.autograd.Function):
         x0: Tensor | None,
         clamp: float | None,
         noise: Noise | None,
+        clip: float | None,
     ) -> tuple[Tensor, Tensor]:
         batch, (heads, states) = u.shape[0], a.shape
         one = torch.ones_like(a)
         start = u.new_zeros(batch, heads, states, 2) if x0 is None else torch.view_as_real(x0.resolve_conj())
-        launch = _real_launch(a, one if b is None else b, one if c is None else c, start.contiguous(), noise)
+        b_, c_ = (one if z is None else z for z in (b, c))
+        launch = _real_launch(a, b_, c_, start.contiguous(), noise, clip)
         signal = u.contiguous()
         y, last = launch.forward(signal)
         final = torch.view_as_complex(last)
@@ -242,7 +249,7 @@ class _RealScan(torch.autograd.Function):
         grad_u, sums = launch.backward(signal, grads[0].contiguous(), ctx.clamp)
         total = torch.view_as_complex(sums.float())
         with_b, with_c = ctx.given
-        return grad_u, total[0], total[1] if with_b else None, total[2] if with_c else None, None, None, None
+        return grad_u, total[0], total[1] if with_b else None, total[2] if with_c else None, *[None] * 4
 
 
 def scan_real(
@@ -253,13 +260,14 @@ def scan_real(
     x0: Tensor | None,
     clamp: float | None,
     noise: Noise | None = None,
+    clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Full precision in float32; gradients with respect to u, a, b, c (the state returned has none).
 
     Raises `ImcSsmError` where the backend cannot run.
     """
     _check(u.device, u.shape, noise)
-    y, last = _RealScan.apply(u, a, b, c, x0, clamp, noise)  # type: ignore[no-untyped-call]
+    y, last = _RealScan.apply(u, a, b, c, x0, clamp, noise, clip)  # type: ignore[no-untyped-call]
     return y, last
 
 

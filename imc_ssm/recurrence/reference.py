@@ -12,13 +12,20 @@ __all__ = ["scan"]
 
 
 def scan(
-    u: Tensor, a: Tensor, b: Tensor, c: Tensor, x0: Tensor, grad_clamp: float | None, noise: Noise | None = None
+    u: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    x0: Tensor,
+    grad_clamp: float | None,
+    noise: Noise | None = None,
+    state_clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x[t] = a x[t-1] + b u[t] + noise.state z[t]; y[t] = 2 Re(sum_n c x[t]).
 
     u (batch, head, time) real; a, b, c (head, state) and x0 (batch, head, state) complex of the same
-    precision. `grad_clamp` bounds, elementwise on real and imaginary parts, the total gradient of x[t].
-    Returns y (batch, head, time) and the last state.
+    precision. `grad_clamp` bounds, elementwise on real and imaginary parts, the total gradient of x[t], and
+    `state_clip` x[t] itself. Returns y (batch, head, time) and the last state.
     """
     x = x0
     outputs = []
@@ -29,6 +36,8 @@ def scan(
             x = x + noise.state * torch.view_as_complex(z).to(x)
         if grad_clamp is not None:
             x = _ClampGradient.apply(x, grad_clamp)  # type: ignore[no-untyped-call]
+        if state_clip is not None:
+            x = torch.view_as_complex(torch.view_as_real(x).clamp(-state_clip, state_clip))
         outputs.append(2.0 * (c * x).real.sum(-1))
     return torch.stack(outputs, dim=-1), x
 

@@ -32,6 +32,7 @@ def diagonal_scan(
     return_state: Literal[False] = ...,
     noise: Noise | None = ...,
     grad_clamp: float | None = ...,
+    state_clip: float | None = ...,
     backend: Backend = ...,
 ) -> Tensor: ...
 @overload
@@ -46,6 +47,7 @@ def diagonal_scan(
     return_state: Literal[True],
     noise: Noise | None = ...,
     grad_clamp: float | None = ...,
+    state_clip: float | None = ...,
     backend: Backend = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def diagonal_scan(
@@ -59,6 +61,7 @@ def diagonal_scan(
     return_state: bool = False,
     noise: Noise | None = None,
     grad_clamp: float | None = None,
+    state_clip: float | None = None,
     backend: Backend = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The diagonal state-space recurrence, full precision or integer.
@@ -77,7 +80,9 @@ def diagonal_scan(
     `noise`: a' = a + noise.poles |a| (xi_1 + i xi_2) once for the call, and x[t] + noise.state (z_1 + i z_2) in
     every step before it is rounded (`fixedpoint.Noise`: counter-based, equal on every backend; the gradient is
     that of the clean poles). `grad_clamp` bounds, elementwise on real and imaginary parts, the total gradient of
-    x[t] before rounding, after the saturation's mask, before it feeds a, b, u and the step before.
+    x[t] before rounding, after the saturation's mask, before it feeds a, b, u and the step before. `state_clip`:
+    real and imaginary parts of the full-precision state saturate at +- this value, with zero gradient where they
+    do; the bounds of an integer state are those of its format.
 
     `backend`: "reference" (PyTorch loop; with formats the int64 NumPy oracle, forward only), "cpu" (fused, Numba),
     "cuda" (fused, Triton; `pip install "imc-ssm[gpu]"`), "auto": "cuda" where u is on a GPU, "cpu" for float32 on
@@ -90,6 +95,8 @@ def diagonal_scan(
     _check(u, a, b, c, x0, formats, chosen)
     if grad_clamp is not None and not grad_clamp > 0:
         raise ImcSsmError(f"grad_clamp {grad_clamp!r}; allowed is a positive bound or None")
+    if state_clip is not None:
+        _check_clip(state_clip, formats, x0)
     if noise is not None:
         noise.check(u.shape[0], u.shape[2])
     if noise is not None and noise.poles > 0:
@@ -105,7 +112,7 @@ def diagonal_scan(
         if x0 is None:
             x0 = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=a.device)
         scan = reference.scan if chosen == "reference" else _fused(chosen).scan_real
-        y, last = scan(u, a, b, c, x0, grad_clamp, noise)
+        y, last = scan(u, a, b, c, x0, grad_clamp, noise, state_clip)
     return (y, last) if return_state else y
 
 
@@ -204,6 +211,15 @@ def _check(
                 raise FormatError(f"{name} and formats.{name} must be given together or both be None")
     if x0 is not None:
         _check_state(x0, (u.shape[0], *a.shape), wanted, formats, backend)
+
+
+def _check_clip(state_clip: float, formats: ScanFormats | None, x0: Tensor | None) -> None:
+    if not state_clip > 0:
+        raise ImcSsmError(f"state_clip {state_clip!r}; allowed is a positive bound or None")
+    if formats is not None:
+        raise ImcSsmError("state_clip is for full precision; an integer state has the bounds of formats.x")
+    if x0 is not None and torch.any(torch.view_as_real(x0.detach().resolve_conj()).abs() > state_clip):
+        raise ImcSsmError(f"x0 holds values outside +- {state_clip}; clip it before")
 
 
 def _check_state(

@@ -7,9 +7,10 @@ A row is one head of one sequence, row = sequence * heads + head; a tile is ROWS
 of two; what lies beyond the data is masked and stays zero). Arrays: u, y, grad, grad_u (row, time); x0, last (row,
 state, 2), centred on their zero point; `table` (plane, head, state) in the word of the arithmetic: real and
 imaginary parts of a, b, c with the multipliers folded in, the multiplier of the noise, and for integers shift,
-shift_b, low, high; `real` (6, head, state) float32: a, b, c as real numbers; `inputs` (3, head) float32: scale,
-low, high; `outputs` (4, head) int64: m_y, shift_y, low, high; `unit` (head,) float64: real value of one step of
-the output; `key` (3,) int64: seed, first sample, first time step; `gauss`: the table of `fixedpoint.gaussian`.
+shift_b, low, high; `clip`: bound of a state in full precision; `real` (6, head, state) float32: a, b, c as real
+numbers; `inputs` (3, head) float32: scale, low, high; `outputs` (4, head) int64: m_y, shift_y, low, high; `unit`
+(head,) float64: real value of one step of the output; `key` (3,) int64: seed, first sample, first time step;
+`gauss`: the table of `fixedpoint.gaussian`.
 """
 
 # Triton reads the parameters' annotations itself: only constants have one.
@@ -110,19 +111,21 @@ def _six(planes, plane, inside):
 
 
 @triton.jit
-def _rule(planes, plane, inside, INTEGER: tl.constexpr, ROUNDING: tl.constexpr):
-    """How the state is rounded: roundings of a x and of b u, low, high; nothing in full precision."""
+def _rule(planes, plane, inside, clip, INTEGER: tl.constexpr, ROUNDING: tl.constexpr):
+    """How the state is rounded: roundings of a x and of b u, low, high; in full precision the bounds alone."""
     if INTEGER:
         by_a = _rounding(tl.load(planes + 7 * plane, inside, 0), ROUNDING)
         by_b = _rounding(tl.load(planes + 8 * plane, inside, 0), ROUNDING)
         rule = by_a, by_b, tl.load(planes + 9 * plane, inside, 0), tl.load(planes + 10 * plane, inside, 0)
     else:
-        rule = 0, 0, 0, 0
+        rule = 0, 0, -clip, clip
     return rule
 
 
 @triton.jit
-def _settled(p, q, rule, INTEGER: tl.constexpr, SEPARATE: tl.constexpr, ROUNDING: tl.constexpr):
+def _settled(
+    p, q, rule, INTEGER: tl.constexpr, SEPARATE: tl.constexpr, ROUNDING: tl.constexpr, CLIP: tl.constexpr
+):
     """One part of the new state from p = a x (+ noise) and q = b u, and its flags."""
     flags = 0
     if INTEGER:
@@ -137,6 +140,8 @@ def _settled(p, q, rule, INTEGER: tl.constexpr, SEPARATE: tl.constexpr, ROUNDING
             flags = tl.where(free, _FREE, 0)
     else:
         x = p + q
+        if CLIP:
+            x, _ = _clamped(x, rule[2], rule[3])
     return x, flags
 
 
@@ -144,14 +149,15 @@ def _settled(p, q, rule, INTEGER: tl.constexpr, SEPARATE: tl.constexpr, ROUNDING
 def _update(
     xr, xi, v, k, m_z, rule, counters, gauss, t,
     INTEGER: tl.constexpr, NOISE: tl.constexpr, SEPARATE: tl.constexpr, ROUNDING: tl.constexpr,
+    CLIP: tl.constexpr,
 ):  # fmt: skip
     """The state after one step with the input v (ROWS, 1), and the flags of its two parts."""
     pr, pi = k[0] * xr - k[1] * xi, k[0] * xi + k[1] * xr
     if NOISE:
         zr, zi = _drawn(counters, gauss, t)
         pr, pi = pr + m_z * zr, pi + m_z * zi
-    xr, flags_r = _settled(pr, k[2] * v, rule, INTEGER, SEPARATE, ROUNDING)
-    xi, flags_i = _settled(pi, k[3] * v, rule, INTEGER, SEPARATE, ROUNDING)
+    xr, flags_r = _settled(pr, k[2] * v, rule, INTEGER, SEPARATE, ROUNDING, CLIP)
+    xi, flags_i = _settled(pi, k[3] * v, rule, INTEGER, SEPARATE, ROUNDING, CLIP)
     return xr, xi, flags_r, flags_i
 
 
@@ -190,9 +196,9 @@ def _input_rule(inputs, head, heads, valid, INTEGER: tl.constexpr):
 
 @triton.jit
 def forward(
-    u, y, x0, last, table, inputs, outputs, unit, key, gauss, rows, heads, states, time,
+    u, y, x0, last, table, inputs, outputs, unit, key, gauss, clip, rows, heads, states, time,
     ROWS: tl.constexpr, STATES: tl.constexpr, INTEGER: tl.constexpr, NOISE: tl.constexpr,
-    SEPARATE: tl.constexpr, QUANTISED: tl.constexpr, ROUNDING: tl.constexpr,
+    SEPARATE: tl.constexpr, QUANTISED: tl.constexpr, ROUNDING: tl.constexpr, CLIP: tl.constexpr,
 ):  # fmt: skip
     """y and the last state. One program per tile."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -201,7 +207,7 @@ def forward(
     plane = heads * states
     planes = table + head[:, None] * states + state[None, :]
     k, m_z = _six(planes, plane, inside), tl.load(planes + 6 * plane, inside, 0)
-    rule = _rule(planes, plane, inside, INTEGER, ROUNDING)
+    rule = _rule(planes, plane, inside, clip, INTEGER, ROUNDING)
     read = _input_rule(inputs, head, heads, valid, INTEGER)
     output = _output_rule(outputs, head, heads, valid, QUANTISED, ROUNDING)
     counters = _counters(key, row, heads, state, NOISE)
@@ -216,7 +222,9 @@ def forward(
         if INTEGER:
             v, _ = _input_code(v, read)
         v = v.to(word)[:, None]
-        xr, xi, _, _ = _update(xr, xi, v, k, m_z, rule, counters, gauss, t, INTEGER, NOISE, SEPARATE, ROUNDING)
+        xr, xi, _, _ = _update(
+            xr, xi, v, k, m_z, rule, counters, gauss, t, INTEGER, NOISE, SEPARATE, ROUNDING, CLIP
+        )
         out = tl.sum(k[4] * xr - k[5] * xi, axis=1)
         if INTEGER:
             code, _ = _output_code(out, output, QUANTISED, ROUNDING)
@@ -236,9 +244,10 @@ def _freed(e, flags, FLAG: tl.constexpr):
 
 @triton.jit
 def backward(
-    u, grad, grad_u, sums, x0, table, real, inputs, outputs, key, gauss, tape, clamp, rows, heads, states, time,
-    ROWS: tl.constexpr, STATES: tl.constexpr, INTEGER: tl.constexpr, NOISE: tl.constexpr, SEPARATE: tl.constexpr,
-    QUANTISED: tl.constexpr, ROUNDING: tl.constexpr, CLAMP: tl.constexpr,
+    u, grad, grad_u, sums, x0, table, real, inputs, outputs, key, gauss, tape, clamp, clip, rows, heads, states,
+    time, ROWS: tl.constexpr, STATES: tl.constexpr, INTEGER: tl.constexpr, NOISE: tl.constexpr,
+    SEPARATE: tl.constexpr, QUANTISED: tl.constexpr, ROUNDING: tl.constexpr, CLAMP: tl.constexpr,
+    CLIP: tl.constexpr,
 ):  # fmt: skip
     """Gradients for grad = dL/dy: grad_u, and sums (row, 6, state) over time for a, b, c (real and imaginary).
 
@@ -259,7 +268,7 @@ def backward(
         inside = valid[:, None] & (state < states)[None, :]
         plane, at = heads * states, head[:, None] * states + state[None, :]
         k, m_z = _six(table + at, plane, inside), tl.load(table + 6 * plane + at, inside, 0)
-        rule = _rule(table + at, plane, inside, INTEGER, ROUNDING)
+        rule = _rule(table + at, plane, inside, clip, INTEGER, ROUNDING)
         read = _input_rule(inputs, head, heads, valid, INTEGER)
         output = _output_rule(outputs, head, heads, valid, QUANTISED, ROUNDING)
         counters = _counters(key, row, heads, state, NOISE)
@@ -280,7 +289,7 @@ def backward(
                 v, _ = _input_code(v, read)
             v = v.to(word)[:, None]
             xr, xi, flags_r, flags_i = _update(
-                xr, xi, v, k, m_z, rule, counters, gauss, t, INTEGER, NOISE, SEPARATE, ROUNDING
+                xr, xi, v, k, m_z, rule, counters, gauss, t, INTEGER, NOISE, SEPARATE, ROUNDING, CLIP
             )
             slot += STEP
             if INTEGER:
@@ -315,6 +324,8 @@ def backward(
             er, ei = gr + cr * g, gi - ci * g
             if INTEGER:
                 er, ei = _freed(er, kr, _FREE), _freed(ei, ki, _FREE)
+            elif CLIP:
+                er, ei = tl.where(tl.abs(kr) < clip, er, 0.0), tl.where(tl.abs(ki) < clip, ei, 0.0)
             if CLAMP:
                 er, ei = tl.clamp(er, -clamp, clamp), tl.clamp(ei, -clamp, clamp)
             dr, di = er, ei

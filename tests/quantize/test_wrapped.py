@@ -306,3 +306,18 @@ class TestTraining:
         span = torch.view_as_real(a.detach()).flatten(1)
         widest = span.amax(1) - span.amin(1)
         assert torch.allclose(torch.from_numpy(after.a.scale), widest / 255, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_clip_holds_a_state_that_coarse_poles_make_unstable(quantised: Make, digits: SequenceDataset) -> None:
+    """Without it, poles of two bits outside the unit circle give logits that are not finite."""
+    scheme = Scheme(bits=Bits.only(poles=2), symmetric=True)
+    u = some(digits)
+    held, free = (quantised(scheme.model_copy(update={"state_clip": clip})) for clip in (5.0, None))
+    assert torch.isfinite(held(u)).all()
+    ssm = held.blocks[0].ssm
+    assert isinstance(ssm, QuantisedS4D)
+    _, last = ssm._run(torch.ones(1, 8, 200), None)
+    assert last is not None
+    assert torch.view_as_real(last).abs().max() == 5.0
+    assert not torch.isfinite(free(torch.cat([u] * 20, 1))).all()

@@ -26,6 +26,13 @@ FORMATS = formats_for(U, A, B, C, 8)
         ({"backend": "gpu"}, r"unknown backend 'gpu'; allowed are 'auto', 'reference', 'cpu', 'cuda'"),
         ({"grad_clamp": -1.0}, r"grad_clamp -1.0; allowed is a positive bound or None"),
         ({"grad_clamp": float("nan")}, r"grad_clamp nan; allowed"),
+        ({"state_clip": 0.0}, r"state_clip 0.0; allowed is a positive bound or None"),
+        ({"state_clip": float("nan")}, r"state_clip nan; allowed"),
+        ({"state_clip": 1.0, "formats": FORMATS}, r"state_clip is for full precision"),
+        (
+            {"state_clip": 0.5, "x0": torch.full((3, 2, 4), 0.6j, dtype=torch.complex64)},
+            r"x0 holds values outside \+- 0.5",
+        ),
         ({"x0": torch.full((3, 2, 4), float("nan"), dtype=torch.complex64)}, r"x0 is not finite"),
         ({"x0": torch.zeros(3, 2, 4)}, r"x0 is torch.float32"),
         ({"x0": torch.zeros(2, 2, 4, dtype=torch.complex64)}, r"x0 is torch.complex64 \(2, 2, 4\)"),

@@ -59,17 +59,20 @@ def test_cut_in_time(backend: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("clamp", [None, 0.5])
+@pytest.mark.parametrize("clip", [None, 0.7])
 @pytest.mark.parametrize("start", [False, True])
-def test_gradients(shape: tuple[int, int, int, int], clamp: float | None, start: bool) -> None:
+def test_gradients(shape: tuple[int, int, int, int], clamp: float | None, clip: float | None, start: bool) -> None:
     u, a, b, c = operands(3, *shape)
     weight = torch.randn(u.shape, generator=torch.Generator().manual_seed(1))
     x0 = None
     if start:
         x0 = torch.randn(shape[0], *a.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(2))
+        x0 *= 0.1
     fused = [z.clone().requires_grad_() for z in (u, a, b, c)]
-    (diagonal_scan(*fused, x0=x0, grad_clamp=clamp, backend="cpu") * weight).sum().backward()
+    (diagonal_scan(*fused, x0=x0, grad_clamp=clamp, state_clip=clip, backend="cpu") * weight).sum().backward()
     exact = [z.requires_grad_() for z in wide(u, a, b, c) if z is not None]
-    y = diagonal_scan(*exact, x0=wide(x0)[0], grad_clamp=clamp, backend="reference")
+    options = {"grad_clamp": clamp, "state_clip": clip, "backend": "reference"}
+    y = diagonal_scan(*exact, x0=wide(x0)[0], **options)
     (y * weight).sum().backward()
     for name, one, two in zip("uabc", fused, exact, strict=True):
         assert one.grad is not None
@@ -114,6 +117,33 @@ def test_the_clamp_bounds_a_large_gradient(backend: str) -> None:
     free.backward(torch.ones_like(free))
     assert u.grad is not None
     assert u.grad.tolist() == [[[2.0 * (time - t) for t in range(time)]]]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_clip_bounds_an_unstable_state(backend: str) -> None:
+    u, one = torch.ones(1, 1, 400), torch.ones(1, 1, dtype=torch.complex64)
+    y, last = diagonal_scan(u, (-2 + 0.5j) * one, one, one, state_clip=50.0, return_state=True, backend=backend)
+    assert torch.isfinite(y).all()
+    assert y.abs().max() == 100.0
+    assert torch.view_as_real(last).abs().max() == 50.0
+    # by hand, a = 2: 1, 3, 7, 15, 31, then 50 for ever, and no gradient through what saturated
+    u.requires_grad_()
+    y = diagonal_scan(u[..., :8], 2 * one, one, one, state_clip=50.0, backend=backend)
+    assert y.tolist() == [[[2.0, 6.0, 14.0, 30.0, 62.0, 100.0, 100.0, 100.0]]]
+    y[0, 0, 4].backward()
+    assert u.grad is not None
+    assert u.grad[0, 0, :6].tolist() == [32.0, 16.0, 8.0, 4.0, 2.0, 0.0]
+    u.grad = None
+    diagonal_scan(u[..., :8], 2 * one, one, one, state_clip=50.0, backend=backend)[0, 0, 7].backward()
+    assert u.grad is not None
+    assert not u.grad.any()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_clip_that_nothing_reaches_changes_nothing(backend: str) -> None:
+    u, a, b, c = operands(8, 3, 2, 4, 30)
+    free = diagonal_scan(u, a, b, c, backend=backend)
+    assert torch.equal(diagonal_scan(u, a, b, c, state_clip=1e4, backend=backend), free)
 
 
 def test_no_gradient_where_none_is_asked() -> None:

@@ -147,9 +147,10 @@ class TestCompiling:
         state = "*i32" if integer else "*fp32"
         types = dict.fromkeys(("u", "y", "grad", "grad_u", "sums", "real", "inputs"), "*fp32")
         types |= {"table": f"*{word}", "x0": state, "last": state, "tape": state, "outputs": "*i64"}
-        types |= {"unit": "*fp64", "key": "*i64", "gauss": "*i32", "clamp": "fp32"}
+        types |= {"unit": "*fp64", "key": "*i64", "gauss": "*i32", "clamp": "fp32", "clip": "fp32"}
         types |= dict.fromkeys(("rows", "heads", "states", "time"), "i32")
         constants: dict[str, Any] = {"ROWS": 2, "STATES": 32, "INTEGER": integer, "NOISE": noise, "CLAMP": True}
+        constants |= {"CLIP": not integer}
         constants |= {"SEPARATE": order == "separate", "QUANTISED": quantised, "ROUNDING": rounding}
         absent = ([] if noise else ["key", "gauss"]) + ([] if quantised else ["outputs"])
         absent += [] if integer else ["inputs", "unit"]

@@ -29,19 +29,20 @@ class TestFullPrecision:
     __test__ = RUNS
 
     @pytest.mark.parametrize("identity", ["", "b", "c", "bc"])
-    @pytest.mark.parametrize("clamp", [None, 0.2])
-    def test_values_and_gradients(self, identity: str, clamp: float | None) -> None:
+    @pytest.mark.parametrize(("clamp", "clip"), [(None, None), (0.2, None), (None, 0.9), (0.2, 0.9)])
+    def test_values_and_gradients(self, identity: str, clamp: float | None, clip: float | None) -> None:
         u, a, b, c = operands(2, 3, 2, 5, 20)
         b_, c_ = (None if name in identity else z for name, z in (("b", b), ("c", c)))
-        x0 = torch.randn(3, 2, 5, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+        x0 = 0.1 * torch.randn(3, 2, 5, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
         weight = torch.randn(u.shape, generator=torch.Generator().manual_seed(9))
         one = torch.ones(2, 5, dtype=torch.complex128)
 
         def exact(u: Tensor, a: Tensor, b: Tensor | None, c: Tensor | None) -> Tensor:
-            return reference.scan(u, a, one if b is None else b, one if c is None else c, x0.to(one), clamp)[0]
+            b, c = (one if z is None else z for z in (b, c))
+            return reference.scan(u, a, b, c, x0.to(one), clamp, None, clip)[0]
 
         def fused(u: Tensor, a: Tensor, b: Tensor | None, c: Tensor | None) -> Tensor:
-            return cuda.scan_real(u, a, b, c, x0.to(DEVICE), clamp, None)[0]
+            return cuda.scan_real(u, a, b, c, x0.to(DEVICE), clamp, None, clip)[0]
 
         wide = (None if z is None else z.to(torch.complex128) for z in (b_, c_))
         y, expected = gradients(exact, weight, u.double(), a.to(torch.complex128), *wide)
