@@ -10,10 +10,12 @@ from __future__ import annotations
 from imc_ssm.experiment import Recipe
 from imc_ssm.train import TrainConfig
 
+SCHEDULE = {"weight_decay": 0.0, "warmup": 0.1, "clip": 1.0}
+"""Linear warm-up over a tenth of the steps, then half a cosine to zero; gradients of norm 1 at most."""
 RECIPE = Recipe(
-    pretraining=TrainConfig(epochs=30, batch=512, rate=1e-2, weight_decay=0.0),
+    pretraining=TrainConfig(epochs=30, batch=512, rate=1e-2, **SCHEDULE),
     mode="recurrent",
-    qat=TrainConfig(epochs=10, batch=64, rate=1e-2, weight_decay=0.0),
+    qat=TrainConfig(epochs=10, batch=64, rate=1e-2, **SCHEDULE),
     calibration=512,
 )
 """For all models that have no recipe of their own below."""

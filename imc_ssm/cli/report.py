@@ -55,15 +55,17 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
 
 
 def _plain_stage(title: str) -> Callable[[int, int, str], None]:
-    start, shown = time.perf_counter(), [-1]
+    start, shown = time.perf_counter(), -1
+    first: int | None = None
 
     def update(done: int, total: int, note: str) -> None:
+        nonlocal first, shown
+        first = done if first is None else first  # what an earlier run did took no time of this one
         tenth = 10 * done // max(total, 1)
-        if tenth > shown[0]:
-            shown[0] = tenth
-            elapsed = time.perf_counter() - start
-            left = elapsed * (total - done) / max(done, 1)
-            print(f"{title}: {10 * tenth} %, {elapsed:.0f} s, about {left:.0f} s left ({note})", flush=True)
+        if tenth > shown:
+            shown, elapsed = tenth, time.perf_counter() - start
+            left = f", about {elapsed * (total - done) / (done - first):.0f} s left" if done > first else ""
+            print(f"{title}: {10 * tenth} %, {elapsed:.0f} s{left} ({note})", flush=True)
 
     return update
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from imc_ssm import results
+from imc_ssm.errors import FileError
 from imc_ssm.experiment.declare import Cell, Experiment
 from imc_ssm.experiment.jobs import LABELS, VARIABLES
 from imc_ssm.experiment.ledger import Entry, locked
@@ -26,18 +28,30 @@ def write(place: Workplace, experiment: Experiment, *, draw: bool = False) -> xr
     path = place.result_path(experiment)
     with locked(place.runs / f"{experiment.name}.lock"):
         ds = assemble(place, experiment, place.ledger.entries())
-        results.save(ds, path)
+        if not _written(path, ds):
+            results.save(ds, path)
         if draw and experiment.figure is not None:
             save_figure(experiment.figure(ds), path.with_suffix(".png"))
     return ds
+
+
+def _written(path: Path, ds: xr.Dataset) -> bool:
+    """Whether the file holds the same already, but for when it was written."""
+    try:
+        old = results.load(path)
+    except FileError:
+        return False
+    kept = {name: value for name, value in old.attrs.items() if name in ds.attrs and name != "created"}
+    return results.values_equal(old, ds) and kept == {k: v for k, v in ds.attrs.items() if k != "created"}
 
 
 def assemble(place: Workplace, experiment: Experiment, entries: dict[str, Entry]) -> xr.Dataset:
     """Every variable of the experiment over its dimensions and `seed`; missing cells are NaN.
 
     Attributes: `missing`, JSON of the cells that exist but are not done (their coordinates and `seeds`),
-    `cells`, `cells_done`, `n_test`, and those of `results.provenance`; `compute_time_s` counts every job of the
-    cells once, and the full-precision trainings that they start from.
+    `cells`, `cells_done`, `n_test`, `computed` (JSON: the versions, threads and days of the jobs), and those of
+    `results.provenance`; `compute_time_s` counts every job of the cells once, and the full-precision trainings
+    that they start from.
     """
     cells = experiment.cells()
     found = [(cell, place.find(cell.job, cell.seed, entries)) for cell in cells]
@@ -69,6 +83,7 @@ def assemble(place: Workplace, experiment: Experiment, entries: dict[str, Entry]
     }
     ds.attrs |= results.provenance(config, 0, place.spent(cells, entries))
     ds.attrs |= {"cells": len(cells), "cells_done": len(done), "n_test": n_test}
+    ds.attrs["computed"] = json.dumps(_computed([entry for _, entry in done]), sort_keys=True)
     ds.attrs["missing"] = json.dumps(_missing([cell for cell, entry in found if entry is None]))
     return ds
 
@@ -133,6 +148,15 @@ def _add_constants(ds: xr.Dataset, experiment: Experiment) -> None:
 def _index(experiment: Experiment, key: tuple[Any, ...]) -> tuple[int, ...]:
     pairs = zip(experiment.dimensions.values(), key, strict=True)
     return tuple(list(values).index(value) for values, value in pairs)
+
+
+def _computed(entries: list[Entry]) -> dict[str, list[str]]:
+    """Every version, number of threads and day that the jobs have."""
+    out: dict[str, set[str]] = {}
+    for entry in entries:
+        for name, value in entry.about.items():
+            out.setdefault(name, set()).add(str(value)[:10] if name == "created" else str(value))
+    return {name: sorted(values) for name, values in out.items()}
 
 
 def _missing(cells: list[Cell]) -> list[dict[str, Any]]:

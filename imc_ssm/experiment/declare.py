@@ -21,12 +21,29 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "Constant", "Experiment", "Job", "Recipe", "Study", "full", "kernel", "poles", "ptq", "qat"]
+__all__ = [
+    "NUMERICS",
+    "Cell",
+    "Constant",
+    "Experiment",
+    "Job",
+    "Recipe",
+    "Study",
+    "full",
+    "kernel",
+    "poles",
+    "ptq",
+    "qat",
+    "start_of",
+]
 
 Value = str | int | float
 Coordinates = Mapping[str, Any]
 """Dimension -> value, for one cell without its seed."""
 Kind = Literal["full", "ptq", "qat", "poles", "kernel"]
+NUMERICS: dict[Kind, int] = {"full": 1, "ptq": 1, "qat": 1, "poles": 1, "kernel": 1}
+"""Version of the arithmetic behind each kind of job, to be raised where a change of the library changes its
+numbers: results of two arithmetics then never meet in one table."""
 
 
 class Recipe(Config):
@@ -166,19 +183,27 @@ class Experiment:
     def cells(self, seeds: int | None = None, only: Mapping[str, Sequence[str]] | None = None) -> list[Cell]:
         """The cells, seed after seed: the first `seeds` seeds, and of each dimension in `only` the values named.
 
-        Raises `ConfigError` for a dimension or value that the experiment does not vary, or too many seeds.
+        Raises `ConfigError` for a dimension or value that the experiment does not vary, too many seeds, or where
+        no cell is left.
         """
         count = self.seeds if seeds is None else seeds
         if not 1 <= count <= self.seeds:
             raise ConfigError(f"{self.name} declares {self.seeds} seeds; {count} is not within 1 .. {self.seeds}")
         chosen = self._chosen(only or {})
-        return [
+        cells = [
             Cell(at, seed, job)
             for seed in range(count)
             if str(seed) in chosen.get("seed", {str(seed)})
             for at, job in self.grid()
             if all(str(at[name]) in values for name, values in chosen.items() if name != "seed")
         ]
+        if not cells:
+            words = ", ".join(f"{name}={'/'.join(sorted(values))}" for name, values in chosen.items())
+            raise ConfigError(
+                f"{self.name}: no cell has {words} among the first {count} of {self.seeds} seeds; see "
+                "`imc-ssm experiment list` and choose others"
+            )
+        return cells
 
     def _chosen(self, only: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
         """`only`, checked."""
@@ -248,6 +273,9 @@ class Study:
             out["qat"] = plain(recipe.qat)
         if job.steps is not None:
             out["steps"] = job.steps
+        numerics = {kind: NUMERICS[kind] for kind in ("full", job.kind) if NUMERICS[kind] > 1}
+        if numerics:
+            out["numerics"] = numerics
         return out
 
     def key(self, job: Job, seed: int) -> str:

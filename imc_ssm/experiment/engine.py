@@ -68,6 +68,7 @@ def run(
     entries = place.ledger.entries()
     todo = [cell for cell in cells if place.find(cell.job, cell.seed, entries) is None]
     failures: list[Finished] = []
+    failed: dict[str, str] = {}
     done, drawn = len(cells) - len(todo), time.monotonic()
     if todo:
         _ = place.data  # missing data are an error before any work
@@ -80,7 +81,7 @@ def run(
                 if wait:
                     waiting(cell)
                 try:
-                    entry = _entry(place, cell.job, cell.seed, stage, wait=wait)
+                    entry = _entry(place, cell.job, cell.seed, stage, failed, wait=wait)
                 except _Busy:
                     busy.append(cell)
                     continue
@@ -102,20 +103,30 @@ def run(
     return failures
 
 
-def _entry(place: Workplace, job: Job, seed: int, stage: Stage, *, wait: bool) -> Entry:
-    """The ledger's entry of a job, computed now if it is not there, and that of the training it starts from."""
+def _entry(place: Workplace, job: Job, seed: int, stage: Stage, failed: dict[str, str], *, wait: bool) -> Entry:
+    """The ledger's entry of a job, computed now if it is not there, and that of the training it starts from.
+
+    `failed`: key -> error of the jobs that failed in this run; they would again.
+    """
     if job.kind != "full":
-        _entry(place, start_of(job), seed, stage, wait=wait)
+        _entry(place, start_of(job), seed, stage, failed, wait=wait)
+    key = place.study.key(job, seed)
+    if key in failed:
+        raise ImcSsmError(failed[key])
     with locked(place.run_path(job, seed, ".lock"), wait=wait) as ours:
         if not ours:
             raise _Busy
         entry = place.find(job, seed)
         if entry is not None and (job.kind != "full" or place.model_path(job, seed).exists()):
             return entry
-        with stage(_title(job, seed)) as progress:
-            measured = perform(place, job, seed, progress)
+        try:
+            with stage(_title(job, seed)) as progress:
+                measured = perform(place, job, seed, progress)
+        except ImcSsmError as problem:
+            failed[key] = str(problem)
+            raise
         entry = Entry(
-            key=place.study.key(job, seed),
+            key=key,
             identity=place.study.identity(job, seed, whole=True),
             measured=measured.values,
             n_test=int(place.shape["splits"]["test"]),

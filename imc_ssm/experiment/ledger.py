@@ -19,7 +19,7 @@ from typing import Any
 from imc_ssm.errors import FileError
 from imc_ssm.files import atomic_path, canonical_json
 
-__all__ = ["Entry", "Ledger", "find_in", "locked"]
+__all__ = ["Entry", "Ledger", "find_in", "fits", "locked"]
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ def find_in(entries: dict[str, Entry], key: str, identity: dict[str, Any]) -> En
 
 
 def _if_same(entry: Entry | None, identity: dict[str, Any]) -> Entry | None:
-    return entry if entry is not None and _fits(entry.identity, identity) else None
+    return entry if entry is not None and fits(entry.identity, identity) else None
 
 
-def _fits(old: Any, new: Any) -> bool:
+def fits(old: Any, new: Any) -> bool:
     """Whether all fields that were there when `old` was written have the same values now."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return all(name not in new or _fits(value, new[name]) for name, value in old.items())
+        return all(name not in new or fits(value, new[name]) for name, value in old.items())
     return bool(old == new)
 
 

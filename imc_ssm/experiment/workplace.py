@@ -11,7 +11,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import FileError
 from imc_ssm.experiment.declare import Cell, Experiment, Job, Study, full, start_of
 from imc_ssm.experiment.estimate import estimate, work
-from imc_ssm.experiment.ledger import Entry, Ledger, find_in
+from imc_ssm.experiment.ledger import Entry, Ledger, find_in, fits
 from imc_ssm.modelfile import StoredModel, load_model
 from imc_ssm.train import check_model_fits
 
@@ -63,7 +63,12 @@ class Workplace:
         if not path.exists():
             return None
         stored = load_model(path)
-        if stored.info.get("key") != self.study.key(job, seed):
+        recipe = self.study.recipe_of(job)
+        training = recipe.pretraining.model_copy(update={"seed": seed}).model_dump(mode="json")
+        same = stored.info.get("key") == self.study.key(job, seed)
+        # the key leaves out what is at its default, and a default can change
+        same = same and fits(stored.info.get("training"), training | {"mode": recipe.mode})
+        if not (same and stored.model.config == self.study.model(job.model)):
             raise FileError(
                 f"{path} was trained with another recipe, model or task than the study declares now; restore the "
                 "declaration, or move the file away to train it again"

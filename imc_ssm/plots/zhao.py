@@ -6,7 +6,7 @@ Cells that are not computed leave a gap; where nothing is, the panel says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "rates",
     "table1",
     "table3",
+    "validation_headline",
 ]
 
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE")
@@ -284,28 +285,44 @@ def fig5c(ds: xr.Dataset) -> Figure:
     return figure
 
 
-def rates(ds: xr.Dataset) -> Figure:
-    """Accuracy over the learning rate, one panel a training, one line a batch size, beside the paper's."""
+def validation_headline(ds: xr.Dataset) -> xr.DataArray:
+    """Validation accuracy after the last epoch that a cell has."""
+    curves = ds["accuracy_validation"]
+    if not curves.sizes["epoch"]:
+        return ds["accuracy"]
+    last = curves.isel(epoch=0, drop=True)
+    for epoch in range(1, curves.sizes["epoch"]):
+        now = curves.isel(epoch=epoch, drop=True)
+        last = now.where(now.notnull(), last)
+    return last.assign_attrs(units="percent", long_name="Validation accuracy after the last epoch")
+
+
+def rates(ds: xr.Dataset, paper: Mapping[str, tuple[float, float]]) -> Figure:
+    """Validation accuracy over the learning rate, one panel a training, one line a batch size.
+
+    `paper`: training -> mean and deviation of the published test accuracy, percent.
+    """
     with _figure(11.0, 5.4) as figure:
         for ax, stage in zip(figure.subplots(1, ds.sizes["stage"]), ds["stage"].values, strict=True):
             here = ds.isel(model=0).sel(stage=stage)
             title = str(ds["model"].values[0])
             ax.set_title(f"{title}, {stage}")
             ax.set_xlabel("Peak learning rate")
-            ax.set_ylabel(accuracy_label(ds))
-            if not bool(here["accuracy"].notnull().any()):
+            ax.set_ylabel("Validation accuracy, last epoch (%)")
+            if not ds.sizes.get("epoch") or not bool(here["accuracy"].notnull().any()):
                 absent(ax, "accuracy")
                 continue
+            reached = validation_headline(here)
             ax.set_xscale("log")
             for index, batch in enumerate(here["batch"].values):
-                there = here["accuracy"].sel(batch=batch).transpose("seed", "rate").values
+                there = reached.sel(batch=batch).transpose("seed", "rate").values
                 if np.isfinite(there).any():
                     label = f"batch {batch}"
                     _band(ax, here["rate"].values, there, _COLOURS[index], _MARKERS[index], label)
-            if "accuracy_paper" in here:
-                mean, deviation = (float(here[name].max()) for name in ("accuracy_paper", "deviation_paper"))
+            if str(stage) in paper:
+                mean, deviation = paper[str(stage)]
                 ax.axhspan(mean - deviation, mean + deviation, color=_PAPER, alpha=0.15, lw=0)
-                ax.axhline(mean, color=_PAPER, lw=1.2, label="paper: mean, deviation")
+                ax.axhline(mean, color=_PAPER, lw=1.2, label="paper, test: mean, deviation")
             _legend_below(ax, columns=3)
     return figure
 
@@ -316,6 +333,7 @@ def _over_bits(ds: xr.Dataset, *, line: str, panel: str | None = None, title: st
     panels: list[tuple[Any, Any]] = [(m, p) for m in models for p in (ds[panel].values if panel else [None])]
     with _figure(max(7.4, 5.4 * len(panels)), 5.4) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        entries: dict[str, Any] = {}
         for (model, part), ax in zip(panels, axes, strict=True):
             here = ds["accuracy"] if model is None else ds["accuracy"].sel(model=model)
             here = here if panel is None else here.sel({panel: part})
@@ -323,12 +341,14 @@ def _over_bits(ds: xr.Dataset, *, line: str, panel: str | None = None, title: st
             words += [_name(part)] if panel else ["PTQ of one part"] if title is None else [title]
             ax.set_title(", ".join(words))
             _lines(ax, here, line)
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                entries.setdefault(label, handle)
             ax.set_ylabel(accuracy_label(ds) if ax is axes[0] else "")
             ax.set_ylim(0, 104)
-        handles, labels = axes[0].get_legend_handles_labels()
-        if handles:
-            note, columns = "mean over seeds, band: their range", min(len(labels), 4)
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, title=note)
+        if entries:
+            note, columns = "mean over seeds, band: their range", min(len(entries), 4)
+            where = {"loc": "outside lower center", "ncols": columns, "frameon": False, "title": note}
+            figure.legend(list(entries.values()), list(entries), **where)
     return figure
 
 
@@ -342,12 +362,14 @@ def _lines(ax: Axes, values: xr.DataArray, line: str) -> None:
         absent(ax, "accuracy")
         ax.set_xticks([])
         return
+    missing: list[str] = []
     for index, name in enumerate(values[line].values):
         there = values.sel({line: name}).transpose("seed", "bits").values
-        label = _name(name)
-        if not np.isfinite(there).any():
-            label += ": not computed yet"
-        _band(ax, at, there, _COLOURS[index], _MARKERS[index], label)
+        if not np.isfinite(there[:, bits != _FULL]).any():  # full precision is every line's
+            missing.append(f"{_name(name)}: not computed")
+        _band(ax, at, there, _COLOURS[index], _MARKERS[index], _name(name))
+    if missing:
+        ax.annotate("\n".join(missing), (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
     ax.axhline(_CHANCE, color=GREY, ls=":", lw=1.2)
     ax.annotate("guessing", (0, _CHANCE), xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=10)
 

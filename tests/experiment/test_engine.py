@@ -14,10 +14,13 @@ from fakes import fake_dataset, fake_entry, silent, smoke_place
 
 from imc_ssm import results
 from imc_ssm.errors import ConfigError, FileError
-from imc_ssm.experiment import Experiment, Workplace, full, qat, run
+from imc_ssm.experiment import Experiment, Workplace, declare, full, ptq, qat, run
 from imc_ssm.experiment.dataset import assemble
 from imc_ssm.experiment.ledger import locked
+from imc_ssm.modelfile import save_model
 from imc_ssm.quantize import Scheme
+
+JOBS = {"full": full("tiny"), "ptq": ptq("tiny", Scheme()), "qat": qat("tiny", Scheme())}
 
 
 def compute(place, name, *, stage=silent, seeds=None, only=None, finished=lambda f: None):
@@ -170,6 +173,56 @@ def test_a_training_that_diverges_leaves_its_cell_missing(tmp_path):
     assert seen[-1].done == 2
 
 
+def test_a_training_that_diverges_is_not_repeated_for_every_cell(tmp_path):
+    place = smoke_place(tmp_path)
+    wild = place.study.recipe.pretraining.model_copy(update={"rate": 1e30, "epochs": 1, "clip": 1e30})
+    place.study = dataclasses.replace(
+        place.study, recipe=place.study.recipe.model_copy(update={"pretraining": wild})
+    )
+    started = []
+
+    @contextlib.contextmanager
+    def stage(title):
+        started.append(title)
+        yield lambda *a: None
+
+    failures, _ = compute(place, "widths", seeds=1, stage=stage)
+    assert started == ["train tiny seed 0"]
+    assert len(failures) == 3
+    assert len({f.error for f in failures}) == 1
+
+
+def test_a_model_of_an_older_default_is_refused(done, tmp_path):
+    """Its key is the same: what is at its default is left out."""
+    place = smoke_place(tmp_path)
+    stored = done.stored_model(full("tiny"), 0)
+    assert stored.info["training"]["warmup"] == 0.1
+    older = dataclasses.replace(stored, info=stored.info | {"training": stored.info["training"] | {"warmup": 0.3}})
+    save_model(place.model_path(full("tiny"), 0), older)
+    with pytest.raises(FileError, match="another recipe"):
+        compute(place, "widths", seeds=1)
+
+
+def test_a_changed_arithmetic_is_another_key(done, monkeypatch):
+    keys = {kind: done.study.key(job, 0) for kind, job in JOBS.items()}
+    monkeypatch.setitem(declare.NUMERICS, "qat", 2)
+    changed = {kind: done.study.key(job, 0) for kind, job in JOBS.items()}
+    assert {kind for kind in keys if keys[kind] != changed[kind]} == {"qat"}
+    monkeypatch.setitem(declare.NUMERICS, "full", 2)
+    changed = {kind: done.study.key(job, 0) for kind, job in JOBS.items()}
+    assert all(keys[kind] != changed[kind] for kind in keys)
+
+
+def test_what_did_not_change_is_not_written_again(done):
+    path = done.result_path(done.study.experiment("widths"))
+    before, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    compute(done, "widths")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, stamp)
+    path.write_bytes(b"broken")
+    compute(done, "widths")
+    assert results.load(path)["accuracy"].notnull().any()
+
+
 def test_another_recipe_is_another_key_and_never_mixes(done):
     recipe = done.study.recipe
     job = done.study.experiment("again").cells()[0].job
@@ -298,6 +351,7 @@ def test_cells_that_are_chosen():
         ({"only": {"modle": ["a"]}}, "did you mean 'model'"),
         ({"only": {"bits": ["7"]}}, "unknown bits '7'"),
         ({"only": {"seed": ["3"]}}, "unknown seed '3'"),
+        ({"only": {"seed": ["2"]}, "seeds": 1}, "no cell has seed=2 among the first 1 of 3 seeds"),
     ):
         with pytest.raises(ConfigError, match=naming):
             experiment.cells(**arguments)
