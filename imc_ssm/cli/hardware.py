@@ -59,6 +59,7 @@ def deploy(
     from imc_ssm.cost import cost as price
     from imc_ssm.evaluate import Entry, evaluate, gather
     from imc_ssm.modelfile import load_model
+    from imc_ssm.pretrained import model_file
     from imc_ssm.quantize import calibration_batch
     from imc_ssm.results import provenance
 
@@ -68,6 +69,7 @@ def deploy(
     start = time.perf_counter()
     seconds = seconds_of(times)
     chip = design_at(design, seconds)
+    model = model_file(model)
     stored = load_model(model)
     data, task = data_of(stored, dataset, data_dir)
     calibration = calibration_batch(data, stored.model.config.heads)
@@ -108,11 +110,13 @@ def cost(
     from imc_ssm.cost import cost as price
     from imc_ssm.cost import operation_table, table
     from imc_ssm.modelfile import load_model
+    from imc_ssm.pretrained import model_file
     from imc_ssm.quantize import calibration_batch
     from imc_ssm.results import provenance, save
 
     if out is not None:
         writable(out, ".nc")
+    model = model_file(model)
     try:
         placed = Deployment.load(model)
     except FileError as error:

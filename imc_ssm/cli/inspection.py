@@ -31,7 +31,12 @@ INSPECTED = (
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="Model file, as written by `train` or `quantize`.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Model file, as written by `train` or `quantize`, or a shipped model: s4d-16h, s4d-16h-seed1."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Dataset to write (.nc); the figure goes beside it.")] = None,
     bits: Annotated[
         int | None,
@@ -52,11 +57,13 @@ def inspect(
     from imc_ssm.analysis import inspect_model
     from imc_ssm.modelfile import load_model
     from imc_ssm.plots import inspection
+    from imc_ssm.pretrained import model_file
     from imc_ssm.results import provenance
 
     if out is not None:
         writable_result(out)
     start = time.perf_counter()
+    model = model_file(model)
     stored = load_model(model)
     if stored.scheme is not None and bits is not None:
         raise ConfigError(

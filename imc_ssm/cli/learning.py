@@ -83,7 +83,12 @@ def train(
 
 
 def quantize(
-    model: Annotated[Path, typer.Argument(help="Full-precision model file, as written by `train`.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Full-precision model file, as written by `train`, or a shipped model: s4d-16h, s4d-16h-seed1."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Quantised model file to write (.safetensors).")],
     poles: Annotated[int, typer.Option(help="Bits of the poles A.")] = 8,
     state: Annotated[int, typer.Option(help="Bits of the recurrent state x.")] = 8,
@@ -116,12 +121,14 @@ def quantize(
 ) -> None:
     """Quantise a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
     from imc_ssm.modelfile import StoredModel, load_model
+    from imc_ssm.pretrained import model_file
     from imc_ssm.quantize import calibration_batch
     from imc_ssm.quantize import quantize as apply
     from imc_ssm.train import TrainConfig
     from imc_ssm.train import train as fit
 
     writable(out, ".safetensors")
+    model = model_file(model)
     stored = load_model(model)
     given = {
         "granularity": granularity,

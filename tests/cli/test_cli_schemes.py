@@ -52,6 +52,15 @@ def test_frozen_poles_stay_through_training(chain, tmp_path):
     assert not np.array_equal(before.B.detach(), after.B.detach())
 
 
+def test_a_shipped_model_is_quantised_by_its_name(tmp_path):
+    # on the digits, which need no download: another task, but the same channels and classes
+    done("quantize", "s4d-16h-seed1", "--dataset", "digits", "--out", tmp_path / "q.safetensors")
+    stored = load_model(tmp_path / "q.safetensors")
+    assert stored.scheme == Scheme()
+    assert stored.info["quantised_from"] == "s4d-16h-seed1.safetensors"
+    assert stored.info["training"]["seed"] == 1
+
+
 @pytest.mark.parametrize(
     ("words", "naming"),
     [
