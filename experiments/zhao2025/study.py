@@ -38,6 +38,7 @@ COORDINATES = {
     "granularity": ("1", "What shares a scale"),
     "symmetry": ("1", "Zero point"),
     "parameterisation": ("1", "What QAT trains"),
+    "order": ("1", "How A x + B u is rounded"),
     "stage": ("1", "Training"),
     "batch": ("1", "Sequences per step"),
     "rate": ("1", "Peak learning rate"),
@@ -176,6 +177,20 @@ def build(
                 schemes.qat_scheme(cell["bits_poles"], cell["bits_state"], 8, 8, cell["parameterisation"]),
             ),
             figure=zhao.fig5c,
+        ),
+        Experiment(
+            "order",
+            "Ours: PTQ of the state, A x and B u rounded apart or once together",
+            {
+                "model": small,
+                "granularity": ("head", "state"),
+                "order": ("separate", "joint"),
+                "bits": (schemes.FULL_PRECISION, 16, 12, 10, 8, 6),
+            },
+            lambda cell: schemes.ptq_cell(
+                cell["model"], "x", cell["bits"], granularity=cell["granularity"], order=cell["order"]
+            ),
+            figure=zhao.order,
         ),
         Experiment(
             "rates",

@@ -32,6 +32,7 @@ __all__ = [
     "fig5ab",
     "fig5c",
     "kernel_headline",
+    "order",
     "rates",
     "table1",
     "table3",
@@ -54,6 +55,8 @@ _NAMES = {
     "tensor": "per tensor",
     "head": "per head",
     "state": "per state (ours)",
+    "separate": "A x and B u apart",
+    "joint": "once (ours)",
 }
 
 
@@ -118,6 +121,11 @@ def fig2c(ds: xr.Dataset) -> Figure:
 def fig2d(ds: xr.Dataset) -> Figure:
     """Accuracy over the word length with and without a zero point."""
     return _over_bits(ds, line="symmetry", panel="part")
+
+
+def order(ds: xr.Dataset) -> Figure:
+    """Accuracy over the word length of the state by order of the roundings."""
+    return _over_bits(ds, line="order", panel="granularity")
 
 
 def fig3(ds: xr.Dataset) -> Figure:

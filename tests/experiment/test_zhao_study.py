@@ -27,6 +27,7 @@ NAMES = [
     "fig5a",
     "fig5b",
     "fig5c",
+    "order",
     "rates",
 ]
 
