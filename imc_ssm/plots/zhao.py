@@ -211,7 +211,9 @@ def fig4b(ds: xr.Dataset) -> Figure:
                 there = seeds.transpose("seed", "quantile", "step").values
                 # medians over seeds: an infinite error of one seed is not one of all
                 low, middle, high = np.quantile(there, 0.5, axis=0, method="nearest")
-                middle = np.where(np.isfinite(middle), middle, np.nan)
+                # A has no part in the first step: no error there, and no place for it on this axis
+                middle = np.where(np.isfinite(middle) & (middle > 0), middle, np.nan)
+                low, high = (np.where(middle > 0, edge, np.nan) for edge in (low, high))
                 colour, steps = _COLOURS[index], ds["step"].values
                 low, high = np.maximum(low, 1e-9), np.minimum(high, 1e9)
                 ax.fill_between(steps, low, high, color=colour, alpha=0.13, lw=0)
@@ -219,6 +221,7 @@ def fig4b(ds: xr.Dataset) -> Figure:
             ax.set_xscale("log")
             ax.set_yscale("log")
             ax.set_ylim(1e-5, 1e2)
+            ax.set_xlim(0.8, 1.25 * float(ds["step"][-1]))
             ax.axhline(1.0, color=GREY, ls=":", lw=1.2)
             _legend_below(ax, columns=4, title="median head, band: 10 to 90 % of the heads")
     return figure
@@ -377,7 +380,9 @@ def _lines(ax: Axes, values: xr.DataArray, line: str) -> None:
             missing.append(f"{_name(name)}: not computed")
         _band(ax, at, there, _COLOURS[index], _MARKERS[index], _name(name))
     if missing:
-        ax.annotate("\n".join(missing), (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+        # few bits are never the most accurate: nothing else is in that corner
+        words = "\n".join(missing)
+        ax.text(0.99, 0.9, words, transform=ax.transAxes, ha="right", va="top", color=GREY, fontsize=11)
     ax.axhline(_CHANCE, color=GREY, ls=":", lw=1.2)
     ax.annotate("guessing", (0, _CHANCE), xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=10)
 
