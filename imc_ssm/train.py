@@ -162,13 +162,16 @@ def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The class of every sequence of a split, (n,) int64; the model runs in evaluation mode."""
+    """The class of every sequence of a split, (n,) int64; the model runs in evaluation mode.
+
+    -1, which no label is, where a logit is not finite: such a sequence has no answer, right or wrong.
+    """
     was = model.training
     model.eval()
-    out = [
-        model(torch.from_numpy(values), _lengths(lengths)).argmax(-1).numpy()
-        for values, _, lengths in split.batches(batch)
-    ]
+    out = []
+    for values, _, lengths in split.batches(batch):
+        logits = model(torch.from_numpy(values), _lengths(lengths))
+        out.append(torch.where(torch.isfinite(logits).all(-1), logits.argmax(-1), -1).numpy())
     model.train(was)
     return np.concatenate(out)
 

@@ -233,6 +233,19 @@ class TestErrors:
             TrainConfig.parse(data)
 
 
+def test_logits_that_are_not_finite_are_no_answer(digits: SequenceDataset) -> None:
+    class Broken(nn.Module):
+        def forward(self, u: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+            logits = torch.zeros(len(u), 10)
+            logits[:, 3] = 1.0
+            logits[::2, 5] = float("nan")  # argmax would say 5
+            logits[1::4, 7] = float("inf")
+            return logits
+
+    found = predict(Broken(), digits.split("test").take(8))
+    assert found.tolist() == [-1, -1, -1, 3, -1, -1, -1, 3]
+
+
 def test_discrete_poles_are_dynamics(digits: SequenceDataset) -> None:
     # They take the rate of the dynamics and no weight decay, like the continuous parameters that they replace.
     model = Classifier(ModelConfig(heads=4, n_state=8))

@@ -25,6 +25,8 @@ POLE_BITS = (schemes.FULL_PRECISION, 8, 6, 4)
 KERNEL_BITS = (16, 8, 6, 4)
 QAT_BITS = (6, 7, 8, 16)
 RATES = (1e-4, 1e-3, 1e-2)
+RATES_QAT = "QAT W4A6 A8 x8"
+"""The column of Table III whose rates are compared."""
 PARAMETERISATIONS = ("discrete", "continuous", "frozen")
 
 COORDINATES = {
@@ -58,7 +60,7 @@ def build(
     """The study, on any task and any models: figures that show one width take `small`, Fig. 5b takes `large`."""
     names, two = tuple(models), (*small, *large)
     small, large = tuple(small), tuple(large)
-    aims = {"pre-training": paper.TABLE3["s4d-16h", "FP"], "QAT": paper.TABLE3["s4d-16h", "W4A6 A8 x8"]}
+    aims = {"pre-training": paper.TABLE3["s4d-16h", "FP"], RATES_QAT: paper.TABLE3["s4d-16h", RATES_QAT[4:]]}
     published3 = {key: value for key, value in paper.TABLE3.items() if key[0] in two}
     experiments = (
         Experiment(
@@ -194,8 +196,8 @@ def build(
         ),
         Experiment(
             "rates",
-            "Ours: which learning rates reproduce the paper's accuracies (QAT: W4A6, A8 x8)",
-            {"model": small, "stage": ("pre-training", "QAT"), "batch": (64, 512), "rate": RATES},
+            "Ours: which learning rates reproduce the paper's accuracies",
+            {"model": small, "stage": ("pre-training", RATES_QAT), "batch": (64, 512), "rate": RATES},
             lambda cell: _rate(cell, recipes.get(cell["model"], recipe)),
             variables=("accuracy", "accuracy_validation"),
             seeds=1,
@@ -219,8 +221,8 @@ def build(
 def _rate(cell: Mapping[str, Any], recipe: Recipe) -> Job | None:
     """Training with another rate and batch; pre-training: the printed rate and ours, at the documented batch."""
     change = {"rate": cell["rate"], "batch": cell["batch"]}
-    if cell["stage"] == "QAT":
-        start = schemes.table3_cell({"model": cell["model"], "scheme": "W4A6 A8 x8"})
+    if cell["stage"] == RATES_QAT:
+        start = schemes.table3_cell({"model": cell["model"], "scheme": RATES_QAT[4:]})
         return start.model_copy(update={"training": recipe.qat.model_copy(update=change)})
     if cell["batch"] != 512 or cell["rate"] < 1e-3:
         return None

@@ -21,7 +21,7 @@ __all__ = ["assemble", "write"]
 
 
 def write(place: Workplace, experiment: Experiment, *, draw: bool = False) -> xr.Dataset:
-    """Assemble the dataset, write it to `results/`, with `draw` its figure too, and return it.
+    """Assemble the dataset, write it to `results/`, with `draw` its figure if a cell is done, and return it.
 
     Under a lock from reading to writing, so that no process overwrites another's cells with an older state.
     """
@@ -30,7 +30,7 @@ def write(place: Workplace, experiment: Experiment, *, draw: bool = False) -> xr
         ds = assemble(place, experiment, place.ledger.entries())
         if not _written(path, ds):
             results.save(ds, path)
-        if draw and experiment.figure is not None:
+        if draw and experiment.figure is not None and ds.attrs["cells_done"]:
             save_figure(experiment.figure(ds), path.with_suffix(".png"))
     return ds
 

@@ -299,8 +299,6 @@ def fig5c(ds: xr.Dataset) -> Figure:
 def validation_headline(ds: xr.Dataset) -> xr.DataArray:
     """Validation accuracy after the last epoch that a cell has."""
     curves = ds["accuracy_validation"]
-    if not curves.sizes["epoch"]:
-        return ds["accuracy"]
     last = curves.isel(epoch=0, drop=True)
     for epoch in range(1, curves.sizes["epoch"]):
         now = curves.isel(epoch=epoch, drop=True)
@@ -325,6 +323,7 @@ def rates(ds: xr.Dataset, paper: Mapping[str, tuple[float, float]]) -> Figure:
                 continue
             reached = validation_headline(here)
             ax.set_xscale("log")
+            ax.set_xlim(0.5 * float(here["rate"].min()), 2 * float(here["rate"].max()))
             for index, batch in enumerate(here["batch"].values):
                 there = reached.sel(batch=batch).transpose("seed", "rate").values
                 if np.isfinite(there).any():

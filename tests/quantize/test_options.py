@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from quantised_runs import some, stream
+from quantised_runs import check_batch_stream_and_partition, check_oracle, oracle, some, ssm_of, stream
 from torch import Tensor, nn
 
 from imc_ssm.analog import load_design
@@ -19,13 +19,12 @@ from imc_ssm.compile import Deployment, compile
 from imc_ssm.cost import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import plan_scan, scan_codes
+from imc_ssm.fixedpoint import plan_scan
 from imc_ssm.modelfile import StoredModel, load_model, save_model
 from imc_ssm.quantize import (
     Bits,
     DiscreteS4D,
     PiecewiseGelu,
-    QuantisedS4D,
     Quantiser,
     Scheme,
     calibration_batch,
@@ -34,7 +33,6 @@ from imc_ssm.quantize import (
 from imc_ssm.quantize.ranges import value_range
 from imc_ssm.quantize.scheme import RECURRENCE
 from imc_ssm.quantize.sites import GeluSite, Site
-from imc_ssm.recurrence import codes_of
 from imc_ssm.s4d import S4D, Classifier, ModelConfig
 from imc_ssm.train import TrainConfig, accuracy, train
 
@@ -56,49 +54,21 @@ STATIC = {
 }
 
 
-def ssm_of(model: Classifier) -> QuantisedS4D:
-    ssm = model.blocks[0].ssm
-    assert isinstance(ssm, QuantisedS4D)
-    return ssm
-
-
 class TestStatic:
     @pytest.mark.parametrize("name", STATIC)
     @torch.no_grad()
     def test_batch_stream_and_partition(self, name: str, quantised: Make, digits: SequenceDataset) -> None:
-        model, u = quantised(STATIC[name]), some(digits)
-        logits = model(u)
-        assert torch.isfinite(logits).all()
-        assert torch.equal(stream(model, u), logits)
-        for cut in (1, 7, 16):
-            assert torch.equal(torch.cat([model(u[:cut]), model(u[cut:])]), logits)
+        check_batch_stream_and_partition(quantised(STATIC[name]), some(digits))
 
     @pytest.mark.parametrize("name", STATIC)
     @torch.no_grad()
     def test_the_recurrence_is_the_oracles(self, name: str, quantised: Make, digits: SequenceDataset) -> None:
-        model, scheme = quantised(STATIC[name]), STATIC[name]
-        ssm, seen = ssm_of(model), []
-        ssm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-        model(some(digits))
-        ((u, output),) = seen
-        formats = ssm.formats()
+        scheme = STATIC[name]
+        formats = check_oracle(quantised(scheme), some(digits))
         assert (formats.order, formats.rounding) == (scheme.order, scheme.rounding)
-        *values, _ = ssm.coefficients()
-        plan = plan_scan(formats, *values[0].shape)
         shape = {"tensor": (), "head": (8,), "state": (8, 16)}[scheme.granularity]
         assert {f.scale.shape for f in (formats.a, formats.b, formats.c, formats.x)} == {shape}
         assert formats.y.scale.shape == (8,)
-        codes = [
-            codes_of(torch.view_as_real(z.resolve_conj()).numpy(), f)[0]
-            for z, f in zip(values, (formats.a, formats.b, formats.c), strict=True)
-        ]
-        y, last, _ = scan_codes(plan, formats.u.quantise(u.numpy(), head_axis=1), *codes)
-        real = torch.from_numpy(formats.y.dequantise(y, head_axis=1)).float()
-        assert torch.equal(ssm.after_d(real + ssm.direct()[:, None] * u), output)
-        state = ssm.init_state(len(u))
-        for t in range(u.shape[-1]):
-            _, state = ssm.step(u[..., t], state)
-        assert torch.equal(state, torch.from_numpy(last))
 
     @pytest.mark.parametrize("name", STATIC)
     def test_gradient_reaches_every_trained_parameter(
@@ -271,15 +241,8 @@ class TestDynamic:
         ssm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
         model(some(digits))
         formats = ssm.formats()
-        *values, _ = ssm.coefficients()
-        bare = replace(formats, y=None)
-        plan = plan_scan(bare, *values[0].shape)
-        codes = [
-            codes_of(torch.view_as_real(z.resolve_conj()).numpy(), f)[0]
-            for z, f in zip(values, (formats.a, formats.b, formats.c), strict=True)
-        ]
-        y, _, _ = scan_codes(plan, formats.u.quantise(seen[0].numpy(), head_axis=1), *codes)
-        real = (plan.sum_scale[:, None] * y).astype(np.float32)
+        sums, _ = oracle(ssm, replace(formats, y=None), seen[0])
+        real = sums.astype(np.float32)
         low, high = value_range(real.swapaxes(0, 1).reshape(8, -1), 100)
         np.testing.assert_allclose(formats.y.scale, (np.maximum(high, 0) - np.minimum(low, 0)) / 255, rtol=1e-6)
 

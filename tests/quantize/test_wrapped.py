@@ -6,12 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from quantised_runs import some, stream
+from quantised_runs import check_batch_stream_and_partition, check_oracle, some, ssm_of, stream
 from torch import Tensor, nn
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import plan_scan, scan_codes
 from imc_ssm.quantize import (
     Bits,
     QuantisedLinear,
@@ -22,7 +21,6 @@ from imc_ssm.quantize import (
     quantize,
     wrap,
 )
-from imc_ssm.recurrence import codes_of
 from imc_ssm.s4d import Classifier, ModelConfig
 from imc_ssm.train import TrainConfig, accuracy, train
 
@@ -45,12 +43,7 @@ class TestBitExact:
     @pytest.mark.parametrize("name", SCHEMES)
     @torch.no_grad()
     def test_batch_stream_and_partition(self, name: str, quantised: Make, digits: SequenceDataset) -> None:
-        model, u = quantised(SCHEMES[name]), some(digits)
-        logits = model(u)
-        assert torch.isfinite(logits).all()
-        assert torch.equal(stream(model, u), logits)
-        for cut in (1, 7, 16):
-            assert torch.equal(torch.cat([model(u[:cut]), model(u[cut:])]), logits)
+        check_batch_stream_and_partition(quantised(SCHEMES[name]), some(digits))
 
     @torch.no_grad()
     def test_what_follows_a_sequence_does_not_matter(self, quantised: Make, digits: SequenceDataset) -> None:
@@ -66,35 +59,7 @@ class TestBitExact:
     def test_the_recurrence_is_the_oracles_on_its_own_codes(
         self, name: str, quantised: Make, digits: SequenceDataset
     ) -> None:
-        model = quantised(SCHEMES[name])
-        ssm = model.blocks[0].ssm
-        assert isinstance(ssm, QuantisedS4D)
-        seen: list[tuple[Tensor, Tensor]] = []
-        handle = ssm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-        model(some(digits))
-        handle.remove()
-        ((u, output),) = seen
-        a, b, c, _ = ssm.coefficients()
-        formats = ssm.formats()
-        plan = plan_scan(formats, *a.shape)
-        assert formats.b is not None
-        assert formats.c is not None
-        assert formats.y is not None
-        codes = [
-            codes_of(torch.view_as_real(z.resolve_conj()).numpy(), f)[0]
-            for z, f in ((a, formats.a), (b, formats.b), (c, formats.c))
-        ]
-        u_codes = formats.u.quantise(u.numpy(), head_axis=1)
-        # Its input is on the encoder's grid already: nothing is rounded twice.
-        assert torch.equal(torch.from_numpy(formats.u.dequantise(u_codes, head_axis=1)).float(), u)
-        y, last, _ = scan_codes(plan, u_codes, *codes)
-        real = torch.from_numpy(formats.y.dequantise(y, head_axis=1)).float()
-        assert torch.equal(ssm.after_d(real + ssm.direct()[:, None] * u), output)
-        # The stream's registers hold the same codes at the end.
-        state = ssm.init_state(len(u))
-        for t in range(u.shape[-1]):
-            _, state = ssm.step(u[..., t], state)
-        assert torch.equal(state, torch.from_numpy(last))
+        check_oracle(quantised(SCHEMES[name]), some(digits))
 
     @torch.no_grad()
     def test_sums_do_not_depend_on_their_order(self, quantised: Make) -> None:
@@ -315,9 +280,7 @@ def test_the_clip_holds_a_state_that_coarse_poles_make_unstable(quantised: Make,
     u = some(digits)
     held, free = (quantised(scheme.model_copy(update={"state_clip": clip})) for clip in (5.0, None))
     assert torch.isfinite(held(u)).all()
-    ssm = held.blocks[0].ssm
-    assert isinstance(ssm, QuantisedS4D)
-    _, last = ssm._run(torch.ones(1, 8, 200), None)
+    _, last = ssm_of(held)._run(torch.ones(1, 8, 200), None)
     assert last is not None
     assert torch.view_as_real(last).abs().max() == 5.0
     assert not torch.isfinite(free(torch.cat([u] * 20, 1))).all()
