@@ -44,6 +44,41 @@ def same(one: nn.Module, two: nn.Module) -> bool:
     return all(torch.equal(v, two.state_dict()[n]) for n, v in one.state_dict().items())
 
 
+class TestChunks:
+    """The gradients of a step's chunks add up to the step's."""
+
+    @pytest.mark.parametrize("lengths", [False, True])
+    @pytest.mark.parametrize("chunk", [1, 3, 8, 100])  # 8 divides the 16 of a step, 3 does not
+    def test_a_step_is_the_same_in_chunks(self, lengths: bool, chunk: int) -> None:
+        data, models, losses = levels(lengths=lengths), [], []
+        for size in (None, chunk):
+            models.append(small())
+            config = TrainConfig(epochs=1, batch=16, rate=1e-2, chunk=size)
+            losses.append(train(models[-1], data, config, keep="last").loss_train[0])
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+        start = small().state_dict()
+        for (name, one), two in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+            moved = (one - start[name]).abs().max()
+            assert moved > 0
+            torch.testing.assert_close(two, one, rtol=0, atol=float(1e-2 * moved))
+
+    def test_a_chunk_of_everything_is_the_whole_step_to_the_bit(self) -> None:
+        models = [small(), small()]
+        for model, size in zip(models, (None, 16), strict=True):
+            train(model, levels(), TrainConfig(epochs=2, batch=16, chunk=size), keep="last")
+        assert same(*models)
+
+    def test_only_a_chunk_runs_at_once(self) -> None:
+        model, seen = small(), set()
+        model.register_forward_pre_hook(lambda _, inputs: seen.add(len(inputs[0])))
+        train(model, levels(), TrainConfig(epochs=1, batch=16, chunk=5))
+        assert max(seen) == 5
+
+    def test_an_empty_chunk_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="chunk"):
+            TrainConfig.parse({"chunk": 0})
+
+
 class TestLearning:
     @pytest.mark.parametrize("lengths", [False, True])
     def test_loss_falls_and_classes_are_found(self, lengths: bool) -> None:

@@ -56,7 +56,8 @@ class Recipe(Config):
     qat: TrainConfig = TrainConfig(epochs=10, batch=64, rate=1e-3)
     """Fine-tuning of the calibrated PTQ model, in recurrent mode."""
     calibration: int = Field(512, ge=1)
-    """Training sequences, drawn by the seed, that fix the ranges (fewer for wide models: memory)."""
+    """Training sequences, drawn by the seed, that fix the ranges (all if there are fewer); they run
+    through the model at once."""
 
 
 class Job(Config):

@@ -19,7 +19,7 @@ from imc_ssm.errors import ImcSsmError
 from imc_ssm.experiment.declare import Job, start_of
 from imc_ssm.experiment.workplace import Workplace
 from imc_ssm.modelfile import StoredModel, save_model
-from imc_ssm.quantize import Scheme, calibration_batch, quantize
+from imc_ssm.quantize import Scheme, quantize
 from imc_ssm.s4d import Classifier
 from imc_ssm.train import Progress, TrainConfig, accuracy, train
 
@@ -61,10 +61,10 @@ def perform(place: Workplace, job: Job, seed: int, progress: Progress) -> Measur
     return _KINDS[job.kind](place, job, seed, progress)
 
 
-def calibration_of(data: SequenceDataset, heads: int, seed: int, most: int) -> tuple[Tensor, Tensor | None]:
-    """Up to `most` training sequences drawn by the seed (without replacement), and their lengths."""
+def calibration_of(data: SequenceDataset, seed: int, most: int) -> tuple[Tensor, Tensor | None]:
+    """`most` training sequences drawn by the seed without replacement (all if fewer), and their lengths."""
     split = data.split("train")
-    count = len(calibration_batch(data, heads, most)[0])  # what memory allows
+    count = min(most, len(split))
     index = np.sort(np.random.default_rng([seed, 0xCA11B]).choice(len(split), count, replace=False))
     lengths = None if split.lengths is None else torch.from_numpy(split.lengths[index])
     return torch.from_numpy(np.ascontiguousarray(split.values[index])), lengths
@@ -165,7 +165,7 @@ def _quantised(place: Workplace, job: Job, seed: int) -> Classifier:
     assert job.scheme is not None
     model = _base(place, job, seed)
     most = place.study.recipe_of(job).calibration
-    return quantize(model, job.scheme, *calibration_of(place.data, model.config.heads, seed, most))
+    return quantize(model, job.scheme, *calibration_of(place.data, seed, most))
 
 
 def _train(
