@@ -35,6 +35,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 $(BIN)/python benchmarks/recurrence.py
+	$(BIN)/python benchmarks/chunks.py
 
 clean:
 	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

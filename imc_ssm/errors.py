@@ -35,9 +35,9 @@ class FormatError(ImcSsmError):
     """A fixed-point format or a combination of formats cannot be represented."""
 
 
-def unknown(kind: str, name: str, valid: Iterable[str]) -> str:
+def unknown(kind: str, name: str, valid: Iterable[str], *, sort: bool = True) -> str:
     """One line for an unknown name: what it was, the nearest valid one, and all that are known."""
-    valid = sorted(valid)
+    valid = sorted(valid) if sort else list(valid)
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r};{hint} known: {', '.join(valid) if valid else '(none)'}"

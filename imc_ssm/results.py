@@ -94,20 +94,20 @@ def load(path: str | Path) -> xr.Dataset:
 
 
 def provenance(
-    config: dict[str, Any], seed: int, compute_time: float | None = None
+    config: dict[str, Any], seed: int | None, compute_time: float | None = None
 ) -> dict[str, str | int | float]:
     """The attributes by which a result can be run again.
 
-    `configuration` (JSON of `config`), `configuration_sha256`, `seed`, `versions` (JSON: Python and the
-    packages that decide the numbers), `created` (UTC, ISO 8601) and `compute_time_s` (seconds; NaN where it
-    was not measured). Raises `ConfigError` if `config` is not JSON.
+    `configuration` (JSON of `config`), `configuration_sha256`, `seed` (not for None: a dimension has the seeds),
+    `versions` (JSON: Python and the packages that decide the numbers), `created` (UTC, ISO 8601) and
+    `compute_time_s` (seconds; NaN where it was not measured). Raises `ConfigError` if `config` is not JSON.
     """
     text = canonical_json(config, what="the configuration")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
     return {
         "configuration": text,
         "configuration_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "seed": int(seed),
+        **({} if seed is None else {"seed": int(seed)}),
         "versions": json.dumps(versions, sort_keys=True),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "compute_time_s": float("nan") if compute_time is None else float(compute_time),

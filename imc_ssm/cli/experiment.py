@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.files import atomic_path, check_writable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from imc_ssm.experiment import Experiment, Finished, Workplace
     from imc_ssm.train import Progress
@@ -34,34 +35,66 @@ experiment = typer.Typer(
 
 
 @experiment.command("list")
-def list_(data_dir: DataDir = None) -> None:
+def list_(
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments whose cells to list.")] = None,
+    data_dir: DataDir = None,
+) -> None:
     """The experiments: cells done and missing, compute time so far, and an estimate for the rest.
 
-    The estimate scales with what was measured on this study's jobs; before that, it is for two cores.
+    With names: the cells of these, which seeds are done and which are missing. The estimate scales with what was
+    measured on this study's jobs; before that, it is for two cores.
     """
-    from imc_ssm.experiment import studies
+    from imc_ssm.experiment import find, studies
     from imc_ssm.experiment.report import duration
 
-    for place in studies(data_dir):
+    places = studies(data_dir)
+    if names:
+        for name in names:
+            _list_cells(*find(name, places))
+        return
+    for place in places:
         entries = place.ledger.entries()
         table = Table(title=f"{place.study.title} ({place.study.name})", box=SIMPLE, padding=(0, 1, 0, 0))
         table.add_column("experiment", no_wrap=True)
         table.add_column("what")
-        for column in ("done", "missing", "time so far", "time left"):
+        for column in ("cells done", "time so far", "time left"):
             table.add_column(column, justify="right", no_wrap=True)
         for declared in place.study.experiments:
             cells = declared.cells()
             done = sum(place.find(cell.job, cell.seed, entries) is not None for cell in cells)
             spent, left = place.spent(cells, entries), place.left(cells, entries)
             rest = f"about {duration(left)}" if done < len(cells) else "-"
-            counts = (str(done), str(len(cells) - done))
-            table.add_row(declared.name, declared.title, *counts, duration(spent) if done else "-", rest)
-        cells = [cell for declared in place.study.experiments for cell in declared.cells()]
+            room = max(20, console.width - 57)  # one line an experiment
+            title = declared.title if len(declared.title) <= room else f"{declared.title[: room - 3].strip()}..."
+            so_far = duration(spent) if done else "-"
+            table.add_row(declared.name, title, f"{done} of {len(cells)}", so_far, rest)
+        jobs = {
+            place.study.key(cell.job, cell.seed): cell
+            for declared in place.study.experiments
+            for cell in declared.cells()
+        }
+        cells = list(jobs.values())
+        done = sum(place.find(cell.job, cell.seed, entries) is not None for cell in cells)
         table.add_section()
         spent, left = place.spent(cells, entries), place.left(cells, entries)
-        table.add_row("all", "", "", "", duration(spent), f"about {duration(left)}" if left else "-")
+        rest = f"about {duration(left)}" if left else "-"
+        table.add_row("all", "each job once", f"{done} of {len(cells)}", duration(spent), rest)
         console.print(table)
-    console.print("Times include the trainings that experiments share; 'all' counts each of them once.")
+    console.print(
+        "Times include the trainings that experiments share; 'all' counts every job once. "
+        "`imc-ssm experiment list NAME` lists the cells of one."
+    )
+
+
+def _list_cells(place: Workplace, declared: Experiment) -> None:
+    """One line for every point of the grid: the values for `--only`, and the seeds."""
+    entries = place.ledger.entries()
+    seeds: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
+    for cell in declared.cells():
+        pair = seeds.setdefault(tuple(map(str, cell.at.values())), ([], []))
+        pair[place.find(cell.job, cell.seed, entries) is None].append(str(cell.seed))
+    rows = [[*at, *(" ".join(numbers) or "-" for numbers in pair)] for at, pair in seeds.items()]
+    _print(f"{declared.name}: {declared.title}", ([*declared.dimensions, "seeds done", "missing"], rows))
 
 
 @experiment.command()
@@ -83,7 +116,6 @@ def run(
     """
     from imc_ssm.experiment import find, studies
     from imc_ssm.experiment import run as compute
-    from imc_ssm.experiment.report import duration
 
     places = studies(data_dir)
     wanted = selection(only or [])
@@ -101,7 +133,7 @@ def run(
                 declared,
                 cells,
                 stage=_stage,
-                finished=lambda f: console.print(_line(f, duration), soft_wrap=True),
+                finished=partial(_say, place),
                 waiting=lambda c: console.print(f"{c.label}: another process computes this cell; waiting"),
             )
             _show(place, declared)
@@ -205,15 +237,20 @@ def _announce(place: Workplace, declared: Experiment, cells: list[Any]) -> None:
     )
 
 
-def _line(finished: Finished, duration: Callable[[float], str]) -> str:
-    """One line for a finished cell."""
+def _say(place: Workplace, finished: Finished) -> None:
+    """One line for a finished cell, with the model that it left."""
+    from imc_ssm.experiment.report import duration
+
     head = f"[{finished.done}/{finished.total}] {finished.cell.label}: "
     if finished.entry is None:
-        return f"{head}failed: {finished.error}"
+        console.print(f"{head}failed: {finished.error}", soft_wrap=True)
+        return
     accuracy = finished.entry.measured.get("accuracy")
     value = "" if accuracy is None else f"{accuracy:.2f} %, "
     left = f"; about {duration(finished.left_s)} left" if finished.left_s > 0 else ""
-    return f"{head}{value}{duration(finished.entry.time_s)}{left}"
+    model = place.written_model(finished.cell.job, finished.cell.seed)
+    where = "" if model is None else f" ({model.relative_to(place.folder)})"
+    console.print(f"{head}{value}{duration(finished.entry.time_s)}{where}{left}", soft_wrap=True)
 
 
 def _show(place: Workplace, declared: Experiment) -> None:

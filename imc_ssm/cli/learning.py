@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["quantize", "train"]
 
+_OF_THE_TRAINING = ("study", "key", "history", "time_s")
+"""What a model file says of its training that is not true of what is made from it."""
+
 
 def train(
     dataset: Annotated[str, typer.Argument(help="A task from `imc-ssm data`, or your own sequences: FILE.npz.")],
@@ -28,6 +31,9 @@ def train(
     model: Annotated[str, typer.Option(help="Preset: s4d-16h, s4d-64h, s4d-256h, s4d-512h.")] = "s4d-16h",
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the training split.")] = 10,
     batch: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 50,
+    chunk: Annotated[
+        int | None, typer.Option(min=1, help="Sequences at once; a step adds them up. Wide models: 64 or fewer.")
+    ] = None,
     rate: Annotated[float, typer.Option(help="Peak learning rate (AdamW, warm-up and cosine).")] = 2e-2,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of everything but the dynamics.")] = 0.01,
     layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
@@ -54,7 +60,14 @@ def train(
     writable(out, ".safetensors")
     base = preset(model)
     recipe = TrainConfig.parse(
-        {"epochs": epochs, "batch": batch, "rate": rate, "weight_decay": weight_decay, "seed": seed}
+        {
+            "epochs": epochs,
+            "batch": batch,
+            "chunk": chunk,
+            "rate": rate,
+            "weight_decay": weight_decay,
+            "seed": seed,
+        }
     )
     data = load_data(dataset, data_dir)
     dt_min, dt_max = initial_steps(data.time)
@@ -158,7 +171,8 @@ def quantize(
     )
     data, task = data_of(stored, dataset, data_dir)
     quantised = apply(stored.model, chosen, *calibration_batch(data, stored.model.config.heads))
-    info = {**stored.info, "task": task, "quantised_from": model.name}
+    kept = {name: value for name, value in stored.info.items() if name not in _OF_THE_TRAINING}
+    info = {**kept, "task": task, "quantised_from": model.name}
     if epochs:
         with stages() as stage, resumable(out) as checkpoint:
             progress = stage(f"QAT {chosen.label}")

@@ -7,6 +7,8 @@ Importing this is quick: scikit-learn and pooch are imported by the tasks that n
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from imc_ssm.datasets.npz import load_npz
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import DataError, unknown
 
-__all__ = ["SequenceDataset", "Split", "info", "load", "load_npz", "names"]
+__all__ = ["SequenceDataset", "Split", "digest", "info", "load", "load_npz", "names"]
 
 _TASKS: dict[str, tuple[Callable[[str | Path | None], SequenceDataset], dict[str, Any]]] = {
     "digits": (lambda data_dir: digits.load_digits(), digits.INFO),
@@ -49,6 +51,28 @@ def info(name: str | Path) -> dict[str, Any]:
     if Path(name).suffix == ".npz":
         return npz.describe(name)
     return dict(_task(str(name))[1])
+
+
+def digest(name: str | Path) -> str | None:
+    """SHA-256 of your own file `.npz`, None for a shipped task, whose files are checked when they are read.
+
+    Raises `DataError` if there is no such file.
+    """
+    path = Path(name)
+    if path.suffix != ".npz":
+        return None
+    try:
+        stat = path.stat()
+        return _sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256(path: Path, _changed: int, _size: int) -> str:
+    """Of a file as it stands; its time and size are there for the cache."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _task(name: str) -> tuple[Callable[[str | Path | None], SequenceDataset], dict[str, Any]]:

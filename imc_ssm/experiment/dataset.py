@@ -49,9 +49,9 @@ def assemble(place: Workplace, experiment: Experiment, entries: dict[str, Entry]
     """Every variable of the experiment over its dimensions and `seed`; missing cells are NaN.
 
     Attributes: `missing`, JSON of the cells that exist but are not done (their coordinates and `seeds`),
-    `cells`, `cells_done`, `n_test`, `computed` (JSON: the versions, threads and days of the jobs), and those of
-    `results.provenance`; `compute_time_s` counts every job of the cells once, and the full-precision trainings
-    that they start from.
+    `cells`, `cells_done`, `n_test`, `computed` (JSON: versions, threads and days of the jobs; `versions` is of the
+    process that wrote the file), and those of `results.provenance`; `compute_time_s` counts every job of the cells
+    once, and the full-precision trainings that they start from.
     """
     cells = experiment.cells()
     found = [(cell, place.find(cell.job, cell.seed, entries)) for cell in cells]
@@ -81,7 +81,7 @@ def assemble(place: Workplace, experiment: Experiment, entries: dict[str, Entry]
             for name in sorted({cell.job.model for cell in cells})
         },
     }
-    ds.attrs |= results.provenance(config, 0, place.spent(cells, entries))
+    ds.attrs |= results.provenance(config, None, place.spent(cells, entries))
     ds.attrs |= {"cells": len(cells), "cells_done": len(done), "n_test": n_test}
     ds.attrs["computed"] = json.dumps(_computed([entry for _, entry in done]), sort_keys=True)
     ds.attrs["missing"] = json.dumps(_missing([cell for cell, entry in found if entry is None]))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from imc_ssm import datasets
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.files import canonical_json
@@ -135,6 +136,16 @@ class Cell:
         return " ".join(f"{name}={value}" for name, value in (self.at | {"seed": self.seed}).items())
 
 
+def _means(text: str, value: Value) -> bool:
+    """Whether a text names a value: as it is written, or as the same number ("1e-2" is 0.01)."""
+    if text == str(value) or isinstance(value, str):
+        return text == str(value)
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
+
+
 def _accuracy(ds: xr.Dataset) -> xr.DataArray:
     return ds["accuracy"]
 
@@ -159,6 +170,8 @@ class Experiment:
     constants: Mapping[str, Constant] = field(default_factory=dict)
     headline: Callable[[xr.Dataset], xr.DataArray] = _accuracy
     """What the report shows, over the dimensions and `seed`."""
+    center: Literal["mean", "median"] = "mean"
+    """How the report sums it up over the seeds; "median" for what can be infinite."""
 
     def __post_init__(self) -> None:
         if "seed" in self.dimensions or self.seeds < 1:
@@ -208,15 +221,17 @@ class Experiment:
 
     def _chosen(self, only: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
         """`only`, checked."""
-        known = {name: {str(v) for v in values} for name, values in self.dimensions.items()}
-        known["seed"] = {str(seed) for seed in range(self.seeds)}
+        known = {**self.dimensions, "seed": range(self.seeds)}
+        chosen: dict[str, set[str]] = {}
         for name, values in only.items():
             if name not in known:
                 raise ConfigError(f"{self.name}: {unknown('dimension', name, known)}")
             for value in values:
-                if value not in known[name]:
-                    raise ConfigError(f"{self.name}: {unknown(name, value, known[name])}")
-        return {name: set(values) for name, values in only.items()}
+                found = [str(v) for v in known[name] if _means(value, v)]
+                if not found:
+                    raise ConfigError(f"{self.name}: {unknown(name, value, map(str, known[name]), sort=False)}")
+                chosen.setdefault(name, set()).update(found)
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -263,9 +278,11 @@ class Study:
         def plain(config: Config) -> dict[str, Any]:
             return config.model_dump(mode="json", exclude_defaults=not whole, exclude={"seed"})
 
-        recipe = self.recipe_of(job)
+        recipe, data = self.recipe_of(job), datasets.digest(self.task)
         out: dict[str, Any] = {"task": self.task, "seed": seed, "kind": job.kind, "mode": recipe.mode}
         out |= {"model": plain(self.model(job.model)), "pretraining": plain(recipe.pretraining)}
+        if data is not None:
+            out["data"] = data
         if job.scheme is not None:
             out["scheme"] = plain(job.scheme)
         if job.kind in ("ptq", "qat"):

@@ -116,15 +116,17 @@ def _entry(place: Workplace, job: Job, seed: int, stage: Stage, failed: dict[str
     with locked(place.run_path(job, seed, ".lock"), wait=wait) as ours:
         if not ours:
             raise _Busy
-        entry = place.find(job, seed)
-        if entry is not None and (job.kind != "full" or place.model_path(job, seed).exists()):
-            return entry
+        old = place.find(job, seed)
+        if old is not None and (job.kind != "full" or place.model_fits(job, seed, old)):
+            return old
         try:
             with stage(_title(job, seed)) as progress:
                 measured = perform(place, job, seed, progress)
         except ImcSsmError as problem:
             failed[key] = str(problem)
             raise
+        if old is not None:  # its model was lost: the new one must be no other
+            place.model_fits(job, seed, old)
         entry = Entry(
             key=key,
             identity=place.study.identity(job, seed, whole=True),

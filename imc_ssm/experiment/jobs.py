@@ -112,7 +112,7 @@ def _qat(place: Workplace, job: Job, seed: int, progress: Progress) -> Measured:
     history, trained = _train(place, job, seed, model, config, progress)
     values = {"accuracy": accuracy(model, place.data.split("test")), **_curves(history, [before])}
     info = {"task": place.study.task, "qat": config.model_dump(mode="json"), "accuracy_test": values["accuracy"]}
-    save_model(place.run_path(job, seed, ".safetensors"), StoredModel(model, job.scheme, info))
+    save_model(place.quantised_path(job, seed), StoredModel(model, job.scheme, info))
     return Measured(values, time.perf_counter() - start - trained + sum(history["time"]))
 
 

@@ -49,8 +49,8 @@ class Ledger:
         self.path, self.lock = path, lock
 
     def entries(self) -> dict[str, Entry]:
-        """All entries by key; `FileError` for a line that was changed."""
-        return {entry.key: entry for entry in map(self._parse, self._lines())}
+        """All entries by key; `FileError` for a line that was changed, and for two results of one job."""
+        return {key: entry for key, (_, entry) in self._read().items()}
 
     def find(self, key: str, identity: dict[str, Any]) -> Entry | None:
         """The entry of a key, if what it was computed with still means the same; None: not computed yet.
@@ -62,31 +62,58 @@ class Ledger:
     def add(self, entry: Entry) -> None:
         """Write an entry; it replaces one of the same key."""
         with locked(self.lock):
-            lines = [line for line in self._lines() if self._parse(line).key != entry.key]
+            lines = [line for key, (line, _) in self._read().items() if key != entry.key]
             lines.append(_line(entry))
             with atomic_path(self.path) as temporary:
                 temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def _lines(self) -> list[str]:
+    def _read(self) -> dict[str, tuple[str, Entry]]:
+        """Key -> line and entry, in the order of the file."""
         try:
-            return [line for line in self.path.read_text(encoding="utf-8").splitlines() if line]
+            lines = self.path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
-            return []
+            return {}
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(f"cannot read {self.path}: {error}") from None
+        found: dict[str, tuple[str, Entry]] = {}
+        where: dict[str, int] = {}
+        for number, line in enumerate(lines, 1):
+            if not line:
+                continue
+            entry = self._parse(number, line)
+            first = where.setdefault(entry.key, number)
+            if first == number:
+                found[entry.key] = line, entry
+            elif _encode(found[entry.key][1].measured) != _encode(entry.measured):
+                raise FileError(
+                    f"{self.path}: lines {first} and {number} are two results of one job ({_whose(entry)}), "
+                    "such as two machines give; remove one of them"
+                )
+        return found
 
-    def _parse(self, line: str) -> Entry:
+    def _parse(self, number: int, line: str) -> Entry:
+        def broken(what: str) -> FileError:
+            return FileError(
+                f"{self.path}, line {number}: {what}; restore the file, or remove this line to compute it again"
+            )
+
         try:
             content = json.loads(line)
             seal = content.pop("sha256")
-            if hashlib.sha256(canonical_json(content).encode()).hexdigest() == seal:
-                return Entry(**content | {"measured": _decode(content["measured"])})
         except (ValueError, TypeError, KeyError, AttributeError):
-            pass
-        raise FileError(
-            f"{self.path}: the line that begins {line[:40]!r} was changed (its checksum does not fit); restore "
-            "the file, or remove this line to compute it again"
-        )
+            raise broken(f"{line[:20]!r}... is no result (a conflict of a merge?)") from None
+        if hashlib.sha256(canonical_json(content).encode()).hexdigest() != seal:
+            raise broken(f"the result of job {content.get('key')} was changed (its checksum does not fit)")
+        try:
+            return Entry(**content | {"measured": _decode(content["measured"])})
+        except (ValueError, TypeError, KeyError):
+            raise broken(f"the result of job {content.get('key')} has other fields than this version's") from None
+
+
+def _whose(entry: Entry) -> str:
+    """ "ptq, seed 0, key ..."."""
+    kind, seed = entry.identity.get("kind"), entry.identity.get("seed")
+    return f"{kind}, seed {seed}, key {entry.key}"
 
 
 def find_in(entries: dict[str, Entry], key: str, identity: dict[str, Any]) -> Entry | None:

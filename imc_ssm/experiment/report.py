@@ -62,16 +62,18 @@ def compare(ds: xr.Dataset, experiment: Experiment) -> list[Row]:
 
 def _statistics(values: np.ndarray) -> tuple[float, float, int]:
     """Mean, sample deviation and number of the seeds that are there."""
-    there = values[np.isfinite(values)]
+    there = values[~np.isnan(values)]
     mean = float(there.mean()) if there.size else math.nan
-    return mean, float(there.std(ddof=1)) if there.size > 1 else math.nan, int(there.size)
+    known = there.size > 1 and bool(np.isfinite(there).all())
+    return mean, float(there.std(ddof=1)) if known else math.nan, int(there.size)
 
 
 def comparison_table(ds: xr.Dataset, experiment: Experiment) -> tuple[list[str], list[list[str]]]:
     """Header and cells, as text."""
     header = [*experiment.dimensions, "ours", "seeds", "paper", "difference"]
     for name in experiment.constants:
-        header += [str(ds[name].attrs["long_name"]).lower(), "paper"]
+        text = str(ds[name].attrs["long_name"]).lower()
+        header += [text, f"{text}, paper"]
     rows = []
     for row in compare(ds, experiment):
         a = row.accuracy
@@ -84,17 +86,39 @@ def comparison_table(ds: xr.Dataset, experiment: Experiment) -> tuple[list[str],
 
 
 def summary_table(ds: xr.Dataset, experiment: Experiment) -> tuple[list[str], list[list[str]]]:
-    """Mean and deviation over seeds of the headline: rows over all dimensions but the last, columns over that."""
+    """The headline over its seeds: rows over all dimensions but the last, columns over that.
+
+    "97.20 ± 0.25 (4)" is of four seeds where five are declared, "-" a cell that is not computed, "" none.
+    """
     values = experiment.headline(ds)
-    *rows, last = (dim for dim in values.dims if dim != "seed")
+    *rows, last = (str(dim) for dim in values.dims if dim != "seed")
     columns = [f"{last}={v}" for v in values[last].values]
+    declared = [{name: at[name] for name in (*rows, last)} for at, _ in experiment.grid()]
+    percent = values.attrs.get("units") == "percent"
     table = []
     for at in _points(values, rows):
-        line = values.sel(at)
-        numbers = [_statistics(line.sel({last: v}).values) for v in values[last].values]
-        if any(count for *_, count in numbers):
-            table.append([*(str(v) for v in at.values()), *(spread(mean, dev) for mean, dev, _ in numbers)])
-    return [*map(str, rows), *columns], table
+        numbers = [values.sel(at | {last: v}).values for v in values[last].values]
+        if all(np.isnan(seeds).all() for seeds in numbers):
+            continue
+        cells = [
+            _cell(seeds, experiment, percent) if at | {last: v} in declared else ""
+            for v, seeds in zip(values[last].values, numbers, strict=True)
+        ]
+        table.append([*(str(v) for v in at.values()), *cells])
+    return [*rows, *columns], table
+
+
+def _cell(values: np.ndarray, experiment: Experiment, percent: bool) -> str:
+    """The seeds of a cell in a few words."""
+    mean, deviation, count = _statistics(values)
+    there = values[~np.isnan(values)]
+    if experiment.center == "median" and count:
+        text = _number(float(np.median(there)), percent)
+        if count > 1:
+            text += f" ({_number(float(there.min()), percent)} to {_number(float(there.max()), percent)})"
+    else:
+        text = spread(mean, deviation, percent)
+    return f"{text} ({count})" if 0 < count < experiment.seeds else text
 
 
 def _points(values: xr.DataArray, dims: Sequence[object]) -> Iterator[dict[str, object]]:
@@ -103,11 +127,16 @@ def _points(values: xr.DataArray, dims: Sequence[object]) -> Iterator[dict[str, 
         yield {str(dim): values[dim].values[i] for dim, i in zip(dims, index, strict=True)}
 
 
-def spread(mean: float, deviation: float) -> str:
+def spread(mean: float, deviation: float, percent: bool = True) -> str:
     """ "97.20 ± 0.25", without the deviation where there is none, "-" for NaN."""
     if math.isnan(mean):
         return "-"
-    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+    return _number(mean, percent) + ("" if math.isnan(deviation) else f" ± {_number(deviation, percent)}")
+
+
+def _number(value: float, percent: bool) -> str:
+    """Percent to 0.01, all else to three digits."""
+    return f"{value:.2f}" if percent else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -123,10 +152,11 @@ def markdown(title: str, source: str, parts: Sequence[tuple[Experiment, xr.Datas
     if source:
         lines += [f"Ours beside {source}.", ""]
     lines += [
-        "Accuracies in percent on the test sequences, mean ± sample deviation over seeds; `difference` is (ours - "
-        "paper) in the paper's deviations. A dash is a cell that is not computed yet. Compute times include the "
-        "trainings that cells share, so they do not add up over experiments. "
-        "Written by `imc-ssm experiment report`.",
+        "Accuracies in percent on the test sequences, mean ± sample deviation over the declared seeds, or over as "
+        "many as a number in brackets says; `difference` is (ours - paper) in the paper's deviations. Tables have "
+        "the paper's numbers beside ours, figures ours alone. A dash is a cell that is not computed yet, or a "
+        "number that is not published. Compute times include the trainings that cells share, so they do not add "
+        "up over experiments. Written by `imc-ssm experiment report`.",
         "",
     ]
     for experiment, ds, picture in parts:

@@ -44,6 +44,10 @@ class Workplace:
         """A file of a job's own in `runs/`."""
         return self.runs / f"{job.kind}-{job.model}-seed{seed}-{self.study.key(job, seed)}{suffix}"
 
+    def quantised_path(self, job: Job, seed: int) -> Path:
+        """The model that a job of kind "qat" writes."""
+        return self.run_path(job, seed, ".safetensors")
+
     @functools.cached_property
     def data(self) -> SequenceDataset:
         """The task's sequences."""
@@ -76,10 +80,45 @@ class Workplace:
         check_model_fits(stored.model, self.data)
         return stored
 
+    def written_model(self, job: Job, seed: int) -> Path | None:
+        """The model file that a job left on this machine, None if there is none."""
+        paths = {"full": self.model_path, "qat": self.quantised_path}
+        path = paths[job.kind](job, seed) if job.kind in paths else None
+        return path if path is not None and path.exists() else None
+
     def find(self, job: Job, seed: int, entries: dict[str, Entry] | None = None) -> Entry | None:
         """The finished job, None if it is not; `entries`: the ledger, if it was read before."""
         entries = self.ledger.entries() if entries is None else entries
         return find_in(entries, self.study.key(job, seed), self.study.identity(job, seed, whole=True))
+
+    def model_fits(self, job: Job, seed: int, entry: Entry) -> bool:
+        """Whether the model that a job of kind "full" wrote is there and is the one that its entry measured.
+
+        Raises `FileError` if it is another one (trained again elsewhere: other versions, other threads) while
+        the ledger has results that start from the first: two models' results never meet in one dataset.
+        """
+        stored = self.stored_model(job, seed)
+        if stored is None:
+            return False
+        losses = entry.measured["loss_train"][1:]  # epoch 0 has none
+        if (
+            stored.info["history"]["loss_train"] == losses
+            and stored.info["accuracy_test"] == entry.measured["accuracy"]
+        ):
+            return True
+        same = ("task", "data", "seed", "mode", "model", "pretraining")
+        others = [
+            other
+            for other in self.ledger.entries().values()
+            if other.key != entry.key and all(other.identity.get(n) == entry.identity.get(n) for n in same)
+        ]
+        if others:
+            raise FileError(
+                f"{self.model_path(job, seed)} is not the model behind {len(others)} results in "
+                f"{self.ledger.path}, though of the same recipe (trained again with other versions or threads?); "
+                f"restore the file, or remove the results of {job.model} seed {seed} from the ledger"
+            )
+        return False
 
     def work(self, job: Job) -> float:
         """Size of a job in state updates."""

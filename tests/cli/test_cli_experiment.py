@@ -31,19 +31,23 @@ def words(text: str) -> str:
 
 def test_list_run_report(study):
     listed = words(done("experiment", "list").out)
-    assert "widths PTQ over the word length 0 6 - about" in listed
+    assert "widths PTQ over the word le... 0 of 6 - about" in listed
     printed = done(
         "experiment", "run", "widths", "--only", "model=tiny,bits=32,8", "--seeds", 1, "--threads", 1
     ).out
     assert "widths: PTQ over the word length; 2 of 2 cells to compute, about" in words(printed)
     assert "[1/2] model=tiny bits=32 seed=0: " in printed
+    assert "(models/tiny-seed0.safetensors)" in printed
     assert "[2/2] model=tiny bits=8 seed=0: " in printed
     assert "50.00 ± 10.00" in printed
     ds = results.load(study / "results" / "widths.nc")
     assert int(ds["accuracy"].notnull().sum()) == 2
     again = done("experiment", "run", "widths", "--seeds", 1, "--only", "bits=8").out
     assert "0 of 1 cells to compute: nothing to do" in words(again)
-    assert "widths PTQ over the word length 2 4" in words(done("experiment", "list").out)
+    assert "2 of 6" in words(done("experiment", "list").out)
+    cells = words(done("experiment", "list", "widths").out)
+    assert "tiny 32 0 1 tiny 8 0 1 tiny 4 - 0 1" in cells  # seeds done, seeds missing
+    assert "tiny 2" not in cells
     reported = done("experiment", "report").out
     accuracy = float(ds["accuracy"].sel(model="tiny", bits=8, seed=0))
     assert f"{(accuracy - 40) / 5:+.1f}" in reported
@@ -61,6 +65,7 @@ def test_list_run_report(study):
         (("run", "width"), "unknown experiment 'width'; did you mean 'widths'?"),
         (("run", "widths", "--only", "bitss=8"), "did you mean 'bits'?"),
         (("run", "widths", "--only", "bits=7"), "unknown bits '7'"),
+        (("list", "width"), "unknown experiment 'width'; did you mean 'widths'?"),
         (("run", "widths", "--only", "bits"), "give KEY=VALUE"),
         (("run", "widths", "--seeds", 3), "declares 2 seeds"),
         (("run", "widths", "--threads", 1000), "--threads 1000"),

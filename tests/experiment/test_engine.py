@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import fake_dataset, fake_entry, silent, smoke_place
+from fakes import fake_dataset, silent, smoke_place
 
 from imc_ssm import results
 from imc_ssm.errors import ConfigError, FileError
@@ -277,45 +276,6 @@ def test_keys_leave_out_defaults_but_a_changed_default_is_noticed(done):
     assert study.key(job, 1) != key
 
 
-def test_the_ledger_notices_every_change(done, tmp_path):
-    place = smoke_place(tmp_path)
-    text = done.ledger.path.read_text()
-    place.ledger.path.parent.mkdir()
-    place.ledger.path.write_text(text)
-    assert len(place.ledger.entries()) == 12
-    value = str(next(iter(place.ledger.entries().values())).measured["accuracy"])
-    assert value in text
-    place.ledger.path.write_text(text.replace(value, "99.5", 1))
-    with pytest.raises(FileError, match=r"ledger\.jsonl.*was changed"):
-        place.ledger.entries()
-    place.ledger.path.write_text(text[:-20])
-    with pytest.raises(FileError, match="was changed"):
-        place.ledger.entries()
-
-
-def test_numbers_that_json_lacks_survive(tmp_path):
-    place = smoke_place(tmp_path)
-    cell = place.study.experiment("kernel").cells()[0]
-    entry = fake_entry(place, cell, 0.0)
-    entry.measured["kernel_error"][0][0][:3] = [math.nan, math.inf, -math.inf]
-    place.ledger.add(entry)
-    place.ledger.add(entry)  # replaced, not doubled
-    (back,) = place.ledger.entries().values()
-    np.testing.assert_array_equal(back.measured["kernel_error"], entry.measured["kernel_error"])
-
-
-def test_a_lock_is_held_by_one(tmp_path):
-    path = tmp_path / "deep" / "a.lock"
-    with locked(path) as first:
-        assert first
-        with locked(path, wait=False) as second:
-            assert not second
-        assert path.exists()
-    assert not path.exists()
-    with locked(path, wait=False) as third:
-        assert third
-
-
 def test_a_cell_at_work_elsewhere_comes_last(tmp_path):
     place = smoke_place(tmp_path)
     place.data  # noqa: B018
@@ -346,6 +306,10 @@ def test_cells_that_are_chosen():
     chosen = experiment.cells(only={"model": ["b"], "bits": ["8"], "seed": ["2", "0"]})
     assert [cell.label for cell in chosen] == ["model=b bits=8 seed=0", "model=b bits=8 seed=2"]
     assert len(experiment.cells(seeds=1)) == 4
+    rates = Experiment("e", "E", {"rate": (1e-4, 1e-2), "bits": (16, 8)}, lambda cell: full("a"), seeds=1)
+    assert [c.at for c in rates.cells(only={"rate": ["1e-2"], "bits": ["8.0"]})] == [{"rate": 0.01, "bits": 8}]
+    with pytest.raises(ConfigError, match=r"known: 16, 8$"):  # as declared, not as texts sort
+        rates.cells(only={"bits": ["full"]})
     for arguments, naming in (
         ({"seeds": 4}, "declares 3 seeds"),
         ({"only": {"modle": ["a"]}}, "did you mean 'model'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -43,7 +44,7 @@ def test_tables(compared):
     ]
     header, rows = summary_table(ds, experiment)
     assert header == ["model", "bits=32", "bits=8", "bits=4", "bits=2"]
-    assert rows == [["tiny", "53.00 ± 2.83", "30.00", "-", "-"]]
+    assert rows == [["tiny", "53.00 ± 2.83", "30.00 (1)", "-", ""]]  # 2 bits are no cell
 
 
 def test_a_cell_without_ours_is_a_dash(tmp_path):
@@ -72,8 +73,29 @@ def test_constants_stand_beside_the_papers(tmp_path):
     study = Study("s", "S", "digits", base.study.recipe, (experiment,), models=base.study.models)
     ds = fake_dataset(Workplace(study, tmp_path), experiment, lambda cell: 89.0)
     header, rows = comparison_table(ds, experiment)
-    assert header[-2:] == ["memory saving", "paper"]
+    assert header[-2:] == ["memory saving", "memory saving, paper"]
     assert rows == [["8", "89.00 ± 0.00", "5", "90.00 ± 1.00", "-1.0", "20.00", "21.00"]]
+
+
+def test_what_is_no_percentage_has_three_digits_and_an_infinity_stays(tmp_path):
+    place = smoke_place(tmp_path)
+    declared = place.study.experiment("kernel")
+    ds = fake_dataset(place, declared, lambda cell: 0.0)
+    (row,) = summary_table(ds, declared)[1]
+    worst = float(ds["kernel_error"].sel(rounded="all", quantile=0.5, bits=3, seed=0).isel(step=-1))
+    assert row == [row[0], f"{worst:.3g}"]
+    several = dataclasses.replace(declared, center="median", seeds=3)
+    ds = fake_dataset(place, several, lambda cell: 0.0)
+    ds["kernel_error"][{"seed": 0}] = math.inf
+    ds["kernel_error"][{"seed": 1}] = 0.00123456
+    ds["kernel_error"][{"seed": 2, "bits": 1}] = 0.5
+    ds["kernel_error"][{"seed": 2, "bits": 0}] = math.nan
+    assert summary_table(ds, several) == (
+        ["bits=5", "bits=3"],
+        [["inf (0.00123 to inf) (2)", "0.5 (0.00123 to inf)"]],
+    )
+    mean = dataclasses.replace(several, center="mean")
+    assert summary_table(ds, mean)[1] == [["inf (2)", "inf"]]
 
 
 def test_markdown(compared):
