@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from imc_ssm.plots import inspection, kernel_error, pole_plane, save_figure, word_lengths
-from imc_ssm.plots.poles import representative_head
+from imc_ssm.plots.poles import worst_head
 
 STEPS = np.array([1, 3, 10, 30, 100, 300, 1000])
 
@@ -112,7 +112,7 @@ def test_legends_do_not_cover_data_or_each_other() -> None:
 
 def test_the_head_with_most_poles_outside_is_drawn() -> None:
     ds = result()
-    assert representative_head(ds.isel(layer=0)) == 2
+    assert worst_head(ds.isel(layer=0)) == 2
     ax = panel(pole_plane, ds)
     assert ax.get_legend().get_title().get_text() == "head 2: 2 of 8 poles outside"
     assert legend(ax) == ["inside", "unit circle", "as trained", "rounded", "outside"]

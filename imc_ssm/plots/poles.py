@@ -13,7 +13,7 @@ from imc_ssm.plots.reading import GREY
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["kernel_error", "pole_plane", "representative_head", "word_lengths"]
+__all__ = ["kernel_error", "median_head", "pole_plane", "word_lengths", "worst_head"]
 
 _BEFORE, _AFTER = "#4477AA", "#EE6677"
 _PARTS = {
@@ -28,18 +28,24 @@ _SHOWN = 16
 """Poles in the zoom."""
 
 
-def representative_head(ds: xr.Dataset) -> int:
-    """The head to draw: of those with the most poles outside after rounding, the one with the median distance."""
+def worst_head(ds: xr.Dataset) -> int:
+    """Of the heads with the most poles outside after rounding, the one with the median distance."""
     outside = ds["poles_outside"].sel(stage="after").values
     near = np.median(ds["circle_distance"].sel(stage="before").values, axis=-1)
     heads = np.flatnonzero(outside == outside.max())
     return int(heads[np.argsort(near[heads], kind="stable")[len(heads) // 2]])
 
 
+def median_head(ds: xr.Dataset) -> int:
+    """The head in the middle when they are sorted by their poles outside after rounding."""
+    outside = ds["poles_outside"].sel(stage="after").values
+    return int(np.argsort(outside, kind="stable")[len(outside) // 2])
+
+
 def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None) -> Axes:
     """Poles of one head before and after rounding, near the unit circle; the axes have different scales.
 
-    `ds` is one layer of an inspection; `head` None: see `representative_head`. The zoom holds the neighbours
+    `ds` is one layer of an inspection; `head` None: see `worst_head`. The zoom holds the neighbours
     in angle with the most poles outside after rounding.
     """
     ax.set_title("Poles near the unit circle")
@@ -47,7 +53,7 @@ def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None) -> Axes:
     ax.set_ylabel("Im a")
     if not {"pole", "circle_distance", "poles_outside"} <= set(ds.data_vars):
         return absent(ax, "poles")
-    head = representative_head(ds) if head is None else head
+    head = worst_head(ds) if head is None else head
     before, after = (ds["pole"].isel(head=head).sel(stage=stage).values for stage in ("before", "after"))
     outside = ds["circle_distance"].isel(head=head).sel(stage="after").values <= 0
     shown = _zoom(before, outside)

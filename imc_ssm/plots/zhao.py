@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.plots.panels import absent
-from imc_ssm.plots.poles import pole_plane, representative_head
+from imc_ssm.plots.poles import median_head, pole_plane
 from imc_ssm.plots.reading import GREY, accuracy_label
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _NAMES = {
     "head": "per head",
     "state": "per state (ours)",
     "separate": "A x and B u apart",
-    "joint": "once (ours)",
+    "joint": "their sum once (ours)",
 }
 
 
@@ -82,7 +82,7 @@ def table3(ds: xr.Dataset) -> Figure:
         schemes = [str(name) for name in ds["scheme"].values]
         for model, (top, bottom) in zip(models, panels.T, strict=True):
             here = ds.sel(model=model)
-            _beside_paper(top, here["accuracy"], here, schemes)
+            _beside_paper(top, here["accuracy"], here, schemes, numbers=True)
             top.set_title(str(model))
             top.set_ylabel(accuracy_label(ds))
             top.set_ylim(0, 104)
@@ -104,8 +104,8 @@ def table3(ds: xr.Dataset) -> Figure:
 
 
 def fig2a(ds: xr.Dataset) -> Figure:
-    """Accuracy over the word length of one matrix at a time."""
-    return _over_bits(ds, line="part")
+    """Accuracy over the word length of one matrix at a time, and of all parameters."""
+    return _over_bits(ds, line="part", title="PTQ of one matrix, and of all parameters")
 
 
 def fig2b(ds: xr.Dataset) -> Figure:
@@ -125,7 +125,7 @@ def fig2d(ds: xr.Dataset) -> Figure:
 
 def order(ds: xr.Dataset) -> Figure:
     """Accuracy over the word length of the state by order of the roundings."""
-    return _over_bits(ds, line="order", panel="granularity")
+    return _over_bits(ds, line="order", panel="granularity", title="state x,")
 
 
 def fig3(ds: xr.Dataset) -> Figure:
@@ -134,7 +134,10 @@ def fig3(ds: xr.Dataset) -> Figure:
 
 
 def fig4a(ds: xr.Dataset) -> Figure:
-    """Poles of one head of the first seed as trained and rounded, near the unit circle; a panel a word length."""
+    """Poles of one head of the first seed as trained and rounded, near the unit circle; a panel a word length.
+
+    The head is the one with the median number of poles outside at the largest word length.
+    """
     widths = [int(bits) for bits in ds["bits"].values if bits != _FULL]
     with _figure(5.2 * len(widths), 5.6) as figure:
         panels = figure.subplots(1, len(widths), squeeze=False)[0]
@@ -148,7 +151,7 @@ def fig4a(ds: xr.Dataset) -> Figure:
                 absent(ax, "poles")
                 continue
             stages = _stages(there, bits)
-            head = representative_head(stages) if head is None else head  # the same in all panels
+            head = median_head(stages) if head is None else head  # the same in all panels
             pole_plane(stages, ax, head)
             seeds = ds["poles_outside"].isel(model=0).sel(bits=bits).values
             legend = ax.get_legend()
@@ -156,6 +159,9 @@ def fig4a(ds: xr.Dataset) -> Figure:
             everywhere = f"{np.nanmean(seeds):.1f} % outside in all heads, {_seeds(int(np.isfinite(seeds).sum()))}"
             legend.set_title(f"{legend.get_title().get_text()}\n{everywhere}")
             ax.set_title(f"{bits} bits")
+        if there is not None and head is not None:
+            which = f"{ds['model'].values[0]}, seed {int(there['seed'])}, head {head}"
+            figure.suptitle(f"{which} (the median head); Re and Im have different scales")
     return figure
 
 
@@ -195,9 +201,9 @@ def kernel_headline(ds: xr.Dataset) -> xr.DataArray:
 def fig4b(ds: xr.Dataset) -> Figure:
     """Kernel error over the number of steps with A alone and with A, B, C rounded; median over heads and seeds."""
     with _figure(11.0, 5.4) as figure:
-        kinds = (("a", "A alone rounded"), ("all", "A, B and C rounded"))
+        kinds = (("a", "A alone rounded (in it from L = 2)"), ("all", "A, B and C rounded"))
         for ax, (rounded, title) in zip(figure.subplots(1, 2, sharey=True), kinds, strict=True):
-            ax.set_title(title)
+            ax.set_title(f"{ds['model'].values[0]}, {title}")
             ax.set_xlabel("Number of steps L")
             ax.set_ylabel("Relative error of the first L steps")
             if not ds["kernel_error"].size or not bool(ds["kernel_error"].notnull().any()):
@@ -220,10 +226,11 @@ def fig4b(ds: xr.Dataset) -> Figure:
                 ax.plot(steps, middle, f"-{_MARKERS[index]}", color=colour, lw=2, ms=5, label=f"{bits} bits")
             ax.set_xscale("log")
             ax.set_yscale("log")
-            ax.set_ylim(1e-5, 1e2)
+            ax.set_ylim(1e-6, 1e3)
             ax.set_xlim(0.8, 1.25 * float(ds["step"][-1]))
             ax.axhline(1.0, color=GREY, ls=":", lw=1.2)
-            _legend_below(ax, columns=4, title="median head, band: 10 to 90 % of the heads")
+            count = _seeds(int(errors.isel(bits=0, quantile=0, step=-1).notnull().sum()))
+            _legend_below(ax, columns=4, title=f"median of heads and {count}, band: 10 to 90 % of the heads")
     return figure
 
 
@@ -248,7 +255,7 @@ def fig5ab(ds: xr.Dataset) -> Figure:
             final = final[np.isfinite(final)]
             colour, marker = _COLOURS[index], _MARKERS[index]
             label = f"{name}: test {_spread(final)} %, {_seeds(len(final))}"
-            _band(ax, curves["epoch"].values, there, colour, marker, label)
+            _band(ax, curves["epoch"].values, there, index, label)
             ax.errorbar(
                 last + 0.8 + 0.35 * index,
                 final.mean(),
@@ -327,8 +334,7 @@ def rates(ds: xr.Dataset, paper: Mapping[str, tuple[float, float]]) -> Figure:
             for index, batch in enumerate(here["batch"].values):
                 there = reached.sel(batch=batch).transpose("seed", "rate").values
                 if np.isfinite(there).any():
-                    label = f"batch {batch}"
-                    _band(ax, here["rate"].values, there, _COLOURS[index], _MARKERS[index], label)
+                    _band(ax, here["rate"].values, there, index, f"batch {batch}")
             if str(stage) in paper:
                 mean, deviation = paper[str(stage)]
                 ax.axhspan(mean - deviation, mean + deviation, color=_PAPER, alpha=0.15, lw=0)
@@ -347,9 +353,9 @@ def _over_bits(ds: xr.Dataset, *, line: str, panel: str | None = None, title: st
         for (model, part), ax in zip(panels, axes, strict=True):
             here = ds["accuracy"] if model is None else ds["accuracy"].sel(model=model)
             here = here if panel is None else here.sel({panel: part})
-            words = [str(model)] if model is not None else []
-            words += [_name(part)] if panel else ["PTQ of one part"] if title is None else [title]
-            ax.set_title(", ".join(words))
+            model_words = [] if model is None else [f"{model}:"]
+            words = [*model_words, *([title] if title else []), *([_name(part)] if panel else [])]
+            ax.set_title(" ".join(words))
             _lines(ax, here, line)
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
                 entries.setdefault(label, handle)
@@ -377,7 +383,7 @@ def _lines(ax: Axes, values: xr.DataArray, line: str) -> None:
         there = values.sel({line: name}).transpose("seed", "bits").values
         if not np.isfinite(there[:, bits != _FULL]).any():  # full precision is every line's
             missing.append(f"{_name(name)}: not computed")
-        _band(ax, at, there, _COLOURS[index], _MARKERS[index], _name(name))
+        _band(ax, at, there, index, _name(name))
     if missing:
         # few bits are never the most accurate: nothing else is in that corner
         words = "\n".join(missing)
@@ -386,11 +392,16 @@ def _lines(ax: Axes, values: xr.DataArray, line: str) -> None:
     ax.annotate("guessing", (0, _CHANCE), xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=10)
 
 
-def _band(ax: Axes, at: np.ndarray, table: np.ndarray, colour: str, marker: str, label: str) -> None:
-    """Mean over seeds (axis 0) as a line with the range as a band; NaN leaves gaps."""
+def _band(ax: Axes, at: np.ndarray, table: np.ndarray, index: int, label: str) -> None:
+    """Mean over seeds (axis 0) as a line with the range as a band; NaN leaves gaps.
+
+    Lines are drawn over each other: the first is the widest and whole, so that it shows between later dashes.
+    """
     mean, low, high = (_over_seeds(f, table) for f in (np.mean, np.min, np.max))
-    ax.fill_between(at, low, high, color=colour, alpha=0.18, lw=0, zorder=2)
-    ax.plot(at, mean, f"-{marker}", color=colour, lw=2, ms=7, zorder=3, label=label)
+    style: dict[str, Any] = {"color": _COLOURS[index], "marker": _MARKERS[index], "label": label}
+    style |= {"lw": 2.0, "ls": (0, (4, 2)), "ms": 6, "zorder": 4} if index else {"lw": 3.5, "ms": 9, "zorder": 3}
+    ax.fill_between(at, low, high, color=_COLOURS[index], alpha=0.18, lw=0, zorder=2)
+    ax.plot(at, mean, **style)
 
 
 def _over_seeds(function: Callable[..., Any], table: np.ndarray) -> np.ndarray:
@@ -399,8 +410,13 @@ def _over_seeds(function: Callable[..., Any], table: np.ndarray) -> np.ndarray:
     return np.array([function(column) if column.size else np.nan for column in columns])
 
 
-def _beside_paper(ax: Axes, accuracy: xr.DataArray, ds: xr.Dataset, names: list[str]) -> None:
-    """Ours (mean, deviation, every seed) beside the paper's (mean, deviation), one place a name."""
+def _beside_paper(
+    ax: Axes, accuracy: xr.DataArray, ds: xr.Dataset, names: list[str], *, numbers: bool = False
+) -> None:
+    """Ours (mean, deviation, every seed) beside the paper's (mean, deviation), one place a name.
+
+    `numbers`: our mean and the number of seeds in words at the bottom.
+    """
     dim = next(str(d) for d in accuracy.dims if d != "seed")
     table = accuracy.transpose(dim, "seed").values
     at = np.arange(len(names))
@@ -423,12 +439,20 @@ def _beside_paper(ax: Axes, accuracy: xr.DataArray, ds: xr.Dataset, names: list[
     ax.errorbar(at - 0.12, mean, deviation, **style, label="ours: mean, deviation")
     for place, row in zip(at, there, strict=True):
         if row.size:
-            ax.plot(np.full(row.size, place - 0.28), row, ".", color=_COLOURS[0], alpha=0.5, ms=6, mew=0)
+            seeds = ax.plot(np.full(row.size, place - 0.28), row, ".", color=_COLOURS[0], alpha=0.5, ms=6, mew=0)
+            words = f"{row.mean():.1f} %\n{_seeds(row.size)}"
+            if numbers:
+                ax.annotate(
+                    words, (place, 0.015), xycoords=("data", "axes fraction"), ha="center", color=_COLOURS[0],
+                    fontsize=10,
+                )  # fmt: skip
         else:
             ax.annotate(
                 "not computed", (place - 0.12, 0.03), xycoords=("data", "axes fraction"), rotation=90,
                 ha="center", va="bottom", color=GREY, fontsize=10,
             )  # fmt: skip
+    if any(row.size for row in there):
+        seeds[0].set_label("ours: seeds")
     ax.set_xlim(-0.6, len(names) - 0.4)
 
 
