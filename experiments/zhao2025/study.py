@@ -44,6 +44,7 @@ COORDINATES = {
     "stage": ("1", "Training"),
     "batch": ("1", "Sequences per step"),
     "rate": ("1", "Peak learning rate"),
+    "rate_ssm": ("1", "Peak learning rate of A and B"),
     "seed": ("1", "Seed"),
 }
 
@@ -196,6 +197,18 @@ def build(
             figure=zhao.order,
         ),
         Experiment(
+            "discrete",
+            "Ours: QAT at 8 bits of discrete poles with learning rates of their own",
+            {"model": small, "rate_ssm": RATES},
+            lambda cell: _discrete(cell, recipes.get(cell["model"], recipe)),
+            variables=("accuracy", "accuracy_validation", "loss_train"),
+            seeds=1,
+            figure=lambda ds: zhao.fig5ab(
+                ds, "rate_ssm", "QAT at 8 bits of discrete poles by the rate of A and B"
+            ),
+            headline=zhao.validation_headline,
+        ),
+        Experiment(
             "rates",
             "Ours: which learning rates reproduce the paper's accuracies",
             {"model": small, "stage": ("pre-training", RATES_QAT), "batch": (64, 512), "rate": RATES},
@@ -217,6 +230,14 @@ def build(
         coordinates=COORDINATES,
         source=paper.SOURCE,
     )
+
+
+def _discrete(cell: Mapping[str, Any], recipe: Recipe) -> Job:
+    """Fig. 5a's discrete cell; A and B with another rate, where it is not the recipe's."""
+    start = qat(cell["model"], schemes.qat_scheme(8, 8, 8, 8, "discrete"))
+    if cell["rate_ssm"] == recipe.qat.rate:
+        return start
+    return start.model_copy(update={"training": recipe.qat.model_copy(update={"rate_ssm": cell["rate_ssm"]})})
 
 
 def _rate(cell: Mapping[str, Any], recipe: Recipe) -> Job | None:

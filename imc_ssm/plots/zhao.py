@@ -234,24 +234,27 @@ def fig4b(ds: xr.Dataset) -> Figure:
     return figure
 
 
-def fig5ab(ds: xr.Dataset) -> Figure:
-    """Validation accuracy over the epochs of QAT, and, at the right, test accuracy after the last one."""
+def fig5ab(ds: xr.Dataset, line: str = "parameterisation", title: str = "QAT at 8 bits") -> Figure:
+    """Validation accuracy over the epochs of QAT, and, at the right, test accuracy after the last one.
+
+    One line a value of the dimension `line`.
+    """
     with _figure(8.4, 5.6) as figure:
         ax = figure.subplots()
         ax.set_xlabel("Epoch of QAT (0: PTQ)")
         ax.set_ylabel("Accuracy, validation and test (%)")
-        ax.set_title(f"QAT at 8 bits, {ds['model'].item() if ds.sizes['model'] == 1 else 'all widths'}")
+        ax.set_title(f"{title}, {ds['model'].item() if ds.sizes['model'] == 1 else 'all widths'}")
         curves = ds["accuracy_validation"].isel(model=0)
         if not bool(curves.notnull().any()):
             absent(ax, "finished QAT")
             return figure
         last = int(curves["epoch"][-1])
-        for index, name in enumerate(ds["parameterisation"].values):
-            there = curves.sel(parameterisation=name).dropna("seed", how="all").transpose("seed", "epoch").values
+        for index, name in enumerate(ds[line].values):
+            there = curves.sel({line: name}).dropna("seed", how="all").transpose("seed", "epoch").values
             if not len(there):
                 ax.plot([], [], color=_COLOURS[index], label=f"{name}: not computed yet")
                 continue
-            final = ds["accuracy"].isel(model=0).sel(parameterisation=name).values
+            final = ds["accuracy"].isel(model=0).sel({line: name}).values
             final = final[np.isfinite(final)]
             colour, marker = _COLOURS[index], _MARKERS[index]
             label = f"{name}: test {_spread(final)} %, {_seeds(len(final))}"

@@ -28,6 +28,7 @@ NAMES = [
     "fig5b",
     "fig5c",
     "order",
+    "discrete",
     "rates",
 ]
 
@@ -44,7 +45,9 @@ def place(study, tmp_path):
 
 def test_everything_of_the_paper_is_declared(study):
     assert [experiment.name for experiment in study.experiments] == NAMES
-    assert all(experiment.seeds == 5 for experiment in study.experiments if experiment.name != "rates")
+    assert all(
+        experiment.seeds == 5 for experiment in study.experiments if experiment.name not in ("discrete", "rates")
+    )
     cells = {experiment.name: len(experiment.cells()) for experiment in study.experiments}
     assert cells["table1"] == 4 * 5
     assert cells["table3"] == 2 * 6 * 5
@@ -58,6 +61,7 @@ def test_everything_of_the_paper_is_declared(study):
 def test_experiments_share_their_cells(study):
     keys = {e.name: {study.key(c.job, c.seed) for c in e.cells()} for e in study.experiments}
     assert len(keys["table3"] & keys["fig5a"]) == 5  # W8A8
+    assert len(keys["discrete"] & keys["fig5a"]) == 1  # the recipe's rate
     assert len(keys["fig5a"] & keys["fig5c"]) == 5  # frozen, 8 bits
     assert len(keys["table3"] & keys["table1"]) == 10  # full precision of two widths
     assert len(keys["fig2a"] & keys["fig2d"]) >= 5 * 5  # A alone, asymmetric
