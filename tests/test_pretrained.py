@@ -45,9 +45,9 @@ def test_a_file_of_the_user_goes_before_a_shipped_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("ask", "naming"),
     [
-        (lambda: pretrained("s4d-61h"), "did you mean 's4d-16h'?"),
+        (lambda: pretrained("s4d-16"), "did you mean 's4d-16h'?"),
         (lambda: pretrained("s4d-16h", 99), "seeds 0, 1, 2, 3, 4, not 99"),
-        (lambda: model_file("s4d-61h"), "did you mean 's4d-16h'?"),
+        (lambda: model_file("s4d-16"), "did you mean 's4d-16h'?"),
         (lambda: model_file("s4d-16h-seed99"), "not 99"),
     ],
 )
