@@ -113,6 +113,13 @@ def sentences() -> dict[str, str]:
         "zero point": "A {:.1f} against {:.1f} %, x {:.1f} against {:.1f} %".format(
             *(zero[part, kind] for part in ("A", "x") for kind in ("asymmetric", "symmetric"))
         ),
+        "parameterisations": "frozen, {:.2f} % are reached, continuous {:.2f} %".format(
+            *(mean("fig5a", parameterisation=kind) for kind in ("frozen", "continuous"))
+        ),
+        "discrete": f"Discrete A falls behind, {mean('fig5a', parameterisation='discrete'):.2f} %",
+        "a rate of its own": "(one seed: {:.2f} %; {:.2f} % at 1e-2)".format(
+            *(mean("discrete", rate_ssm=rate) for rate in (1e-4, 1e-2))
+        ),
         "zero point, all": "({:.1f} and {:.1f} %)".format(
             *(zero["all", kind] for kind in ("asymmetric", "symmetric"))
         ),
@@ -148,6 +155,8 @@ def test_what_the_text_says_of_seeds():
             "fig2d", part=part, symmetry="symmetric", bits=8
         )
         assert (gain > 0).sum() == count, part
+    frozen, continuous = (all_five("fig5a", parameterisation=kind) for kind in ("frozen", "continuous"))
+    assert (frozen > continuous).sum() == 4
     ds = dataset("table3").drop_sel(scheme=["FP", "PTQ W4A6 A8 x8"])
     above = ds["accuracy"] - ds["accuracy_paper"]
     assert bool((above > 0).all())

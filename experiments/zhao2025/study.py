@@ -203,9 +203,7 @@ def build(
             lambda cell: _discrete(cell, recipes.get(cell["model"], recipe)),
             variables=("accuracy", "accuracy_validation", "loss_train"),
             seeds=1,
-            figure=lambda ds: zhao.fig5ab(
-                ds, "rate_ssm", "QAT at 8 bits of discrete poles by the rate of A and B"
-            ),
+            figure=lambda ds: zhao.fig5ab(ds, "rate_ssm", "QAT at 8 bits, discrete A", "A and B at a rate of "),
             headline=zhao.validation_headline,
         ),
         Experiment(

@@ -234,10 +234,10 @@ def fig4b(ds: xr.Dataset) -> Figure:
     return figure
 
 
-def fig5ab(ds: xr.Dataset, line: str = "parameterisation", title: str = "QAT at 8 bits") -> Figure:
+def fig5ab(ds: xr.Dataset, line: str = "parameterisation", title: str = "QAT at 8 bits", word: str = "") -> Figure:
     """Validation accuracy over the epochs of QAT, and, at the right, test accuracy after the last one.
 
-    One line a value of the dimension `line`.
+    One line a value of the dimension `line`, `word` before it in the legend.
     """
     with _figure(8.4, 5.6) as figure:
         ax = figure.subplots()
@@ -252,12 +252,12 @@ def fig5ab(ds: xr.Dataset, line: str = "parameterisation", title: str = "QAT at 
         for index, name in enumerate(ds[line].values):
             there = curves.sel({line: name}).dropna("seed", how="all").transpose("seed", "epoch").values
             if not len(there):
-                ax.plot([], [], color=_COLOURS[index], label=f"{name}: not computed yet")
+                ax.plot([], [], color=_COLOURS[index], label=f"{word}{name}: not computed yet")
                 continue
             final = ds["accuracy"].isel(model=0).sel({line: name}).values
             final = final[np.isfinite(final)]
             colour, marker = _COLOURS[index], _MARKERS[index]
-            label = f"{name}: test {_spread(final)} %, {_seeds(len(final))}"
+            label = f"{word}{name}: test {_spread(final)} %, {_seeds(len(final))}"
             _band(ax, curves["epoch"].values, there, index, label)
             ax.errorbar(
                 last + 0.8 + 0.35 * index,
