@@ -11,12 +11,15 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn.functional import cross_entropy
 
+from imc_ssm.datasets import SequenceDataset
+from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.s4d import Classifier, preset
+from imc_ssm.train import TrainConfig, train
 
 BATCH, TIME = 512, 784
 STEPS = 4
@@ -28,22 +31,18 @@ def measure(name: str, chunk: int) -> dict[str, float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Classifier(preset(name))
-    model.set_mode("recurrent")
-    optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
-    values, labels = torch.rand(BATCH, TIME, 1), torch.randint(0, 10, (BATCH,))
-
-    def step() -> None:
-        optimiser.zero_grad()
-        for first in range(0, BATCH, chunk):
-            part = slice(first, first + chunk)
-            loss = cross_entropy(model(values[part]), labels[part]) * (len(labels[part]) / BATCH)
-            loss.backward()
-        optimiser.step()
-
-    step()  # compiles
+    count = STEPS * BATCH
+    rng = np.random.default_rng(0)
+    splits = np.split(np.arange(count + 2), [count, count + 1])  # the others as small as can be
+    data = SequenceDataset(
+        values=rng.random((count + 2, TIME, 1)),
+        labels=np.arange(count + 2) % 10,
+        splits=dict(zip(SPLITS, splits, strict=True)),
+    )
+    config = TrainConfig(epochs=1, batch=BATCH, chunk=chunk)
+    train(model, data, config, mode="recurrent")  # compiles
     before = resource.getrusage(resource.RUSAGE_SELF)
-    for _ in range(STEPS):
-        step()
+    train(model, data, config, mode="recurrent")
     after = resource.getrusage(resource.RUSAGE_SELF)
     user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
     # ru_maxrss is in KiB on Linux and in bytes on macOS

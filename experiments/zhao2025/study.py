@@ -25,8 +25,9 @@ POLE_BITS = (schemes.FULL_PRECISION, 8, 6, 4)
 KERNEL_BITS = (16, 8, 6, 4)
 QAT_BITS = (6, 7, 8, 16)
 RATES = (1e-4, 1e-3, 1e-2)
-RATES_QAT = "QAT W4A6 A8 x8"
+RATES_SCHEME = "W4A6 A8 x8"
 """The column of Table III whose rates are compared."""
+RATES_QAT = f"QAT {RATES_SCHEME}"
 PARAMETERISATIONS = ("discrete", "continuous", "frozen")
 
 COORDINATES = {
@@ -61,7 +62,7 @@ def build(
     """The study, on any task and any models: figures that show one width take `small`, Fig. 5b takes `large`."""
     names, two = tuple(models), (*small, *large)
     small, large = tuple(small), tuple(large)
-    aims = {"pre-training": paper.TABLE3["s4d-16h", "FP"], RATES_QAT: paper.TABLE3["s4d-16h", RATES_QAT[4:]]}
+    aims = {"pre-training": paper.TABLE3["s4d-16h", "FP"], RATES_QAT: paper.TABLE3["s4d-16h", RATES_SCHEME]}
     published3 = {key: value for key, value in paper.TABLE3.items() if key[0] in two}
     experiments = (
         Experiment(
@@ -242,7 +243,7 @@ def _rate(cell: Mapping[str, Any], recipe: Recipe) -> Job | None:
     """Training with another rate and batch; pre-training: the printed rate and ours, at the documented batch."""
     change = {"rate": cell["rate"], "batch": cell["batch"]}
     if cell["stage"] == RATES_QAT:
-        start = schemes.table3_cell({"model": cell["model"], "scheme": RATES_QAT[4:]})
+        start = schemes.table3_cell({"model": cell["model"], "scheme": RATES_SCHEME})
         return start.model_copy(update={"training": recipe.qat.model_copy(update=change)})
     if cell["batch"] != 512 or cell["rate"] < 1e-3:
         return None

@@ -440,11 +440,15 @@ def _beside_paper(
     deviation = np.array([row.std(ddof=1) if row.size > 1 else 0.0 for row in there])
     style: dict[str, Any] = {"fmt": "o", "color": _COLOURS[0], "ms": 8, "capsize": 4}
     ax.errorbar(at - 0.12, mean, deviation, **style, label="ours: mean, deviation")
+    label: str | None = "ours: seeds"
     for place, row in zip(at, there, strict=True):
         if row.size:
-            seeds = ax.plot(np.full(row.size, place - 0.28), row, ".", color=_COLOURS[0], alpha=0.5, ms=6, mew=0)
-            words = f"{row.mean():.1f} %\n{_seeds(row.size)}"
+            ax.plot(
+                np.full(row.size, place - 0.28), row, ".", color=_COLOURS[0], alpha=0.5, ms=6, mew=0, label=label
+            )
+            label = None  # once in the legend
             if numbers:
+                words = f"{row.mean():.1f} %\n{_seeds(row.size)}"
                 ax.annotate(
                     words, (place, 0.015), xycoords=("data", "axes fraction"), ha="center", color=_COLOURS[0],
                     fontsize=10,
@@ -454,8 +458,6 @@ def _beside_paper(
                 "not computed", (place - 0.12, 0.03), xycoords=("data", "axes fraction"), rotation=90,
                 ha="center", va="bottom", color=GREY, fontsize=10,
             )  # fmt: skip
-    if any(row.size for row in there):
-        seeds[0].set_label("ours: seeds")
     ax.set_xlim(-0.6, len(names) - 0.4)
 
 
