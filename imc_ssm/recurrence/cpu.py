@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Noise, ScanFormats, ScanPlan, plan_scan
 from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE, gaussian_table
-from imc_ssm.recurrence import kernels, reverse
+from imc_ssm.recurrence import fused, kernels, reverse
 from imc_ssm.recurrence.codes import Array, Ints, Operands, complex_of, pair
 from imc_ssm.recurrence.vector import LANES
 
@@ -125,35 +125,29 @@ class _Update:
         return grad_u, (a, b, c)
 
 
-class _RealScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        a: Tensor,
-        b: Tensor,
-        c: Tensor,
-        x0: Tensor,
-        clamp: float | None,
-        noise: Noise | None,
-        clip: float | None,
-    ) -> tuple[Tensor, Tensor]:
-        update, signal, start = _Update.real(a, b, c, noise, clip), u.detach().contiguous(), pair(x0)
-        x, y = start.copy(), torch.empty(u.shape)
-        update.forward(signal.numpy(), x, y.numpy())
-        last = complex_of(x)
-        ctx.save_for_backward(signal)
-        ctx.update, ctx.start, ctx.clamp = update, start, clamp
-        ctx.mark_non_differentiable(last)
-        return y, last
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """An update and the state (batch, head, state, 2) that it starts from, for `fused`."""
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (signal,) = ctx.saved_tensors
-        grad_u, sums = ctx.update.backward(
-            signal.numpy(), ctx.start, grads[0].contiguous().numpy(), None, ctx.clamp
-        )
-        return grad_u, *(complex_of(s) for s in sums), None, None, None, None
+    update: _Update
+    start: Array
+    operands: Operands | None
+    """None: full precision."""
+
+    def forward(self, u: Tensor, trained: bool) -> tuple[Tensor, Tensor, Array | None]:
+        x, y = self.start.copy(), torch.empty(u.shape)
+        rounded = self.operands is not None and self.operands.plan.formats.y is not None
+        free = np.empty(u.shape, np.uint8) if trained and rounded else None
+        self.update.forward(u.numpy(), x, y.numpy(), free)
+        if self.operands is None:
+            return y, complex_of(x), free
+        return y, torch.from_numpy(x + self.operands.plan.zero("x")[..., None]), free
+
+    def backward(
+        self, u: Tensor, grad: Tensor, kept: Array | None, clamp: float | None
+    ) -> tuple[Tensor | None, ...]:
+        grad_u, sums = self.update.backward(u.numpy(), self.start, grad.numpy(), kept, clamp)
+        return grad_u, *(map(complex_of, sums) if self.operands is None else self.operands.gradients(sums))
 
 
 def scan_real(
@@ -167,43 +161,7 @@ def scan_real(
     clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Full precision: float32 in and out; gradients of u, a, b, c (the state returned has none)."""
-    y, last = _RealScan.apply(u, a, b, c, x0, clamp, noise, clip)  # type: ignore[no-untyped-call]
-    return y, last
-
-
-class _IntegerScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        a: Tensor,
-        b: Tensor | None,
-        c: Tensor | None,
-        plan: ScanPlan,
-        x0: Tensor | None,
-        clamp: float | None,
-        noise: Noise | None,
-    ) -> tuple[Tensor, Tensor]:
-        operands = Operands.of_values(plan, a, b, c)
-        update, signal = _Update.integer(operands, noise), u.detach().contiguous()
-        start = _centred(plan, u.shape[0], None if x0 is None else x0.numpy())
-        x, y = start.copy(), torch.empty(u.shape)
-        trained = any(ctx.needs_input_grad)
-        free = np.empty(u.shape, np.uint8) if trained and plan.formats.y is not None else None
-        update.forward(signal.numpy(), x, y.numpy(), free)
-        last = torch.from_numpy(x + plan.zero("x")[..., None])
-        ctx.save_for_backward(signal)
-        ctx.update, ctx.operands, ctx.start, ctx.free, ctx.clamp = update, operands, start, free, clamp
-        ctx.mark_non_differentiable(last)
-        return y, last
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (signal,) = ctx.saved_tensors
-        grad_u, sums = ctx.update.backward(
-            signal.numpy(), ctx.start, grads[0].contiguous().numpy(), ctx.free, ctx.clamp
-        )
-        return grad_u, *ctx.operands.gradients(sums), None, None, None, None
+    return fused.run(_Scan(_Update.real(a, b, c, noise, clip), pair(x0), None), u, a, b, c, clamp)
 
 
 def _centred(plan: ScanPlan, batch: int, x0: Array | None) -> Array:
@@ -226,8 +184,9 @@ def scan_integer(
 ) -> tuple[Tensor, Tensor]:
     """The integer update; the last state is returned as codes (batch, head, state, 2) int64."""
     plan = plan_scan(formats, a.shape[0], a.shape[1], noise.state if noise else 0.0)
-    y, last = _IntegerScan.apply(u, a, b, c, plan, x0, clamp, noise)  # type: ignore[no-untyped-call]
-    return y, last
+    operands = Operands.of_values(plan, a, b, c)
+    start = _centred(plan, u.shape[0], None if x0 is None else x0.numpy())
+    return fused.run(_Scan(_Update.integer(operands, noise), start, operands), u, a, b, c, clamp)
 
 
 def scan_codes_cpu(

@@ -19,6 +19,7 @@ from torch import Tensor
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Noise, ScanFormats, ScanPlan, plan_scan
 from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE, gaussian_table
+from imc_ssm.recurrence import fused
 from imc_ssm.recurrence.codes import Array, Operands
 
 __all__ = ["check_available", "interpreting", "scan_codes_triton", "scan_integer", "scan_real", "unavailable"]
@@ -216,47 +217,34 @@ def _integer_launch(operands: Operands, start: Tensor, noise: Noise | None) -> _
     )
 
 
-class _RealScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        a: Tensor,
-        b: Tensor | None,
-        c: Tensor | None,
-        x0: Tensor | None,
-        clamp: float | None,
-        noise: Noise | None,
-        clip: float | None,
-    ) -> tuple[Tensor, Tensor]:
-        batch, (heads, states) = u.shape[0], a.shape
-        one = torch.ones_like(a)
-        start = u.new_zeros(batch, heads, states, 2) if x0 is None else torch.view_as_real(x0.resolve_conj())
-        b_, c_ = (one if z is None else z for z in (b, c))
-        launch = _real_launch(a, b_, c_, start.contiguous(), noise, clip)
-        signal = u.contiguous()
-        y, last = launch.forward(signal)
-        final = torch.view_as_complex(last)
-        ctx.save_for_backward(signal)
-        ctx.launch, ctx.clamp, ctx.given = launch, clamp, (b is not None, c is not None)
-        ctx.mark_non_differentiable(final)
-        return y, final
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A launch, for `fused`."""
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (signal,) = ctx.saved_tensors
-        launch: _Launch = ctx.launch
-        grad_u, sums = launch.backward(signal, grads[0].contiguous(), ctx.clamp)
-        total = torch.view_as_complex(sums.float())
-        with_b, with_c = ctx.given
-        return grad_u, total[0], total[1] if with_b else None, total[2] if with_c else None, *[None] * 4
+    launch: _Launch
+    operands: Operands | None
+    """None: full precision."""
+
+    def forward(self, u: Tensor, trained: bool) -> tuple[Tensor, Tensor, None]:
+        y, last = self.launch.forward(u)
+        if self.operands is None:
+            return y, torch.view_as_complex(last), None
+        return y, last + torch.from_numpy(self.operands.plan.zero("x"))[..., None].to(u.device), None
+
+    def backward(self, u: Tensor, grad: Tensor, kept: None, clamp: float | None) -> tuple[Tensor | None, ...]:
+        grad_u, sums = self.launch.backward(u, grad, clamp)
+        if self.operands is None:
+            return grad_u, *torch.view_as_complex(sums.float())
+        e_x, e_u, g_x = sums.cpu().numpy()
+        found = self.operands.gradients((e_x, e_u, g_x))
+        return grad_u, *(None if g is None else g.to(u.device) for g in found)
 
 
 def scan_real(
     u: Tensor,
     a: Tensor,
-    b: Tensor | None,
-    c: Tensor | None,
+    b: Tensor,
+    c: Tensor,
     x0: Tensor | None,
     clamp: float | None,
     noise: Noise | None = None,
@@ -267,46 +255,10 @@ def scan_real(
     Raises `ImcSsmError` where the backend cannot run.
     """
     _check(u.device, u.shape, noise)
-    y, last = _RealScan.apply(u, a, b, c, x0, clamp, noise, clip)  # type: ignore[no-untyped-call]
-    return y, last
-
-
-class _IntegerScan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        a: Tensor,
-        b: Tensor | None,
-        c: Tensor | None,
-        plan: ScanPlan,
-        x0: Tensor | None,
-        clamp: float | None,
-        noise: Noise | None,
-    ) -> tuple[Tensor, Tensor]:
-        operands = Operands.of_values(plan, a, b, c)
-        zero_x = torch.from_numpy(plan.zero("x"))[..., None].to(u.device)
-        if x0 is None:
-            start = torch.zeros((u.shape[0], *a.shape, 2), dtype=torch.int32, device=u.device)
-        else:
-            start = (x0.to(u.device) - zero_x).to(torch.int32).contiguous()
-        launch = _integer_launch(operands, start, noise)
-        signal = u.contiguous()
-        y, last = launch.forward(signal)
-        final = last + zero_x
-        ctx.save_for_backward(signal)
-        ctx.operands, ctx.launch, ctx.clamp = operands, launch, clamp
-        ctx.mark_non_differentiable(final)
-        return y, final
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (signal,) = ctx.saved_tensors
-        launch: _Launch = ctx.launch
-        grad_u, sums = launch.backward(signal, grads[0].contiguous(), ctx.clamp)
-        e_x, e_u, g_x = sums.cpu().numpy()
-        found = ctx.operands.gradients((e_x, e_u, g_x))
-        return grad_u, *(None if g is None else g.to(signal.device) for g in found), None, None, None, None
+    shape = (u.shape[0], *a.shape, 2)
+    start = u.new_zeros(shape) if x0 is None else torch.view_as_real(x0.detach().resolve_conj()).contiguous()
+    launch = _real_launch(a.detach(), b.detach(), c.detach(), start, noise, clip)
+    return fused.run(_Scan(launch, None), u, a, b, c, clamp)
 
 
 def scan_integer(
@@ -326,8 +278,13 @@ def scan_integer(
     _check(u.device, u.shape, noise)
     heads, states = a.shape
     plan = plan_scan(formats, heads, states, noise.state if noise else 0.0)
-    y, last = _IntegerScan.apply(u, a, b, c, plan, x0, clamp, noise)  # type: ignore[no-untyped-call]
-    return y, last
+    operands = Operands.of_values(plan, a, b, c)
+    if x0 is None:
+        start = torch.zeros((u.shape[0], *a.shape, 2), dtype=torch.int32, device=u.device)
+    else:
+        zero_x = torch.from_numpy(plan.zero("x"))[..., None].to(u.device)
+        start = (x0.to(u.device) - zero_x).to(torch.int32).contiguous()
+    return fused.run(_Scan(_integer_launch(operands, start, noise), operands), u, a, b, c, clamp)
 
 
 def scan_codes_triton(
