@@ -14,7 +14,7 @@ from imc_ssm.plots.reading import COMPONENT_COLOURS, GREY
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["absent", "accuracy_energy", "accuracy_over_time", "energy_breakdown"]
+__all__ = ["absent", "accuracy_energy", "accuracy_over_time", "energy_breakdown", "legend_below"]
 
 _SPARE = ("#999999", "#666666", "#333333")
 _TIMES = (1.0, 60.0, 3600.0, 86400.0, 2592000.0, 31557600.0)
@@ -66,7 +66,7 @@ def accuracy_over_time(ds: xr.Dataset, ax: Axes) -> Axes:
     handles.append(Line2D([], [], color=GREY, ls="--", lw=1.5, label="dashed: digital"))
     _time_axis(ax, chips["time"].values, np.array(list(places.values())))
     title = {1: "one chip"}.get(many, f"{many} chips: mean, {read.spread_name(many)}")
-    _legend_below(ax, handles, columns=2, title=title)
+    legend_below(ax, handles, columns=2, title=title)
     return ax
 
 
@@ -113,8 +113,7 @@ def energy_breakdown(ds: xr.Dataset, ax: Axes) -> Axes:
     pad = max(0.0, (3 - len(shown)) / 2)
     ax.set_ylim(len(shown) - 0.5 + pad, -0.5 - pad)
     ax.set_xlim(0, float(totals.max()) * factor * 1.3 or 1.0)
-    handles, labels = ax.get_legend_handles_labels()
-    _legend_below(ax, handles, columns=3, labels=labels)
+    legend_below(ax, columns=3)
     return ax
 
 
@@ -169,7 +168,7 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
         handles.append(hollow)
     most = max(points, key=lambda point: point.count)
     chips = "one chip" if most.count == 1 else f"{most.count} chips: mean, {read.spread_name(most.count)}"
-    _legend_below(ax, handles, columns=2, title=f"after {most.when}, {chips}" if most.count else "digital only")
+    legend_below(ax, handles, columns=2, title=f"after {most.when}, {chips}" if most.count else "digital only")
     return ax
 
 
@@ -221,16 +220,12 @@ def _inside(
             )
 
 
-def _legend_below(
-    ax: Axes, handles: list[Any], *, columns: int, labels: list[str] | None = None, title: str | None = None
-) -> None:
-    """A legend under the axis label, where no data can be."""
-    names = [handle.get_label() for handle in handles] if labels is None else labels
+def legend_below(ax: Axes, handles: list[Any] | None = None, *, columns: int, title: str | None = None) -> None:
+    """A legend under the axis label, where no data can be; of all that has a label, unless handles are named."""
     ax.legend(
-        handles,
-        names,
+        handles=ax.get_legend_handles_labels()[0] if handles is None else handles,
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
+        bbox_to_anchor=(0.5, -0.19),
         ncols=columns,
         frameon=False,
         title=title,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from imc_ssm.plots.panels import absent
+from imc_ssm.plots.panels import absent, legend_below
 from imc_ssm.plots.reading import GREY
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None) -> Axes:
         pad = 0.1 * (high - low) or 0.01
         limits(low - pad, high + pad)
     ax.locator_params(nbins=5)
-    _legend(ax, columns=3, title=f"head {head}: {int(outside.sum())} of {len(outside)} poles outside")
+    legend_below(ax, columns=3, title=f"head {head}: {int(outside.sum())} of {len(outside)} poles outside")
     return ax
 
 
@@ -118,7 +118,7 @@ def kernel_error(ds: xr.Dataset, ax: Axes) -> Axes:
     if "steps" in ds.attrs and steps[0] < ds.attrs["steps"] < steps[-1]:
         length = int(ds.attrs["steps"])
         ax.axvline(length, color=GREY, ls=":", lw=1.5, label=f"a sequence: {length}")
-    _legend(ax, columns=3, title="rounded: median, 10 to 90 % of heads")
+    legend_below(ax, columns=3, title="rounded: median, 10 to 90 % of heads")
     return ax
 
 
@@ -168,7 +168,7 @@ def word_lengths(ds: xr.Dataset, ax: Axes) -> Axes:
     ax.set_xlim(1, words[-1])
     ax.set_ylim(0, 104)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(ax, columns=2, title=_saturated(ds))
+    legend_below(ax, columns=2, title=_saturated(ds))
     return ax
 
 
@@ -180,17 +180,3 @@ def _saturated(ds: xr.Dataset) -> str | None:
             values = ds[name].values
             parts.append(f"{np.nanmean(values):.2g} % of {word} (worst head {np.nanmax(values):.2g} %)")
     return "saturated: " + ",\n".join(parts) if parts else None
-
-
-def _legend(ax: Axes, *, columns: int, title: str | None = None) -> None:
-    """A legend under the axis label, where no data can be."""
-    ax.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.19),
-        ncols=columns,
-        frameon=False,
-        title=title,
-        handletextpad=0.5,
-        columnspacing=1.2,
-        borderaxespad=0.2,
-    )
