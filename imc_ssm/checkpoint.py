@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imc_ssm.errors import FileError
+from imc_ssm.errors import CheckpointError
 from imc_ssm.files import load_tensors, save_tensors
 
 __all__ = ["Run"]
@@ -26,7 +26,9 @@ class Run:
     rng: np.random.Generator
     """Shuffles the training split."""
     identity: dict[str, Any]
-    """What must be the same for a run to go on: recipe and data."""
+    """What must be the same for a run to go on: the recipe (`config`), the data, the model at the start."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """The recipe's fields where nothing is said: what a checkpoint means that is older than a field."""
     done: int = 0
     """Steps taken."""
     measured: dict[str, list[float]] = field(default_factory=dict)
@@ -35,6 +37,10 @@ class Run:
     """Highest validation accuracy so far, percent."""
     best_state: dict[str, Tensor] = field(default_factory=dict)
     """The model's state of that epoch."""
+
+    def _settings(self, identity: dict[str, Any]) -> dict[str, Any]:
+        rest = {name: value for name, value in identity.items() if name != "config"}
+        return {**self.defaults, **identity["config"], **rest}
 
     def keep_if_best(self, accuracy: float) -> None:
         """Remember the model as it is if no epoch was better."""
@@ -60,12 +66,18 @@ class Run:
         save_tensors(path, {name: t.detach().cpu().numpy() for name, t in tensors.items()}, header, "checkpoint")
 
     def load(self, path: Path) -> None:
-        """Go back to where `save` was called; `FileError` if the checkpoint is of another run."""
+        """Go back to where `save` was called; `CheckpointError` if the checkpoint is of another run."""
         arrays, header = load_tensors(path, "checkpoint")
-        if header["identity"] != self.identity:
-            raise FileError(
-                f"{path} is the checkpoint of a training with other settings; run that one to its end, or remove "
-                "the file to start anew"
+        there, here = (self._settings(identity) for identity in (header["identity"], self.identity))
+        other = [
+            f"{name} {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+        if other:
+            raise CheckpointError(
+                f"{path} is the checkpoint of a training with other settings ({', '.join(other)}); run that one "
+                "to its end, or remove the file to start anew"
             )
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
 

@@ -8,7 +8,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigError", "DataError", "DesignError", "FileError", "FormatError", "ImcSsmError", "unknown"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "DesignError",
+    "FileError",
+    "FormatError",
+    "ImcSsmError",
+    "unknown",
+]
 
 
 class ImcSsmError(ValueError):
@@ -29,6 +38,10 @@ class DesignError(ImcSsmError):
 
 class FileError(ImcSsmError):
     """A file cannot be read (truncated, changed, another kind) or an output cannot be written."""
+
+
+class CheckpointError(FileError):
+    """A checkpoint is whole, but of another piece of work."""
 
 
 class FormatError(ImcSsmError):

@@ -92,8 +92,8 @@ def train(
     parameters. With `checkpoint`, the run is written there after every epoch and, if the file exists, goes on
     from it, to the same parameters as an uninterrupted one; remove the file when the result is safe.
 
-    Raises `ImcSsmError` when the loss stops being finite, with what to try, and `FileError` for a checkpoint
-    of another run.
+    Raises `ImcSsmError` when the loss stops being finite, with what to try, and `CheckpointError` for a
+    checkpoint of another run.
     """
     split = data.split("train")
     check_model_fits(model, data)
@@ -103,7 +103,8 @@ def train(
     optimiser, schedule = _optimiser(model, config, steps)
     identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
     identity["start"] = _digest(model)
-    run = Run(model, optimiser, schedule, np.random.default_rng(config.seed), identity, measured=vars(History()))
+    rng, defaults = np.random.default_rng(config.seed), TrainConfig().model_dump(mode="json")
+    run = Run(model, optimiser, schedule, rng, identity, defaults, measured=vars(History()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if checkpoint is not None and checkpoint.exists():

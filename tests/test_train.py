@@ -10,7 +10,8 @@ from torch import nn
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
-from imc_ssm.errors import ConfigError, FileError, ImcSsmError
+from imc_ssm.errors import CheckpointError, ConfigError, FileError, ImcSsmError
+from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.quantize import Scheme, quantize
 from imc_ssm.s4d import Classifier, ModelConfig
 from imc_ssm.train import History, TrainConfig, _optimiser, accuracy, predict, train
@@ -205,8 +206,19 @@ class TestCheckpoint:
     def test_of_another_run(self, tmp_path: Path) -> None:
         path = tmp_path / "run.safetensors"
         train(small(), levels(), QUICK, checkpoint=path)
-        with pytest.raises(FileError, match="other settings"):
+        with pytest.raises(CheckpointError, match=r"other settings \(seed 0 there and 1 here\)"):
             train(small(), levels(), QUICK.model_copy(update={"seed": 1}), checkpoint=path)
+
+    def test_older_than_a_field_of_the_recipe(self, tmp_path: Path) -> None:
+        """It goes on where the field is at its default, and only there."""
+        path = tmp_path / "run.safetensors"
+        expected = train(small(), levels(), QUICK, checkpoint=path)
+        arrays, header = load_tensors(path, "checkpoint")
+        del header["identity"]["config"]["chunk"]
+        save_tensors(path, arrays, header, "checkpoint")
+        with pytest.raises(CheckpointError, match="chunk None there and 4 here"):
+            train(small(), levels(), QUICK.model_copy(update={"chunk": 4}), checkpoint=path)
+        assert train(small(), levels(), QUICK, checkpoint=path).loss_train == expected.loss_train
 
     def test_damaged(self, tmp_path: Path) -> None:
         path = tmp_path / "run.safetensors"

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from imc_ssm.errors import ConfigError, DataError, FileError, ImcSsmError
+from imc_ssm.errors import CheckpointError, ConfigError, DataError, FileError, ImcSsmError
 from imc_ssm.experiment.dataset import write
 from imc_ssm.experiment.declare import Cell, Experiment, Job, start_of
 from imc_ssm.experiment.jobs import perform
@@ -23,6 +23,8 @@ __all__ = ["Finished", "run"]
 
 _DRAW_EVERY = 60.0
 """Seconds between two drawings of the figure while cells are being computed."""
+_FOR_ALL = (FileError, DataError, ConfigError)
+"""What is as wrong for the cells that follow; but a checkpoint of another training concerns one."""
 
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
@@ -58,9 +60,10 @@ def run(
 ) -> list[Finished]:
     """Compute the cells that are not done and write the dataset after each, and the figure; returns the failures.
 
-    A cell that another process computes is left to it and read when it is there. A training that diverges is a
-    failure, its cell stays missing, and the others go on. `stage(title)` is entered for every job and gives its
-    progress callback, `finished` is called after every cell, `waiting` before waiting for another process.
+    A cell that another process computes is left to it and read when it is there. A training that diverges, or
+    whose checkpoint is another one's, is a failure: its cell stays missing, and the others go on.
+    `stage(title)` is entered for every job and gives its progress callback, `finished` is called after every
+    cell, `waiting` before waiting for another process.
 
     Raises `FileError` for files that cannot be read or written or belong to another recipe, `DataError` where the
     task's files are missing.
@@ -85,9 +88,9 @@ def run(
                 except _Busy:
                     busy.append(cell)
                     continue
-                except (FileError, DataError, ConfigError):
-                    raise  # as wrong for the cells after this one
                 except ImcSsmError as problem:
+                    if isinstance(problem, _FOR_ALL) and not isinstance(problem, CheckpointError):
+                        raise
                     error = str(problem)
                 draw = time.monotonic() - drawn > _DRAW_EVERY
                 write(place, experiment, draw=draw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.experiment import Experiment, Workplace, declare, full, ptq, qat, run
 from imc_ssm.experiment.dataset import assemble
 from imc_ssm.experiment.ledger import locked
+from imc_ssm.files import save_tensors
 from imc_ssm.modelfile import save_model
 from imc_ssm.quantize import Scheme
 
@@ -170,6 +172,20 @@ def test_a_training_that_diverges_leaves_its_cell_missing(tmp_path):
     assert all(f.entry is None and f.error for f in failures)
     assert not ds["accuracy"].notnull().any()
     assert seen[-1].done == 2
+
+
+def test_a_checkpoint_of_another_training_is_a_failure_of_its_cell(done, tmp_path):
+    place = smoke_place(tmp_path)
+    shutil.copytree(done.folder / "models", place.folder / "models")
+    cells = place.study.experiment("curves").cells(1)
+    path = place.run_path(cells[0].job, 0, ".checkpoint.safetensors")
+    other = {"identity": {"config": {"rate": 7.0}, "task": "digits"}}
+    save_tensors(path, {"random": np.zeros(1)}, other, "checkpoint")
+    failures, ds = compute(place, "curves", seeds=1)
+    assert [f.cell for f in failures] == cells[:1]
+    assert "checkpoint of a training with other settings (epochs 10 there" in failures[0].error
+    assert int(ds["accuracy"].notnull().sum()) == len(cells) - 1
+    assert path.exists()
 
 
 def test_a_training_that_diverges_is_not_repeated_for_every_cell(tmp_path):
