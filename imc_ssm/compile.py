@@ -277,7 +277,10 @@ def compile(
     scheme.check_static("a chip")
     missing = [part for part, width in scheme.bits.words().items() if width is None]
     if missing:
-        raise ImcSsmError(f"a chip has no full precision: give bits to {', '.join(missing)} and quantise again")
+        raise ImcSsmError(
+            f"a chip has no full precision: give bits to {', '.join(missing)} and quantise again"
+            + (" (imc-ssm quantize --biases 16)" if missing == ["biases"] else "")
+        )
     if calibration.ndim != 3 or calibration.shape[-1] != model.config.inputs or 0 in calibration.shape:
         raise ImcSsmError(
             f"calibration data have shape {tuple(calibration.shape)}; needed is (sequences, time, "

@@ -78,7 +78,25 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
         return f"{place}{message}" + (f" (in {parent!r})" if parent else "")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     value = "" if first["type"] == "missing" else f" = {first['input']!r}"
-    return f"{place}{cls.__name__} field {path!r}{value}: {first['msg']}{more}"
+    said = _bounds(cls, first["loc"]) if first["type"] in _OUTSIDE else ""
+    return f"{place}{cls.__name__} field {path!r}{value}: {said or first['msg']}{more}"
+
+
+_OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+_SAID = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def _bounds(cls: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+    """What a number may be, both ends, from the field's declaration; "" if it is not the field's own."""
+    owner = _owner(cls, loc[:-1])
+    field = owner.model_fields.get(str(loc[-1])) if owner is not None else None
+    ends = [
+        f"{said} {getattr(bound, end)}"
+        for bound in (field.metadata if field is not None else ())
+        for end, said in _SAID.items()
+        if hasattr(bound, end)
+    ]
+    return f"allowed is {' and '.join(ends)}" if ends else ""
 
 
 def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,3 +44,14 @@ def trained(_trained: Classifier) -> Classifier:
 def quantised(trained: Classifier, digits: SequenceDataset) -> Callable[[Scheme], Classifier]:
     """The trained model quantised with a scheme."""
     return lambda scheme: quantize(trained, scheme, *calibration_batch(digits, 8, most=200))
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> Path:
+    """A folder with the real MNIST; skips without."""
+    candidates = [Path(os.environ.get("IMC_SSM_DATA", "")), Path(__file__).parents[2] / "shared" / "data"]
+    for folder in candidates:
+        for base in (folder, folder / "mnist"):
+            if any((base / f"t10k-labels-idx1-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
+                return folder
+    pytest.skip("the real MNIST is not here: set IMC_SSM_DATA to a folder that holds it")

@@ -39,8 +39,8 @@ def main() -> None:
         _fail_misuse(error)
     if code == INTERRUPTED:
         print(
-            "interrupted; no result was written; the same train, quantize or deploy goes on from its last whole "
-            "epoch or chip",
+            "interrupted; no result was written; train, quantize and deploy, given again, go on from their last "
+            "whole epoch or chip",
             file=sys.stderr,
         )
     if code:
@@ -49,10 +49,15 @@ def main() -> None:
 
 def _fail_misuse(error: Any) -> None:
     """One line for a command line that typer refuses: what is wrong and where the help is."""
+    from pydantic import ValidationError
+
     from imc_ssm.cli.report import fail
 
     message = error.format_message()
     if not message:  # no command at all: typer has printed the help instead
         sys.exit(2)
+    message = message.rstrip(".")
+    if isinstance(error.__cause__, ValidationError):
+        message += f", not {error.__cause__.errors()[0]['input']!r}"
     command = error.ctx.command_path if error.ctx is not None else "imc-ssm"
-    fail(f"{message.rstrip('.')}; see {command} --help")
+    fail(f"{message}; see {command} --help")

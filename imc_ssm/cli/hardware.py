@@ -98,7 +98,9 @@ def cost(
             "pcm-256 for a model."
         ),
     ] = None,
-    operations: Annotated[bool, typer.Option(help="Also print every operation that was counted.")] = False,
+    operations: Annotated[
+        bool, typer.Option("--operations", help="Also print every operation that was counted.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Dataset to write (.nc).")] = None,
     dataset: TaskName = None,
     data_dir: DataDir = None,

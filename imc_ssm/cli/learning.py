@@ -103,8 +103,8 @@ def quantize(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Quantised model file to write (.safetensors).")],
-    poles: Annotated[int, typer.Option(help="Bits of the poles A.")] = 8,
-    state: Annotated[int, typer.Option(help="Bits of the recurrent state x.")] = 8,
+    poles: options.Poles = None,
+    state: options.State = None,
     scheme: options.SchemeName = "uniform",
     weights: options.Weights = None,
     activations: options.Activations = None,
@@ -170,7 +170,8 @@ def quantize(
         }
     )
     data, task = data_of(stored, dataset, data_dir)
-    quantised = apply(stored.model, chosen, *calibration_batch(data, stored.model.config.heads))
+    sequences, lengths = calibration_batch(data, stored.model.config.heads, seed=seed)
+    quantised = apply(stored.model, chosen, sequences, lengths)
     kept = {name: value for name, value in stored.info.items() if name not in _OF_THE_TRAINING}
     info = {**kept, "task": task, "quantised_from": model.name}
     if epochs:
@@ -179,6 +180,8 @@ def quantize(
             history = fit(quantised, data, recipe, progress=progress, checkpoint=checkpoint)
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
     _save_and_report(out, StoredModel(quantised, chosen, info), data)
+    if chosen.bits.biases is None and only is None:
+        console.print("its biases are in full precision: for a chip quantise with --biases 16")
 
 
 def _scheme(
@@ -187,6 +190,7 @@ def _scheme(
     """The scheme of the command line; `ConfigError` for what is not known or out of range, or a contradiction."""
     from imc_ssm.errors import ConfigError, unknown
     from imc_ssm.quantize import Bits, Scheme
+    from imc_ssm.quantize.scheme import ACTIVATIONS
 
     fixed = [word for word in ("weights", "activations") if words[word] is not None]
     if name != "uniform" and fixed:
@@ -204,6 +208,12 @@ def _scheme(
         for part in parts:
             if part not in bits:
                 raise ConfigError(unknown("part", part, bits))
+        of_words = {"weights": ("weights", "b", "c", "d"), "activations": ACTIVATIONS}
+        for word, width in {**words, "biases": biases}.items():
+            if width is not None and not set(of_words.get(word, (word,))) & set(parts):
+                raise ConfigError(
+                    f"--{word} {width} is of no part in --only {only}; leave it out, or add the part"
+                )
         bits = {part: width if part in parts else None for part, width in bits.items()}
     return Scheme.parse(made.model_dump() | {"bits": Bits.parse(bits)})
 

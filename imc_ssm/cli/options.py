@@ -21,9 +21,11 @@ __all__ = [
     "Order",
     "Parameterisation",
     "Percentile",
+    "Poles",
     "Rounding",
     "SchemeName",
     "Seed",
+    "State",
     "StateCalibration",
     "StateClip",
     "Symmetric",
@@ -54,19 +56,27 @@ SchemeName = Annotated[
         "in full precision, separate order, piecewise GELU) or w8a8. --poles and --state go with all three.",
     ),
 ]
+Poles = Annotated[int | None, typer.Option(help="Bits of the poles A (default 8).")]
+State = Annotated[int | None, typer.Option(help="Bits of the recurrent state x (default 8).")]
 Weights = Annotated[int | None, typer.Option(help="Bits of B, C, D and the matrices (uniform; default 8).")]
 Activations = Annotated[int | None, typer.Option(help="Bits of the other activations (uniform; default 8).")]
 Biases = Annotated[
-    int | None, typer.Option(help="Bits of the biases; 0: full precision (default: 16, or the scheme's).")
+    int | None,
+    typer.Option(
+        help="Bits of the biases; 0: full precision (default: 16; w4a6 and w8a8: 0, which no chip has).",
+    ),
 ]
 Only = Annotated[
     str | None,
-    typer.Option(help="Quantise these parts alone, the rest stays in full precision: poles,b,c,d,state,..."),
+    typer.Option(
+        help="Quantise these parts alone, comma-separated; the others stay in full precision: poles, b, c, d, "
+        "state, weights, biases, input, encoder, recurrent, after_d, gelu, mixing, glu, residual, pool."
+    ),
 ]
 Granularity = Annotated[
     str | None, typer.Option(help="One format per tensor, per head, or per state of a head: tensor, head, state.")
 ]
-Symmetric = Annotated[bool, typer.Option(help="Zero points fixed at 0.")]
+Symmetric = Annotated[bool, typer.Option("--symmetric", help="Zero points fixed at 0.")]
 Percentile = Annotated[float | None, typer.Option(help="Values inside an activation's range, percent.")]
 Calibration = Annotated[
     str | None,

@@ -58,6 +58,10 @@ class Split:
             raise ConfigError(f"cannot take {n} sequences of a split; give at least 1")
         return self._at(slice(0, n))
 
+    def sample(self, n: int, rng: np.random.Generator) -> Split:
+        """`n` sequences drawn without replacement, in their order; as many as `take` takes."""
+        return self._at(np.sort(rng.choice(len(self), len(self.take(n)), replace=False)))
+
     def _at(self, index: slice | np.ndarray) -> Split:
         """The sequences at `index`."""
         return Split(self.values[index], self.labels[index], None if self.lengths is None else self.lengths[index])

@@ -9,21 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from imc_ssm.analysis import circle_distance, kernel_errors, rounded_coefficients, step_grid
 from imc_ssm.analysis.layers import layers_of
 from imc_ssm.analysis.poles import PARTS
-from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.experiment.declare import Job, start_of
 from imc_ssm.experiment.workplace import Workplace
 from imc_ssm.modelfile import StoredModel, save_model
-from imc_ssm.quantize import Scheme, quantize
+from imc_ssm.quantize import Scheme, calibration_batch, quantize
 from imc_ssm.s4d import Classifier
 from imc_ssm.train import Progress, TrainConfig, accuracy, train
 
-__all__ = ["LABELS", "VARIABLES", "Measured", "calibration_of", "perform"]
+__all__ = ["LABELS", "VARIABLES", "Measured", "perform"]
 
 VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "accuracy": ((), "percent", "Test accuracy"),
@@ -59,15 +57,6 @@ def perform(place: Workplace, job: Job, seed: int, progress: Progress) -> Measur
     removed) and everything that bad input raises.
     """
     return _KINDS[job.kind](place, job, seed, progress)
-
-
-def calibration_of(data: SequenceDataset, seed: int, most: int) -> tuple[Tensor, Tensor | None]:
-    """`most` training sequences drawn by the seed without replacement (all if fewer), and their lengths."""
-    split = data.split("train")
-    count = min(most, len(split))
-    index = np.sort(np.random.default_rng([seed, 0xCA11B]).choice(len(split), count, replace=False))
-    lengths = None if split.lengths is None else torch.from_numpy(split.lengths[index])
-    return torch.from_numpy(np.ascontiguousarray(split.values[index])), lengths
 
 
 def _full(place: Workplace, job: Job, seed: int, progress: Progress) -> Measured:
@@ -165,7 +154,7 @@ def _quantised(place: Workplace, job: Job, seed: int) -> Classifier:
     assert job.scheme is not None
     model = _base(place, job, seed)
     most = place.study.recipe_of(job).calibration
-    return quantize(model, job.scheme, *calibration_of(place.data, seed, most))
+    return quantize(model, job.scheme, *calibration_batch(place.data, model.config.heads, most, seed))
 
 
 def _train(

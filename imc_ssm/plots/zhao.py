@@ -123,9 +123,9 @@ def fig2d(ds: xr.Dataset) -> Figure:
     return _over_bits(ds, line="symmetry", panel="part")
 
 
-def order(ds: xr.Dataset) -> Figure:
-    """Accuracy over the word length of the state by order of the roundings."""
-    return _over_bits(ds, line="order", panel="granularity", title="state x,")
+def order(ds: xr.Dataset, what: str) -> Figure:
+    """Accuracy over the word length by order of the roundings."""
+    return _over_bits(ds, line="order", panel="granularity", title=f"{what},")
 
 
 def fig3(ds: xr.Dataset) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,10 +103,17 @@ def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Te
     return quantised
 
 
-def calibration_batch(data: SequenceDataset, heads: int, most: int = 512) -> tuple[Tensor, Tensor | None]:
-    """The first sequences of the training split: at most `most`, fewer for wide models (memory)."""
+def calibration_batch(
+    data: SequenceDataset, heads: int, most: int | None = None, seed: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Training sequences (n, T, D) to calibrate a model of so many heads on, and their lengths, if they have some.
+
+    n is `most`, or all if there are fewer; None: 512, fewer where the arrays of a wide model would be larger than
+    those of 64 heads over 784 steps, at least 8. The first ones, or, with a seed, drawn without replacement.
+    """
     split = data.split("train")
-    count = int(min(most, len(split), max(8, 2e8 // (data.time * heads * 10))))
-    part = split.take(count)
+    if most is None:
+        most = min(512, max(8, 512 * 64 * 784 // (data.time * heads)))
+    part = split.take(most) if seed is None else split.sample(most, np.random.default_rng([seed, 0xCA11B]))
     lengths = None if part.lengths is None else torch.from_numpy(part.lengths)
-    return torch.from_numpy(part.values), lengths
+    return torch.from_numpy(np.ascontiguousarray(part.values)), lengths

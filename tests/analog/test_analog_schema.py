@@ -78,7 +78,7 @@ def test_unknown_names_point_to_the_nearest() -> None:
         ("pcm-nandakumar-2019", "g_mx", 1.0, "did you mean 'g_max'"),
         ("pcm-nandakumar-2019", "t_0", 0.0, "'t_0'.*must be positive"),
         ("pcm-nandakumar-2019", "t_0", None, "'t_0'.*needs it"),
-        ("pcm-nandakumar-2019", "drift_scale", -1.0, "'drift_scale'.*greater than or equal to 0"),
+        ("pcm-nandakumar-2019", "drift_scale", -1.0, "'drift_scale'.*allowed is at least 0"),
         ("reram-cmo-falcone", "acceptance_range", 0.01, "'acceptance_range'.*measured are"),
         ("reram-cmo-falcone", "levels", 1, "'levels'.*at least 2"),
         ("reram-cmo-falcone", "v_read", -0.2, "'v_read'.*outside"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cli_runs import done
 
+from imc_ssm import results
 from imc_ssm.modelfile import load_model
 from imc_ssm.quantize import Bits, DiscreteS4D, Scheme
+
+STUDY = Path(__file__).parents[2] / "experiments" / "zhao2025" / "results"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,10 @@ def test_a_shipped_model_is_quantised_by_its_name(tmp_path):
         (("--parameterisation", "free"), "'parameterisation' = 'free'"),
         (("--gelu", "tanh"), "'gelu' = 'tanh'"),
         (("--only", "poles,statee"), "unknown part 'statee'; did you mean 'state'?"),
-        (("--biases", 17), "'biases' = 17"),
+        (("--only", "poles", "--state", 4), "--state 4 is of no part in --only poles"),
+        (("--only", "c", "--activations", 4), "--activations 4 is of no part in --only c"),
+        (("--only", "c", "--biases", 12), "--biases 12 is of no part in --only c"),
+        (("--biases", 17), "'biases' = 17: allowed is at least 2 and at most 16"),
         (("--poles", 1), "'poles' = 1"),
         (("--state-clip", -3), "'state_clip' = -3"),
         (("--percentile", 20), "'percentile' = 20"),
@@ -83,6 +91,48 @@ def test_a_shipped_model_is_quantised_by_its_name(tmp_path):
 )
 def test_refusals(refused, chain, words, naming):
     refused("quantize", chain["m.safetensors"], *words, "--out", "new.safetensors", naming=naming)
+
+
+def test_a_chip_has_no_full_precision(refused, chain, tmp_path):
+    model = tmp_path / "q.safetensors"
+    printed = done("quantize", chain["m.safetensors"], "--scheme", "w4a6", "--out", model).out
+    assert "for a chip quantise with --biases 16" in printed
+    refused(
+        "cost", model, "--out", "c.nc", naming="give bits to biases and quantise again (imc-ssm quantize --biases"
+    )
+    printed = done("quantize", chain["m.safetensors"], "--scheme", "w4a6", "--biases", 16, "--out", model).out
+    assert "--biases" not in printed
+    done("cost", model, "--out", tmp_path / "c.nc")
+
+
+def test_what_is_drawn_follows_the_seed(chain, tmp_path):
+    """The sequences of the calibration: the same seed gives the same file."""
+    files = {}
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        files[name] = tmp_path / f"{name}.safetensors"
+        done("quantize", chain["m.safetensors"], "--seed", seed, "--out", files[name])
+    assert files["one"].read_bytes() == files["again"].read_bytes()
+    models = [load_model(files[name]).model.state_dict() for name in ("one", "other")]
+    assert any(not value.equal(models[1][name]) for name, value in models[0].items())
+
+
+def test_the_command_quantises_as_the_study_does(tmp_path, mnist_folder):
+    """Table III's PTQ cell of a shipped model, computed by another process: the same accuracy."""
+    done(
+        "quantize",
+        "s4d-16h-seed2",
+        "--scheme",
+        "w4a6",
+        "--seed",
+        2,
+        "--data-dir",
+        mnist_folder,
+        "--out",
+        tmp_path / "q.safetensors",
+    )
+    table = results.load(STUDY / "table3.nc")["accuracy"]
+    cell = table.sel(model="s4d-16h", scheme="PTQ W4A6 A8 x8", seed=2)
+    assert load_model(tmp_path / "q.safetensors").info["accuracy_test"] == float(cell)
 
 
 def test_a_chip_cannot_follow_the_batch(refused, chain, tmp_path):

@@ -1,6 +1,5 @@
 """A tiny MNIST, and the real one where it is."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +29,3 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     return payloads
-
-
-@pytest.fixture(scope="session")
-def mnist_folder() -> Path:
-    """A folder with the real MNIST; skips without."""
-    candidates = [Path(os.environ.get("IMC_SSM_DATA", "")), Path(__file__).parents[3] / "shared" / "data"]
-    for folder in candidates:
-        for base in (folder, folder / "mnist"):
-            if any((base / f"t10k-labels-idx1-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
-                return folder
-    pytest.skip("the real MNIST is not here: set IMC_SSM_DATA to a folder that holds it")

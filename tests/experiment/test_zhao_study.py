@@ -28,6 +28,7 @@ NAMES = [
     "fig5b",
     "fig5c",
     "order",
+    "order_all",
     "discrete",
     "rates",
 ]

@@ -4,12 +4,14 @@ import copy
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from quantised_runs import check_batch_stream_and_partition, check_oracle, some, ssm_of, stream
 from torch import Tensor, nn
 
 from imc_ssm.datasets import SequenceDataset
+from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.quantize import (
     Bits,
@@ -196,6 +198,25 @@ class TestCalibration:
         assert lengths is None
         assert torch.equal(values, torch.from_numpy(digits.split("train").take(100).values))
         assert len(calibration_batch(digits, 10**6)[0]) == 8
+
+    def test_wide_models_take_what_the_study_of_zhao_takes(self) -> None:
+        count = 520
+        long = SequenceDataset(
+            values=np.zeros((count, 784, 1)),
+            labels=np.arange(count) % 10,
+            splits=dict(zip(SPLITS, np.split(np.arange(count), [518, 519]), strict=True)),
+        )
+        taken = {heads: len(calibration_batch(long, heads)[0]) for heads in (16, 64, 256, 512)}
+        assert taken == {16: 512, 64: 512, 256: 128, 512: 64}
+
+    def test_a_drawn_batch(self, digits: SequenceDataset) -> None:
+        one, again, other = (calibration_batch(digits, 8, most=100, seed=seed)[0] for seed in (1, 1, 2))
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+        train = {row.tobytes() for row in digits.split("train").values}
+        assert len({row.numpy().tobytes() for row in one} & train) == 100  # no sequence twice
+        whole, _ = calibration_batch(digits, 8, most=10**6, seed=1)
+        assert torch.equal(whole, torch.from_numpy(digits.split("train").values))
 
     def test_a_percentile_narrows_every_activation(self, trained: Classifier, digits: SequenceDataset) -> None:
         data, _ = calibration_batch(digits, 8)
