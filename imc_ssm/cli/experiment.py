@@ -256,18 +256,17 @@ def _say(place: Workplace, finished: Finished) -> None:
 def _show(place: Workplace, declared: Experiment) -> None:
     """The table of an experiment, and where its files are."""
     from imc_ssm import results
-    from imc_ssm.experiment.report import comparison_table, summary_table
+    from imc_ssm.experiment.report import comparison_table, headlines, summary_table
 
     path = place.result_path(declared)
     ds = results.load(path)
     if declared.paper:
         _print(_compared(declared), comparison_table(ds, declared))
     else:
-        values = declared.headline(ds)
-        title = f"{declared.title}: {values.attrs.get('long_name', '')} ({values.attrs.get('units', '1')})"
-        _print(title, summary_table(ds, declared))
+        for name, values in headlines(ds, declared).items():
+            _print(f"{declared.title}: {name}", summary_table(values, declared))
     figure = f" and {path.with_suffix('.png')}" if declared.figure is not None else ""
-    console.print(f"wrote {path}{figure}", soft_wrap=True)
+    console.print(f"see {path}{figure}", soft_wrap=True)
 
 
 def _compared(declared: Experiment) -> str:

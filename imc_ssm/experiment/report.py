@@ -11,7 +11,16 @@ import xarray as xr
 
 from imc_ssm.experiment.declare import Experiment
 
-__all__ = ["Comparison", "Row", "compare", "comparison_table", "duration", "markdown", "summary_table"]
+__all__ = [
+    "Comparison",
+    "Row",
+    "compare",
+    "comparison_table",
+    "duration",
+    "headlines",
+    "markdown",
+    "summary_table",
+]
 
 
 @dataclass(frozen=True)
@@ -85,12 +94,20 @@ def comparison_table(ds: xr.Dataset, experiment: Experiment) -> tuple[list[str],
     return header, rows
 
 
-def summary_table(ds: xr.Dataset, experiment: Experiment) -> tuple[list[str], list[list[str]]]:
-    """The headline over its seeds: rows over all dimensions but the last, columns over that.
+def headlines(ds: xr.Dataset, experiment: Experiment) -> dict[str, xr.DataArray]:
+    """What the report shows of an experiment, by title: its headline, and the test accuracy if that is another.
+
+    Choices are made by the one, results are the other.
+    """
+    shown = [experiment.headline(ds), *([ds["accuracy"]] if "accuracy" in ds else [])]
+    return {f"{v.attrs.get('long_name', '')} ({v.attrs.get('units', '1')})": v for v in shown}
+
+
+def summary_table(values: xr.DataArray, experiment: Experiment) -> tuple[list[str], list[list[str]]]:
+    """A headline over its seeds: rows over all dimensions but the last, columns over that.
 
     "97.20 ± 0.25 (4)" is of four seeds where five are declared, "-" a cell that is not computed, "" none.
     """
-    values = experiment.headline(ds)
     *rows, last = (str(dim) for dim in values.dims if dim != "seed")
     columns = [f"{last}={v}" for v in values[last].values]
     declared = [{name: at[name] for name in (*rows, last)} for at, _ in experiment.grid()]
@@ -155,8 +172,9 @@ def markdown(title: str, source: str, parts: Sequence[tuple[Experiment, xr.Datas
         "Accuracies in percent on the test sequences, mean ± sample deviation over the declared seeds, or over as "
         "many as a number in brackets says; `difference` is (ours - paper) in the paper's deviations. Tables have "
         "the paper's numbers beside ours, figures ours alone. A dash is a cell that is not computed yet, or a "
-        "number that is not published. Compute times include the trainings that cells share, so they do not add "
-        "up over experiments. Written by `imc-ssm experiment report`.",
+        "number that is not published; an empty field is no cell; `1 (0.8 to 3)` is the median and the range of "
+        "the seeds. Compute times include the trainings that cells share, so they do not add up over experiments. "
+        "Written by `imc-ssm experiment report`.",
         "",
     ]
     for experiment, ds, picture in parts:
@@ -166,9 +184,8 @@ def markdown(title: str, source: str, parts: Sequence[tuple[Experiment, xr.Datas
         if experiment.paper:
             lines += [*_markdown_table(*comparison_table(ds, experiment)), ""]
         elif done:
-            values = experiment.headline(ds)
-            lines += [f"{values.attrs.get('long_name', '')} ({values.attrs.get('units', '1')}):", ""]
-            lines += [*_markdown_table(*summary_table(ds, experiment)), ""]
+            for name, values in headlines(ds, experiment).items():
+                lines += [f"{name}:", "", *_markdown_table(*summary_table(values, experiment)), ""]
         if picture is not None and done:
             lines += [f"![{experiment.title}]({picture})", ""]
     return "\n".join(lines).rstrip() + "\n"

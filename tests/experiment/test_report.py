@@ -9,7 +9,7 @@ import pytest
 from fakes import fake_dataset, smoke_place
 
 from imc_ssm.experiment import Constant, Experiment, Study, full
-from imc_ssm.experiment.report import compare, comparison_table, duration, markdown, summary_table
+from imc_ssm.experiment.report import compare, comparison_table, duration, headlines, markdown, summary_table
 from imc_ssm.experiment.workplace import Workplace
 
 
@@ -42,9 +42,20 @@ def test_tables(compared):
         ["tiny", "32", "53.00 ± 2.83", "2", "50.00 ± 10.00", "+0.3"],
         ["tiny", "8", "30.00", "1", "40.00 ± 5.00", "-2.0"],
     ]
-    header, rows = summary_table(ds, experiment)
+    header, rows = summary_table(experiment.headline(ds), experiment)
     assert header == ["model", "bits=32", "bits=8", "bits=4", "bits=2"]
     assert rows == [["tiny", "53.00 ± 2.83", "30.00 (1)", "-", ""]]  # 2 bits are no cell
+
+
+def test_what_chooses_stands_before_the_test_accuracy(compared):
+    experiment, ds = compared
+    assert list(headlines(ds, experiment)) == ["Test accuracy (percent)"]
+    chosen = dataclasses.replace(
+        experiment, paper={}, headline=lambda ds: (ds["accuracy"] - 1).assign_attrs(units="percent", long_name="V")
+    )
+    text = markdown("T", "S", [(chosen, ds, None)])
+    assert text.index("V (percent):") < text.index("| tiny | 52.00 ± 2.83 | 29.00 (1) |")
+    assert text.index("| tiny | 52.00 ± 2.83 | 29.00 (1) |") < text.index("| tiny | 53.00 ± 2.83 | 30.00 (1) |")
 
 
 def test_a_cell_without_ours_is_a_dash(tmp_path):
@@ -81,7 +92,7 @@ def test_what_is_no_percentage_has_three_digits_and_an_infinity_stays(tmp_path):
     place = smoke_place(tmp_path)
     declared = place.study.experiment("kernel")
     ds = fake_dataset(place, declared, lambda cell: 0.0)
-    (row,) = summary_table(ds, declared)[1]
+    (row,) = summary_table(declared.headline(ds), declared)[1]
     worst = float(ds["kernel_error"].sel(rounded="all", quantile=0.5, bits=3, seed=0).isel(step=-1))
     assert row == [row[0], f"{worst:.3g}"]
     several = dataclasses.replace(declared, center="median", seeds=3)
@@ -90,12 +101,12 @@ def test_what_is_no_percentage_has_three_digits_and_an_infinity_stays(tmp_path):
     ds["kernel_error"][{"seed": 1}] = 0.00123456
     ds["kernel_error"][{"seed": 2, "bits": 1}] = 0.5
     ds["kernel_error"][{"seed": 2, "bits": 0}] = math.nan
-    assert summary_table(ds, several) == (
+    assert summary_table(several.headline(ds), several) == (
         ["bits=5", "bits=3"],
         [["inf (0.00123 to inf) (2)", "0.5 (0.00123 to inf)"]],
     )
     mean = dataclasses.replace(several, center="mean")
-    assert summary_table(ds, mean)[1] == [["inf (2)", "inf"]]
+    assert summary_table(mean.headline(ds), mean)[1] == [["inf (2)", "inf"]]
 
 
 def test_markdown(compared):
