@@ -36,6 +36,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 $(BIN)/python benchmarks/recurrence.py
 	$(BIN)/python benchmarks/chunks.py
+	$(BIN)/python benchmarks/pages.py
 
 clean:
 	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,17 +7,14 @@ of one as JSON. Processor time, with the system's part beside it: large arrays c
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 
-import numpy as np
 import torch
+from measure import peak, processor_time, sequences
 from rich.console import Console
 from rich.table import Table
 
-from imc_ssm.datasets import SequenceDataset
-from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.s4d import Classifier, preset
 from imc_ssm.train import TrainConfig, train
 
@@ -30,24 +27,10 @@ def measure(name: str, chunk: int) -> dict[str, float]:
     """Seconds of processor time of a step, the system's share, and peak resident memory in bytes."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = Classifier(preset(name))
-    count = STEPS * BATCH
-    rng = np.random.default_rng(0)
-    splits = np.split(np.arange(count + 2), [count, count + 1])  # the others as small as can be
-    data = SequenceDataset(
-        values=rng.random((count + 2, TIME, 1)),
-        labels=np.arange(count + 2) % 10,
-        splits=dict(zip(SPLITS, splits, strict=True)),
-    )
+    model, data = Classifier(preset(name)), sequences(STEPS * BATCH, TIME)
     config = TrainConfig(epochs=1, batch=BATCH, chunk=chunk)
-    train(model, data, config, mode="recurrent")  # compiles
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    train(model, data, config, mode="recurrent")
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
-    # ru_maxrss is in KiB on Linux and in bytes on macOS
-    peak = after.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": (user + system) / STEPS, "system": system / STEPS, "peak": peak}
+    user, system = processor_time(lambda: train(model, data, config, mode="recurrent"))
+    return {"seconds": (user + system) / STEPS, "system": system / STEPS, "peak": peak()}
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
@@ -13,7 +15,20 @@ from pathlib import Path
 import numpy as np
 from torch.autograd.profiler import profile
 
-__all__ = ["Peak", "medians", "peak_memory", "resident", "resident_peak", "seconds"]
+from imc_ssm.datasets import SequenceDataset
+from imc_ssm.datasets.sequence import SPLITS
+
+__all__ = [
+    "Peak",
+    "medians",
+    "peak",
+    "peak_memory",
+    "processor_time",
+    "resident",
+    "resident_peak",
+    "seconds",
+    "sequences",
+]
 
 ROUNDS = 3
 """Jobs take turns this often, so that a change of the machine's load meets all of them."""
@@ -24,6 +39,32 @@ def seconds(job: Callable[[], object]) -> float:
     start = time.perf_counter()
     job()
     return time.perf_counter() - start
+
+
+def processor_time(job: Callable[[], object], warm: int = 1) -> tuple[float, float]:
+    """Processor time in s of one call, after `warm` that do not count: the program's own, the system's for it."""
+    for _ in range(warm):
+        job()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    job()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+
+
+def peak() -> int:
+    """Peak resident memory of this process in bytes."""
+    # ru_maxrss is in KiB on Linux and in bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def sequences(count: int, time: int) -> SequenceDataset:
+    """Random sequences, ten classes, `count` of them to train on and the other splits as small as can be."""
+    splits = np.split(np.arange(count + 2), [count, count + 1])
+    return SequenceDataset(
+        values=np.random.default_rng(0).random((count + 2, time, 1)),
+        labels=np.arange(count + 2) % 10,
+        splits=dict(zip(SPLITS, splits, strict=True)),
+    )
 
 
 def medians(jobs: Mapping[str, Callable[[], object]], repeats: Mapping[str, int]) -> dict[str, float]:

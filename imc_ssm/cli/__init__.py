@@ -5,7 +5,6 @@ Heavy libraries are imported inside the commands, so that `--help` is quick.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any, cast
 
@@ -17,9 +16,10 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
-    # Before torch is loaded: waiting threads that spin make a busy machine slow. Two trainings at once took 2.4
-    # to 3.4 times longer with the default than with this; one alone takes 19 to 32 % longer with it.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    from imc_ssm.cli.process import keep_pages, wait_quietly
+
+    wait_quietly()
+    keep_pages()
     import typer
 
     from imc_ssm.cli.app import app

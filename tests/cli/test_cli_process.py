@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from cli_runs import done, run
 
 from imc_ssm import results
@@ -31,6 +33,32 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "deploy" in result.stdout
     assert "HEAVY []" in result.stdout
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_pages_are_kept():
+    """An array where one of the same size was needs no fresh page. (Up to 32 MiB glibc learns that by itself.)"""
+    code = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from imc_ssm.cli.process import keep_pages\n"
+        "if sys.argv[1] == 'keep': keep_pages()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(3):\n"
+        "    before = faults(); x = np.ones(2**26, np.uint8); del x\n"
+        "print(faults() - before)"
+    )
+    names = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code, how], capture_output=True, text=True, check=True, env=environment
+        )
+        for how in ("keep", "leave")
+    ]
+    kept, left = (int(run.stdout) for run in runs)
+    fresh = 2**26 // 2**21  # in pages of 2 MiB at most
+    assert kept < fresh <= left
 
 
 def test_exit_codes_of_the_installed_command(tmp_path):
