@@ -183,19 +183,22 @@ def build(
             ),
             figure=zhao.fig5c,
         ),
-        Experiment(
-            "order",
-            "Ours: PTQ of the state, A x and B u rounded apart or once together",
-            {
-                "model": small,
-                "granularity": ("head", "state"),
-                "order": ("separate", "joint"),
-                "bits": (schemes.FULL_PRECISION, 16, 12, 10, 8, 6),
-            },
-            lambda cell: schemes.ptq_cell(
-                cell["model"], "x", cell["bits"], granularity=cell["granularity"], order=cell["order"]
-            ),
-            figure=zhao.order,
+        *(
+            Experiment(
+                name,
+                f"Ours: PTQ of {what}, A x and B u rounded apart or once together",
+                {
+                    "model": small,
+                    "granularity": ("head", "state"),
+                    "order": ("separate", "joint"),
+                    "bits": (schemes.FULL_PRECISION, 16, 12, 10, 8, 6),
+                },
+                lambda cell, part=part: schemes.ptq_cell(
+                    cell["model"], part, cell["bits"], granularity=cell["granularity"], order=cell["order"]
+                ),
+                figure=lambda ds, what=what: zhao.order(ds, what),
+            )
+            for name, part, what in (("order", "x", "the state x"), ("order_all", "all", "everything"))
         ),
         Experiment(
             "discrete",
