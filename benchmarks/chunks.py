@@ -1,7 +1,7 @@
-"""A training step of a wide model at once and in chunks: processor time and peak memory.
+"""A training step of a wide model at once and in chunks, as the command line trains: processor time and memory.
 
 `python chunks.py` compares them, each in a process of its own; `python chunks.py MODEL CHUNK` prints the figures
-of one as JSON. Processor time, with the system's part beside it: large arrays cost fresh pages in every step.
+of one as JSON. Processor time, with the system's part beside it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import subprocess
 import sys
 
 import torch
-from measure import peak, processor_time, sequences
+from measure import ONE_THREAD, peak, processor_time, sequences
 from rich.console import Console
 from rich.table import Table
 
+from imc_ssm.cli.process import keep_pages
 from imc_ssm.s4d import Classifier, preset
 from imc_ssm.train import TrainConfig, train
 
@@ -25,7 +26,7 @@ CASES = (("s4d-16h", 512), ("s4d-16h", 64), ("s4d-64h", 512), ("s4d-64h", 64), (
 
 def measure(name: str, chunk: int) -> dict[str, float]:
     """Seconds of processor time of a step, the system's share, and peak resident memory in bytes."""
-    torch.set_num_threads(1)
+    keep_pages()
     torch.manual_seed(0)
     model, data = Classifier(preset(name)), sequences(STEPS * BATCH, TIME)
     config = TrainConfig(epochs=1, batch=BATCH, chunk=chunk)
@@ -38,7 +39,11 @@ def main() -> None:
     whole: dict[str, float] = {}
     for name, chunk in CASES:
         done = subprocess.run(
-            [sys.executable, __file__, name, str(chunk)], capture_output=True, text=True, check=True
+            [sys.executable, __file__, name, str(chunk)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=ONE_THREAD,
         )
         figures = json.loads(done.stdout)
         ratio = figures["seconds"] / whole.setdefault(name, figures["seconds"])

@@ -19,6 +19,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 
 __all__ = [
+    "ONE_THREAD",
     "Peak",
     "medians",
     "peak",
@@ -30,6 +31,8 @@ __all__ = [
     "sequences",
 ]
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+"""The environment of a process that computes with one thread."""
 ROUNDS = 3
 """Jobs take turns this often, so that a change of the machine's load meets all of them."""
 

@@ -7,12 +7,11 @@ the figures of one as JSON.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import torch
-from measure import peak, processor_time, sequences
+from measure import ONE_THREAD, peak, processor_time, sequences
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +22,6 @@ from imc_ssm.train import TrainConfig, accuracy, train
 
 BATCH, TIME, STEPS = 64, 784, 16
 MODELS = ("s4d-16h", "s4d-64h")
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
 def measure(name: str, kept: bool) -> dict[str, float]:

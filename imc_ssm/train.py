@@ -37,8 +37,8 @@ class TrainConfig(Config):
     """Sequences per step."""
     chunk: int | None = Field(None, ge=1)
     """Sequences per forward and backward pass, whose gradients add up to the step's; None: all at once. The same
-    step but for the last bits, in the memory of a chunk: wide models train faster so. What a model takes from the
-    sequences that run together (batch norm, dynamic ranges, input ranges of noise) it takes from a chunk."""
+    step but for the last bits, in the memory of a chunk. What a model takes from the sequences that run together
+    (batch norm, dynamic ranges, input ranges of noise) it takes from a chunk."""
     rate: float = Field(1e-2, gt=0)
     """Peak learning rate of AdamW."""
     rate_ssm: float | None = Field(None, gt=0)
