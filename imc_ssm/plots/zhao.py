@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from imc_ssm.plots.panels import absent
+from imc_ssm.plots.panels import absent, legend_below
 from imc_ssm.plots.poles import median_head, pole_plane
 from imc_ssm.plots.reading import GREY, accuracy_label
 
@@ -70,7 +70,7 @@ def table1(ds: xr.Dataset) -> Figure:
         ax.set_xlabel("Model")
         ax.set_ylabel(accuracy_label(ds))
         ax.set_title("Full precision")
-        _legend_below(ax, columns=2)
+        legend_below(ax, columns=2)
     return figure
 
 
@@ -230,7 +230,7 @@ def fig4b(ds: xr.Dataset) -> Figure:
             ax.set_xlim(0.8, 1.25 * float(ds["step"][-1]))
             ax.axhline(1.0, color=GREY, ls=":", lw=1.2)
             count = _seeds(int(errors.isel(bits=0, quantile=0, step=-1).notnull().sum()))
-            _legend_below(ax, columns=4, title=f"median of heads and {count}, band: 10 to 90 % of the heads")
+            legend_below(ax, columns=4, title=f"median of heads and {count}, band: 10 to 90 % of the heads")
     return figure
 
 
@@ -272,7 +272,7 @@ def fig5ab(ds: xr.Dataset, line: str = "parameterisation", title: str = "QAT at 
         ax.axvline(last + 0.5, color=GREY, ls=":", lw=1)
         ax.set_xlim(-0.3, last + 1.9)
         ax.set_xticks([*range(last + 1), last + 1.15], [*map(str, range(last + 1)), "test"])
-        _legend_below(ax, columns=1, title="lines: mean over seeds, band: their range")
+        legend_below(ax, columns=1, title="lines: mean over seeds, band: their range")
     return figure
 
 
@@ -342,7 +342,7 @@ def rates(ds: xr.Dataset, paper: Mapping[str, tuple[float, float]]) -> Figure:
                 mean, deviation = paper[str(stage)]
                 ax.axhspan(mean - deviation, mean + deviation, color=_PAPER, alpha=0.15, lw=0)
                 ax.axhline(mean, color=_PAPER, lw=1.2, label="paper, test: mean, deviation")
-            _legend_below(ax, columns=3)
+            legend_below(ax, columns=3)
     return figure
 
 
@@ -471,19 +471,6 @@ def _spread(values: np.ndarray) -> str:
 
 def _seeds(count: int) -> str:
     return "1 seed" if count == 1 else f"{count} seeds"
-
-
-def _legend_below(ax: Axes, *, columns: int, title: str | None = None) -> None:
-    """A legend under the axis label, where no data can be."""
-    ax.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.16),
-        ncols=columns,
-        frameon=False,
-        title=title,
-        handletextpad=0.5,
-        columnspacing=1.2,
-    )
 
 
 def _figure(width: float, height: float) -> AbstractContextManager[Figure]:
