@@ -134,6 +134,17 @@ def sentences() -> dict[str, str]:
         ),
         "what to choose at 10 and 8": "(`--granularity state`, {:.1f} %), at 8 bits also `--order separate` "
         "({:.1f} %)".format(everything["state", 10, "joint"], everything["state", 8, "separate"]),
+        "rates of pre-training": "reaches {:.2f} % at 1e-2 and {:.2f} % at 1e-3 (test".format(
+            *(mean("rates", stage="pre-training", batch=512, rate=rate) for rate in (1e-2, 1e-3))
+        ),
+        "rates of QAT": "{:.2f} % at 1e-2, {:.2f} % at 1e-3 and {:.2f} % at 1e-4 in batches of 64, and "
+        "{:.2f}, {:.2f} and {:.2f} % in batches of 512".format(
+            *(
+                mean("rates", stage="QAT W4A6 A8 x8", batch=batch, rate=rate)
+                for batch in (64, 512)
+                for rate in (1e-2, 1e-3, 1e-4)
+            )
+        ),
         "width": "8 bits leave {:.1f} % of 64 heads (two seeds) and {:.1f} % of 16".format(
             *(float(dataset("fig3", name)["accuracy"].sel(bits=8).mean()) for name in ("s4d-64h", "s4d-16h"))
         ),
@@ -149,6 +160,12 @@ def sentences() -> dict[str, str]:
         ),
         "parameterisations": "frozen, {:.2f} % are reached, continuous {:.2f} %".format(
             *(mean("fig5a", parameterisation=kind) for kind in ("frozen", "continuous"))
+        ),
+        "64 heads": "continuous reaches {:.2f} %, discrete at 1e-2 {:.2f} %".format(
+            *(
+                float(dataset("fig5b", "s4d-64h")["accuracy"].sel(parameterisation=kind).mean())
+                for kind in ("continuous", "discrete")
+            )
         ),
         "discrete": f"Discrete A falls behind, {mean('fig5a', parameterisation='discrete'):.2f} %",
         "a rate of its own": "(one seed: {:.2f} %; {:.2f} % at 1e-2)".format(
