@@ -39,6 +39,7 @@ class Run:
     """The model's state of that epoch."""
 
     def _settings(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """An identity by name, flat, with the fields that the recipe did not have yet."""
         rest = {name: value for name, value in identity.items() if name != "config"}
         return {**self.defaults, **identity["config"], **rest}
 
