@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imc_ssm.errors import CheckpointError
+from imc_ssm.errors import CheckpointError, FileError
 from imc_ssm.files import load_tensors, save_tensors
 
 __all__ = ["Run"]
@@ -67,12 +67,16 @@ class Run:
         save_tensors(path, {name: t.detach().cpu().numpy() for name, t in tensors.items()}, header, "checkpoint")
 
     def load(self, path: Path) -> None:
-        """Go back to where `save` was called; `CheckpointError` if the checkpoint is of another run."""
-        arrays, header = load_tensors(path, "checkpoint")
+        """Go back to where `save` was called; `CheckpointError` if the checkpoint is damaged or of another run."""
+        try:
+            arrays, header = load_tensors(path, "checkpoint")
+        except FileError as error:
+            raise CheckpointError(f"{error}, or remove it to start this training anew") from None
         there, here = (self._settings(identity) for identity in (header["identity"], self.identity))
+        young = self.identity.keys() - header["identity"].keys()  # what a checkpoint did not say yet
         other = [
             f"{name} {there.get(name)!r} there and {here.get(name)!r} here"
-            for name in sorted(there.keys() | here.keys())
+            for name in sorted((there.keys() | here.keys()) - young)
             if there.get(name) != here.get(name)
         ]
         if other:

@@ -54,8 +54,6 @@ class Multipliers:
     """m_a, of a x."""
     b: int
     """m_b, of b u."""
-    c: int
-    """m_c, which aligns the states' products in the sum; 0: they have one scale."""
     sum: int
     """The accumulator m_a a x + m_b b u with rounding's half, or the larger one of the two in the separate order;
     sign included."""
@@ -77,8 +75,7 @@ class Multipliers:
         else:
             sums = [first, second + _halves(plan.shift_b)]
         word = 1 + max(int(v).bit_length() for one in sums for v in one.ravel())
-        widths = [_significant(m) for m in (plan.m_a, plan.m_b, plan.m_c)]
-        return cls(widths[0], widths[1], widths[2] if np.any(plan.m_c != 1) else 0, word)
+        return cls(_significant(plan.m_a), _significant(plan.m_b), word)
 
 
 def _halves(shift: np.ndarray[Any, Any]) -> Any:
@@ -281,11 +278,7 @@ def compile(
             f"a chip has no full precision: give bits to {', '.join(missing)} and quantise again"
             + (" (imc-ssm quantize --biases 16)" if missing == ["biases"] else "")
         )
-    if calibration.ndim != 3 or calibration.shape[-1] != model.config.inputs or 0 in calibration.shape:
-        raise ImcSsmError(
-            f"calibration data have shape {tuple(calibration.shape)}; needed is (sequences, time, "
-            f"{model.config.inputs}) with at least one sequence"
-        )
+    model.check(calibration, lengths, "calibration data")
     operators = tuple(model.operators())
     products = [op for op in operators if isinstance(op, Mvm)]
     model = copy.deepcopy(model).eval()
@@ -325,14 +318,16 @@ def compile(
 
 
 @contextmanager
-def _recorded(model: nn.Module, products: list[Mvm]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what enters each matrix, as (vectors, inputs), while the block runs."""
+def _recorded(model: Classifier, products: list[Mvm]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what enters each matrix, as (vectors, inputs) without padding, while the block runs."""
     seen: dict[str, list[Tensor]] = {op.name: [] for op in products}
     handles = []
     for op in products:
 
         def record(_: nn.Module, inputs: tuple[Tensor, ...], name: str = op.name) -> None:
-            flat = inputs[0].reshape(-1, inputs[0].shape[-1])
+            x = inputs[0]
+            inside = model.ends.mask(x.shape[1]) if x.ndim == 3 else None
+            flat = x.reshape(-1, x.shape[-1]) if inside is None else x[inside]
             stride = max(1, len(flat) // CALIBRATION_TOKENS)
             seen[name].append(flat[::stride])
 

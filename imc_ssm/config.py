@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imc_ssm.errors import ConfigError, FileError, unknown
 
-__all__ = ["Config"]
+__all__ = ["Config", "one_line"]
 
 
 class Config(BaseModel):
@@ -61,6 +61,18 @@ class Config(BaseModel):
     def to_json(self) -> str:
         """JSON with sorted keys: equal configurations give equal texts (and hashes)."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+def one_line(error: ValidationError, where: str) -> str:
+    """The first problem of a configuration that was made directly, in the file `where`, as `parse` has it."""
+    return _one_line(_named(Config, error.title) or Config, error, where)
+
+
+def _named(base: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The class of a name among a class and those that inherit from it."""
+    if base.__name__ == name:
+        return base
+    return next((found for child in base.__subclasses__() if (found := _named(child, name))), None)
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 
 from imc_ssm.errors import ConfigError, FileError
 
-__all__ = ["atomic_path", "canonical_json", "check_writable", "load_tensors", "save_tensors"]
+__all__ = ["atomic_path", "cannot_write", "canonical_json", "check_writable", "load_tensors", "save_tensors"]
 
 _KEY = "imc_ssm"
 _VERSION = 1
@@ -69,7 +69,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         _remove_folders(made)
         if isinstance(error, OSError):
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
         raise
 
 
@@ -86,7 +86,7 @@ def check_writable(path: str | Path) -> None:
             folder = folder.parent
         _create_temporary(folder, target.suffix).unlink()
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def save_tensors(
@@ -253,8 +253,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _cannot_write(path: str | Path, error: OSError) -> FileError:
-    """One line: what could not be written, why, and what to try."""
+def cannot_write(path: str | Path, error: OSError) -> FileError:
+    """The error of a path that could not be written: one line with why, and what to try."""
     hints = {
         errno.EACCES: "choose a folder that you may write to",
         errno.EPERM: "choose a folder that you may write to",

@@ -24,10 +24,11 @@ class Injection:
         y  = W~ clip(x, -r, r) + outputs r max_i |W_ji| N(0, 1) read noise, drawn for every product
         r  = the `clip` percentile of |x| in the batch          the DAC's range (100: no clipping)
 
-    The gradient is taken at the noisy weights and belongs to the clean ones, which are back when the context
-    ends. Matrices are the `Mvm`s of the model's `operators()`; a model without operators has none. Draws come
-    from torch's global generator. Source: Joshi et al. 2020 (doi:10.1038/s41467-020-16108-9) for the weights,
-    Rasch et al. 2023 (doi:10.1038/s41467-023-40770-4) for inputs and outputs.
+    W are the weights that the matrix multiplies with: of a quantised one those on their grid, which noise leaves,
+    as programming does. The gradient is taken at the noisy weights and belongs to the clean ones, which are back
+    when the context ends. Matrices are the `Mvm`s of the model's `operators()`; a model without operators has
+    none. Draws come from torch's global generator. Source: Joshi et al. 2020 (doi:10.1038/s41467-020-16108-9) for
+    the weights, Rasch et al. 2023 (doi:10.1038/s41467-023-40770-4) for inputs and outputs.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Injection:
             paths = [op.module for op in operators if isinstance(op, Mvm)]
             self._owners = [model.get_submodule(path) for path in paths]
         self._clean: list[tuple[Tensor, Tensor]] = []
+        self._disturbed: list[nn.Module] = []
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Injection:
@@ -47,10 +49,15 @@ class Injection:
             weight = owner.weight
             assert isinstance(weight, Tensor)
             peak = weight.data.abs().amax(dim=1)
-            if self.weights:
-                self._clean.append((weight, weight.data))
-                weight.data = weight.data + self.weights * peak[:, None] * torch.randn_like(weight.data)
             product = getattr(owner, "matrix", owner)
+            if self.weights:
+                noise = self.weights * peak[:, None] * torch.randn_like(weight.data)
+                if product is owner:
+                    self._clean.append((weight, weight.data))
+                    weight.data = weight.data + noise
+                else:  # it rounds its weights first
+                    self._disturbed.append(product)
+                    product.noise = noise
             if self.outputs or self.clip < 100:
                 self._handles += self._hooked(product, peak)
         return self
@@ -80,6 +87,8 @@ class Injection:
     ) -> None:
         for weight, clean in self._clean:
             weight.data = clean
+        for product in self._disturbed:
+            product.noise = None  # type: ignore[assignment]
         for handle in self._handles:
             handle.remove()
-        self._clean, self._handles = [], []
+        self._clean, self._disturbed, self._handles = [], [], []

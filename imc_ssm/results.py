@@ -14,6 +14,7 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _PACKAGES = ("imc-ssm", "numpy", "torch", "aihwkit", "numba", "xarray")
 
 
 def save(dataset: xr.Dataset, path: str | Path) -> None:
-    """Write `dataset` to the netCDF-4 file `path` (`.nc`), atomically; what was written is read back first.
+    """Write `dataset` to the netCDF-4 file `path` (`.nc`), atomically; it is read back before it is written.
 
     Every data variable needs the attributes `units` and `long_name`; attributes are text, integers or floats;
     variables are real numbers, booleans or text (times as seconds). Any xarray opens the file.
@@ -48,24 +49,23 @@ def save(dataset: xr.Dataset, path: str | Path) -> None:
     plain.attrs[_HASH] = digest = _content_digest(plain)
     # no fill values: NaN is stored as it is, and integers are never masked
     encoding = {name: {"_FillValue": None} for name in plain.variables}
+    try:
+        # In memory: HDF5 takes the whole process with it where the disk is full.
+        data = bytes(plain.to_netcdf(engine="h5netcdf", encoding=encoding))
+        same = _content_digest(_read(BytesIO(data))) == digest
+    except ImcSsmError:
+        raise
+    except Exception as error:  # xarray, h5netcdf and h5py each have their own
+        raise ConfigError(f"this dataset cannot be stored as netCDF: {error}") from error
+    if not same:
+        raise ConfigError(
+            "this dataset does not survive being stored as netCDF: its values or attributes come back "
+            "different; avoid null characters in text and names with a meaning in netCDF (coordinates, "
+            "dtype, _FillValue)"
+        )
+    seal = hashlib.sha256(data).hexdigest().encode()
     with atomic_path(path) as temporary:
-        try:
-            plain.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
-            same = _content_digest(_read(temporary)) == digest
-        except (OSError, ImcSsmError):
-            raise
-        except Exception as error:  # xarray, h5netcdf and h5py each have their own
-            raise ConfigError(f"this dataset cannot be stored as netCDF: {error}") from error
-        if not same:
-            raise ConfigError(
-                "this dataset does not survive being stored as netCDF: its values or attributes come back "
-                "different; avoid null characters in text and names with a meaning in netCDF (coordinates, "
-                "dtype, _FillValue)"
-            )
-        with temporary.open("rb+") as file:
-            seal = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0, os.SEEK_END)
-            file.write(_TAG + seal.encode() + b"\n")
+        temporary.write_bytes(data + _TAG + seal + b"\n")
 
 
 def load(path: str | Path) -> xr.Dataset:
@@ -229,7 +229,7 @@ def _check_seal(path: Path) -> None:
         raise FileError(f"{path} was changed: it does not match its checksum; run it again or copy it again")
 
 
-def _read(path: Path) -> xr.Dataset:
+def _read(path: Path | BytesIO) -> xr.Dataset:
     """The dataset as stored, without interpreting any attribute (a unit "s" stays a number of seconds)."""
     options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "mask_and_scale": False}
     with xr.open_dataset(path, engine="h5netcdf", cache=False, **options) as dataset:

@@ -19,7 +19,7 @@ Shapes: B batch, T time, D input channels, H heads, n = N/2 complex states, K cl
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -31,7 +31,7 @@ from imc_ssm.errors import ImcSsmError, unknown
 from imc_ssm.operators import Elementwise, Mvm, Operator, Recurrence
 from imc_ssm.recurrence import diagonal_scan
 
-__all__ = ["PRESETS", "S4D", "Add", "Block", "Classifier", "MeanPool", "ModelConfig", "preset"]
+__all__ = ["PRESETS", "S4D", "Add", "Block", "Classifier", "Ends", "MeanPool", "ModelConfig", "preset"]
 
 Mode = Literal["convolution", "recurrent"]
 
@@ -243,11 +243,27 @@ class MeanPool(nn.Module):
         return (x * valid[..., None]).sum(1) / lengths[:, None]
 
 
+@dataclass
+class Ends:
+    """Where the sequences of the call that runs end: after `lengths` (batch,) steps; None: none is padded."""
+
+    lengths: Tensor | None = None
+
+    def mask(self, time: int) -> Tensor | None:
+        """(batch, time), True within the sequences; None: everywhere."""
+        if self.lengths is None:
+            return None
+        return torch.arange(time, device=self.lengths.device) < self.lengths[:, None]
+
+
 class Classifier(nn.Module):
     """The whole model: u (B, T, D) -> logits (B, K).
 
     `lengths` (B,) gives the number of valid steps of each sequence; what follows them cannot reach the
-    logits, because the recurrence is causal and the pool stops there.
+    logits, because the recurrence is causal and the pool stops there. `ends` holds them for those who look at
+    activations on the way.
+
+    Raises `ImcSsmError` for an input of another shape or precision, or lengths outside 1 .. T.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -257,12 +273,38 @@ class Classifier(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.pool = MeanPool()
         self.decoder = nn.Linear(config.heads, config.classes)
+        self.ends = Ends()
 
     def forward(self, u: Tensor, lengths: Tensor | None = None) -> Tensor:
+        self.check(u, lengths)
+        self.ends.lengths = lengths
         x = self.encoder(u)
         for block in self.blocks:
             x = block(x)
         return torch.as_tensor(self.decoder(self.pool(x, lengths)))
+
+    def check(self, u: Tensor, lengths: Tensor | None, what: str = "the input") -> None:
+        """`ImcSsmError` for what `forward` would refuse, named as `what`."""
+        if u.ndim != 3 or u.shape[-1] != self.config.inputs or 0 in u.shape:
+            raise ImcSsmError(
+                f"{what}: shape {tuple(u.shape)}; needed is (sequences, time, {self.config.inputs}) with at "
+                "least one sequence and one step"
+            )
+        precision = next(self.parameters()).dtype
+        if u.dtype != precision:
+            raise ImcSsmError(f"{what}: dtype {u.dtype}, the model has {precision}; convert with .to({precision})")
+        if lengths is None:
+            return
+        if lengths.shape != (len(u),) or lengths.is_floating_point():
+            raise ImcSsmError(
+                f"lengths have shape {tuple(lengths.shape)} and dtype {lengths.dtype}; needed is one integer for "
+                f"each of the {len(u)} sequences"
+            )
+        if lengths.min() < 1 or lengths.max() > u.shape[1]:
+            raise ImcSsmError(
+                f"lengths run from {int(lengths.min())} to {int(lengths.max())}; allowed is 1 to {u.shape[1]}, "
+                "the steps of the input"
+            )
 
     def set_mode(self, mode: Mode) -> Classifier:
         """Run every SSM by "convolution" or in "recurrent" mode; returns the model."""

@@ -102,7 +102,9 @@ def train(
     steps = config.epochs * math.ceil(len(split) / config.batch)
     optimiser, schedule = _optimiser(model, config, steps)
     identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
-    identity["start"] = _digest(model)
+    identity |= {"start": _digest(model), "mode": mode}
+    scheme = getattr(model, "scheme", None)  # word lengths of parameters leave no trace in the state
+    identity["scheme"] = None if scheme is None else scheme.label
     rng, defaults = np.random.default_rng(config.seed), TrainConfig().model_dump(mode="json")
     run = Run(model, optimiser, schedule, rng, identity, defaults, measured=vars(History()))
     with torch.random.fork_rng(devices=[]):

@@ -277,5 +277,5 @@ class TestErrors:
 def test_calibration_of_another_shape_is_refused(
     quantised: Callable[[Scheme], Classifier], shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ImcSsmError, match=r"calibration data have shape .*needed is \(sequences, time, 1\)"):
+    with pytest.raises(ImcSsmError, match=r"calibration data: shape .*needed is \(sequences, time, 1\)"):
         compile(quantised(Scheme.uniform()), load_design("pcm-256"), torch.zeros(shape))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from imc_ssm.noise import Injection
 from imc_ssm.operators import Mvm, Operator
-from imc_ssm.quantize import Scheme
+from imc_ssm.quantize import Bits, Scheme, quantize
 from imc_ssm.s4d import Classifier
 
 
@@ -173,11 +173,45 @@ class TestModels:
     ) -> None:
         model = quantised(Scheme()) if quantise else trained
         clean = {name: p.detach().clone() for name, p in model.named_parameters()}
+        names = ("encoder", "blocks.0.mixing", "decoder")
+        matrices = {name: model.get_submodule(name) for name in names}
+
+        def used() -> dict[str, Tensor]:
+            """What the matrices multiply with."""
+            return {
+                n: m.matrix.weights()[0] if quantise else m.weight.detach().clone() for n, m in matrices.items()
+            }
+
+        before = used()
         with Injection(model, weights=0.1):
             changed = {name for name, p in model.named_parameters() if not torch.equal(p, clean[name])}
-        tail = ".matrix.linear.weight" if quantise else ".weight"
-        assert changed == {f"{name}{tail}" for name in ("encoder", "blocks.0.mixing", "decoder")}
+            noise = {name: weight - before[name] for name, weight in used().items()}
+        assert changed == (set() if quantise else {f"{name}.weight" for name in names})
+        for name, matrix in matrices.items():  # one deviation of the outputs' largest weights, on any grid
+            size = (noise[name] / (0.1 * peaks(matrix.weight)[:, None])).detach()
+            assert abs(float(size.square().mean()) - 1) < 5 * (2 / size.numel()) ** 0.5, name
         assert all(torch.equal(p, clean[name]) for name, p in model.named_parameters())
+        assert all(torch.equal(weight, before[name]) for name, weight in used().items())
+
+    def test_noise_leaves_the_grid_of_short_words(self, trained: Classifier) -> None:
+        """Weights of 2 bits: noise far below a step is still noise, and its gradient that of the noisy weights."""
+        u = torch.randn(6, 64, 1)
+        model = quantize(trained, Scheme(bits=Bits.only(weights=2)), u)
+        matrix = model.decoder.matrix
+        with torch.no_grad():
+            grid = matrix.weights()[0].clone()
+            with Injection(model, weights=0.01):
+                moved = matrix.weights()[0] - grid
+        size = moved / (0.01 * peaks(matrix.linear.weight)[:, None])
+        assert (moved != 0).all()
+        assert abs(float(size.square().mean()) - 1) < 5 * (2 / size.numel()) ** 0.5
+        x = torch.randn(5, 8, requires_grad=True)
+        with Injection(model, weights=0.5):
+            noisy = matrix.weights()[0].detach()
+            y = model.decoder(x)
+            y.sum().backward()
+        assert torch.allclose(x.grad, noisy.sum(0).expand(5, -1), atol=1e-5)
+        assert matrix.linear.weight.grad.abs().max() > 0
 
     def test_read_noise_comes_before_the_quantised_output(self, quantised: Callable[[Scheme], Classifier]) -> None:
         model = quantised(Scheme())

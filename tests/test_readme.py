@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from imc_ssm import results
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/quantisation.md")
@@ -36,6 +38,22 @@ def test_quickstart_runs_as_written(
     assert len(after) == 2
     assert min(after) > 70  # a short training: 90 % and more, ten classes
     assert 1e-9 < float(second.split()[0]) < 1e-5
+
+
+def test_the_table_is_the_datasets() -> None:
+    """Accuracies of the demo over seeds, mean and deviation."""
+    ds = results.load(ROOT / "experiments" / "digits" / "results" / "pcm-256.nc")
+    rows = {"full precision": "fp32", "PTQ, 8-bit poles and state": "ptq-a8-x8"}
+    rows["noise-aware QAT, 8-bit poles and state"] = "qat-a8-x8"
+    assert ds.sizes["seed"] == 10
+    assert "Over ten seeds" in README
+    for title, name in rows.items():
+        model = ds.sel(model=name)
+        chips = model["accuracy"].mean("chip")
+        cells = [model["accuracy_digital"], *(chips.isel(time=t) for t in range(ds.sizes["time"]))]
+        said = [f"{float(c.mean()):.2f} ({float(c.std(ddof=1)):.2f})" if c.notnull().all() else "" for c in cells]
+        (line,) = re.findall(rf"^\| {title} \|(.*)\|$", README, flags=re.MULTILINE)
+        assert [cell.strip() for cell in line.split("|")] == said, title
 
 
 def test_own_sequences_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

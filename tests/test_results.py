@@ -277,13 +277,34 @@ def test_unwritable_outputs_leave_nothing(tmp_path: Path) -> None:
 def test_an_interrupted_write_keeps_the_old_result(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
-    def interrupted(self: xr.Dataset, path: Path, **_: object) -> None:
-        path.write_bytes(b"half")
+    def interrupted(self: Path, data: bytes) -> None:
+        self.write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         results.save(example(), saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_full_disk_is_one_error(saved: Path) -> None:
+    """HDF5 must not meet it: it takes the process with it."""
+    before = saved.read_bytes()
+    code = f"""
+import resource
+from imc_ssm import results
+from imc_ssm.errors import FileError
+dataset = results.load({str(saved)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) - 100}, {len(before) - 100}))
+try:
+    results.save(dataset, {str(saved)!r})
+except FileError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"cannot write {saved}: File too large")
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 

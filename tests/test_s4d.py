@@ -169,6 +169,28 @@ class TestPadding:
         assert torch.allclose(MeanPool()(x, torch.full((3,), 7)), MeanPool()(x))
 
 
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("shape", "dtype", "lengths", "message"),
+        [
+            ((4, 30), torch.float32, None, r"shape \(4, 30\); needed is \(sequences, time, 2\)"),
+            ((4, 30, 1), torch.float32, None, "shape"),
+            ((0, 30, 2), torch.float32, None, "at least one sequence and one step"),
+            ((4, 0, 2), torch.float32, None, "at least one sequence and one step"),
+            ((4, 30, 2), torch.float64, None, r"dtype torch.float64, the model has torch.float32; convert"),
+            ((4, 30, 2), torch.float32, torch.tensor([1, 2]), "one integer for each of the 4 sequences"),
+            ((4, 30, 2), torch.float32, torch.ones(4), "one integer for each"),
+            ((4, 30, 2), torch.float32, torch.tensor([1, 2, 0, 3]), "run from 0 to 3; allowed is 1 to 30"),
+            ((4, 30, 2), torch.float32, torch.tensor([1, 2, 5, 31]), "run from 1 to 31"),
+        ],
+    )
+    def test_inputs(
+        self, shape: tuple[int, ...], dtype: torch.dtype, lengths: Tensor | None, message: str
+    ) -> None:
+        with pytest.raises(ImcSsmError, match=message):
+            build()(torch.zeros(shape, dtype=dtype), lengths)
+
+
 class TestInitialPoles:
     def test_lin(self) -> None:
         poles = initial_poles("lin", 32)

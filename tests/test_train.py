@@ -209,6 +209,23 @@ class TestCheckpoint:
         with pytest.raises(CheckpointError, match=r"other settings \(seed 0 there and 1 here\)"):
             train(small(), levels(), QUICK.model_copy(update={"seed": 1}), checkpoint=path)
 
+    @pytest.mark.parametrize(
+        "other", [Scheme.uniform(poles=3), Scheme(grad_clamp=5.0), Scheme(rounding="half_up")]
+    )
+    def test_of_another_scheme(self, other: Scheme, tmp_path: Path) -> None:
+        """What leaves no trace in the tensors is another run too."""
+        data, path = levels(), tmp_path / "run.safetensors"
+        calibration = torch.from_numpy(data.split("train").values)
+        train(quantize(small(), Scheme(), calibration), data, QUICK, checkpoint=path)
+        with pytest.raises(CheckpointError, match=rf"scheme 'a8-x8' there and '{other.label}' here"):
+            train(quantize(small(), other, calibration), data, QUICK, checkpoint=path)
+
+    def test_of_another_mode(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.safetensors"
+        train(small(), levels(), QUICK, mode="convolution", checkpoint=path)
+        with pytest.raises(CheckpointError, match="mode 'convolution' there and 'recurrent' here"):
+            train(small(), levels(), QUICK, mode="recurrent", checkpoint=path)
+
     def test_older_than_a_field_of_the_recipe(self, tmp_path: Path) -> None:
         """It goes on where the field is at its default, and only there."""
         path = tmp_path / "run.safetensors"

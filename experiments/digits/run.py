@@ -1,6 +1,6 @@
 """The demo's claim over seeds: full precision, PTQ and noise-aware QAT at 8 bits on the digits, on chips.
 
-    python experiments/digits/run.py [--design pcm-256] [--seeds 3]
+    python experiments/digits/run.py [--design pcm-256] [--seeds 10]
 
 Every seed trains and programmes anew and is written as it comes (`results/DESIGN-seedN.nc`); a run that was
 interrupted goes on with the seeds that are missing. The table and `results/DESIGN.nc` hold all of them.
@@ -41,7 +41,7 @@ def one(design: str, seed: int) -> xr.Dataset:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--design", default="pcm-256")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     args = parser.parse_args()
     runs = [one(args.design, seed) for seed in range(args.seeds)]
     ds = xr.concat(runs, dim="seed", combine_attrs="drop_conflicts").assign_coords(seed=np.arange(args.seeds))
@@ -52,7 +52,7 @@ def main() -> None:
         row = ds.sel(model=name)
         chips = row["accuracy"].mean("chip")
         cells = [row["accuracy_digital"], *(chips.isel(time=t) for t in range(ds.sizes["time"]))]
-        table.add_row(str(name), *(f"{float(c.mean()):.2f} ({float(c.std()):.2f})" for c in cells))
+        table.add_row(str(name), *(f"{float(c.mean()):.2f} ({float(c.std(ddof=1)):.2f})" for c in cells))
     Console(width=110).print(table)
     results.save(ds, HERE / f"{args.design}.nc")
 

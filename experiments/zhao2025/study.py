@@ -98,8 +98,10 @@ def build(
                 "granularity": ("tensor", "head", "state"),
                 "bits": BITS,
             },
-            lambda cell: schemes.ptq_cell(
-                cell["model"], cell["part"], cell["bits"], granularity=cell["granularity"]
+            lambda cell: (
+                None
+                if cell["part"] == "A" and cell["granularity"] == "state"  # states have formats, A's are per head
+                else schemes.ptq_cell(cell["model"], cell["part"], cell["bits"], granularity=cell["granularity"])
             ),
             figure=zhao.fig2c,
         ),

@@ -5,11 +5,14 @@ Heavy libraries are imported inside the commands, so that `--help` is quick.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Any, cast
 
 __all__ = ["main"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
 
@@ -37,10 +40,15 @@ def main() -> None:
         code = INTERRUPTED
     except misuse as error:
         _fail_misuse(error)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or leaving would try to print once more
+        fail(f"cannot print: {error.strerror}; send the output somewhere else")
     if code == INTERRUPTED:
         print(
-            "interrupted; no result was written; train, quantize and deploy, given again, go on from their last "
-            "whole epoch or chip",
+            "interrupted; nothing is half written; train, quantize, deploy and experiment run, given again, go on "
+            "from their last whole epoch, chip or cell",
             file=sys.stderr,
         )
     if code:

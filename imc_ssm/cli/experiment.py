@@ -122,7 +122,8 @@ def run(
     chosen = [find(name, places) for name in names]
     plans = [(place, declared, declared.cells(seeds, wanted)) for place, declared in chosen]
     for place, declared, _ in plans:
-        check_writable(place.result_path(declared))
+        for path in (place.result_path(declared), place.runs / "lock", place.models / "model"):
+            check_writable(path)
     _set_threads(threads)
     failures: list[Finished] = []
     try:

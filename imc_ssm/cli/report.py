@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,8 @@ def _plain_stage(title: str) -> Callable[[int, int, str], None]:
         if tenth > shown:
             shown, elapsed = tenth, time.perf_counter() - start
             left = f", about {elapsed * (total - done) / (done - first):.0f} s left" if done > first else ""
-            print(f"{title}: {10 * tenth} %, {elapsed:.0f} s{left} ({note})", flush=True)
+            with suppress(OSError):  # the work goes on where a log cannot
+                print(f"{title}: {10 * tenth} %, {elapsed:.0f} s{left} ({note})", flush=True)
 
     return update
 

@@ -9,7 +9,8 @@ Per step and complex state the recurrence takes 4 products a x, 2 products b u, 
 and m_b, real and imaginary part) and 2 products c x (the real part alone is needed). In the joint order the sum
 of a x and b u is taken before the shift, on the accumulator; in the separate order after two roundings, on words
 of the state, and it follows no product. With a format per head the multipliers are one set per head; with formats
-per state m_a and m_b are read for every state, and one more product (m_c) per state aligns c x in the sum.
+per state m_a and m_b are read for every state. The sum of c x needs no alignment: C counts in units of the
+registers.
 
 Conventions
   * a differential pair is subtracted as currents, so a signed column takes one conversion per tile;
@@ -210,13 +211,6 @@ def _recurrence(deployment: Deployment, operator: Recurrence, inputs: int) -> li
         combined = at.add(2 * n, own.sum, "a x + b u")
     else:
         combined = at.add(2 * n, state + 1, "round(a x) + round(b u)", own_slot=True)
-    aligned = []
-    if own.c:
-        aligned = [
-            at.store("read", "coefficients", n, own.c, "m_c of each state"),
-            at.multiply(n, c + state + 1, own.c, "align Re(c x)"),
-        ]
-        total = _grown(c + state + 1 + own.c, operator.states)
     return [
         at.other("movement", "bus", heads, inputs, "inputs to the digital unit"),
         at.store("read", "activations", heads, inputs, "inputs"),
@@ -233,7 +227,6 @@ def _recurrence(deployment: Deployment, operator: Recurrence, inputs: int) -> li
         *combined,
         at.store("write", "state", 2 * n, state, "state"),
         at.multiply(2 * n, c, state, "Re(c x)"),
-        *aligned,
         *at.add(2 * n, total, "sum over states"),
         at.multiply(heads, total, MULTIPLIER_BITS, "requantise y"),
         at.store("write", "activations", heads, bits["recurrent"], "outputs"),
@@ -339,7 +332,6 @@ def stores(deployment: Deployment) -> dict[str, int]:
             n = operator.heads * operator.states
             held["parameters"] += 2 * n * (bits["poles"] + bits["b"] + bits["c"])
             held["requantisation"] += _constants(deployment, operator) * CONSTANT_BITS
-            held["requantisation"] += n * deployment.multipliers[operator.name].c
             held["state"] += 2 * n * bits["state"]
             held["activations"] += operator.heads * word
         else:

@@ -12,7 +12,7 @@ import xarray as xr
 from imc_ssm import results
 from imc_ssm.errors import FileError
 from imc_ssm.experiment.declare import Cell, Experiment
-from imc_ssm.experiment.jobs import LABELS, VARIABLES
+from imc_ssm.experiment.jobs import DIMENSIONS, LABELS, VARIABLES
 from imc_ssm.experiment.ledger import Entry, locked
 from imc_ssm.experiment.workplace import Workplace
 from imc_ssm.plots import save_figure
@@ -68,12 +68,14 @@ def assemble(place: Workplace, experiment: Experiment, entries: dict[str, Entry]
     ds.attrs["title"] = experiment.title
     if place.study.source:
         ds.attrs["source"] = place.study.source
+    jobs = {json.dumps(cell.job.model_dump(mode="json", exclude_defaults=True), sort_keys=True) for cell in cells}
     config = {
         "study": place.study.name,
         "experiment": experiment.name,
         "task": place.study.task,
         "dimensions": {name: list(values) for name, values in experiment.dimensions.items()},
         "seeds": experiment.seeds,
+        "jobs": [json.loads(job) for job in sorted(jobs)],
         "recipe": place.study.recipe.model_dump(mode="json"),
         "recipes": {name: recipe.model_dump(mode="json") for name, recipe in place.study.recipes.items()},
         "models": {
@@ -114,7 +116,8 @@ def _fill(ds: xr.Dataset, name: str, experiment: Experiment, done: list[tuple[Ce
         if dim not in ds.coords:
             label = next((e.labels[dim] for _, e in done if dim in e.labels), None)
             fixed = LABELS.get(dim) if size[i] else None
-            ds.coords[dim] = (dim, label or (fixed and fixed[: size[i]]) or np.arange(size[i]))
+            marks = label or (fixed and fixed[: size[i]]) or np.arange(size[i])
+            ds.coords[dim] = (dim, marks, {"units": "1", "long_name": DIMENSIONS[dim]})
 
 
 def _add_paper(ds: xr.Dataset, experiment: Experiment) -> None:

@@ -42,9 +42,9 @@ Value = str | int | float
 Coordinates = Mapping[str, Any]
 """Dimension -> value, for one cell without its seed."""
 Kind = Literal["full", "ptq", "qat", "poles", "kernel"]
-NUMERICS: dict[Kind, int] = {"full": 1, "ptq": 1, "qat": 1, "poles": 1, "kernel": 1}
-"""Version of the arithmetic behind each kind of job, to be raised where a change of the library changes its
-numbers: results of two arithmetics then never meet in one table."""
+NUMERICS: dict[str, int] = {"full": 1, "ptq": 1, "qat": 1, "poles": 1, "kernel": 1, "state": 2}
+"""Version of the arithmetic behind each kind of job, and behind formats per state, to be raised where a change of
+the library changes its numbers: results of two arithmetics then never meet in one table."""
 
 
 class Recipe(Config):
@@ -179,6 +179,9 @@ class Experiment:
         for name, values in self.dimensions.items():
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{self.name}: dimension {name!r} needs values, each once; it has {values!r}")
+        short = [key for key in self.paper if len(key) != len(self.dimensions)]
+        if short:
+            raise ConfigError(f"{self.name}: the paper's number at {short[0]} needs {', '.join(self.dimensions)}")
         strays = [key for key in self.paper if any(v not in self.dimensions[d] for d, v in self._named(key))]
         if strays:
             raise ConfigError(f"{self.name}: the paper's number at {strays[0]} belongs to no cell")
@@ -252,6 +255,12 @@ class Study:
     source: str = ""
     """The paper."""
 
+    def __post_init__(self) -> None:
+        names = [experiment.name for experiment in self.experiments]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"{self.name}: several experiments are named {twice[0]!r}; each needs its own name")
+
     def experiment(self, name: str) -> Experiment:
         """The experiment of a name; `ConfigError` names the nearest one."""
         found = {experiment.name: experiment for experiment in self.experiments}
@@ -291,7 +300,9 @@ class Study:
             out["qat"] = plain(recipe.qat)
         if job.steps is not None:
             out["steps"] = job.steps
-        numerics = {kind: NUMERICS[kind] for kind in ("full", job.kind) if NUMERICS[kind] > 1}
+        numerics: dict[str, int] = {kind: NUMERICS[kind] for kind in ("full", job.kind) if NUMERICS[kind] > 1}
+        if job.scheme is not None and job.scheme.granularity == "state":
+            numerics["state"] = NUMERICS["state"]
         if numerics:
             out["numerics"] = numerics
         return out

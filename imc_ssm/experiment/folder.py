@@ -6,8 +6,12 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from imc_ssm.config import one_line
 from imc_ssm.errors import ConfigError, FileError, unknown
 from imc_ssm.experiment.declare import Experiment, Study
+from imc_ssm.experiment.jobs import VARIABLES
 from imc_ssm.experiment.workplace import Workplace
 
 __all__ = ["experiments_folder", "find", "load_study", "studies"]
@@ -30,7 +34,8 @@ def experiments_folder() -> Path:
 def load_study(folder: Path) -> Study:
     """The `STUDY` of `folder/study.py`, which may import its neighbours (`from .schemes import ...`).
 
-    Raises `ConfigError` if the file defines none; what is wrong inside the file raises as it does.
+    Raises `ConfigError` if the file defines none or one with a wrong field; what else is wrong inside the file
+    raises as it does.
     """
     path = folder / "study.py"
     name = f"imc_ssm_study_{folder.name}"
@@ -41,17 +46,33 @@ def load_study(folder: Path) -> Study:
         raise FileError(f"cannot read {path}; give a folder with a study.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise ConfigError(one_line(error, where=str(path))) from None
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
         raise ConfigError(f"{path} defines no STUDY; see `imc_ssm.experiment` for an example")
+    for experiment in study.experiments:
+        for variable in experiment.variables:
+            if variable not in VARIABLES:
+                raise ConfigError(f"{path}: {experiment.name}: {unknown('variable', variable, VARIABLES)}")
     return study
 
 
 def studies(data_dir: Path | None = None) -> list[Workplace]:
-    """All studies, by name."""
+    """All studies, by folder. Raises `ConfigError` for two of one name."""
     folders = sorted(path.parent for path in experiments_folder().glob("*/study.py"))
-    return [Workplace(load_study(folder), folder, data_dir) for folder in folders]
+    places: dict[str, Workplace] = {}
+    for folder in folders:
+        study = load_study(folder)
+        if study.name in places:
+            raise ConfigError(
+                f"the studies in {places[study.name].folder} and {folder} are both named {study.name!r}; give "
+                "one of them another name, Study(name=...)"
+            )
+        places[study.name] = Workplace(study, folder, data_dir)
+    return list(places.values())
 
 
 def find(name: str, places: list[Workplace]) -> tuple[Workplace, Experiment]:

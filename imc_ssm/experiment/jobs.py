@@ -21,7 +21,7 @@ from imc_ssm.quantize import Scheme, calibration_batch, quantize
 from imc_ssm.s4d import Classifier
 from imc_ssm.train import Progress, TrainConfig, accuracy, train
 
-__all__ = ["LABELS", "VARIABLES", "Measured", "perform"]
+__all__ = ["DIMENSIONS", "LABELS", "VARIABLES", "Measured", "perform"]
 
 VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "accuracy": ((), "percent", "Test accuracy"),
@@ -32,6 +32,16 @@ VARIABLES: dict[str, tuple[tuple[str, ...], str, str]] = {
     "kernel_error": (("rounded", "quantile", "step"), "1", "Relative error of the kernel's first steps"),
 }
 """What jobs measure: dimensions beside those of the experiment, units, long name."""
+DIMENSIONS = {
+    "epoch": "Epochs of training done",
+    "head": "Head",
+    "state": "Complex state of a head",
+    "part": "Part of a complex number",
+    "rounded": "Coefficients that are rounded",
+    "quantile": "Quantile over the heads",
+    "step": "Number of steps",
+}
+"""Long names of these dimensions; they are pure numbers or names."""
 LABELS: dict[str, list[Any]] = {
     "part": ["real", "imaginary"],
     "rounded": list(PARTS),

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imc_ssm.errors import FileError
-from imc_ssm.files import atomic_path, canonical_json
+from imc_ssm.errors import ConfigError, FileError
+from imc_ssm.files import atomic_path, cannot_write, canonical_json
 
 __all__ = ["Entry", "Ledger", "find_in", "fits", "locked"]
 
@@ -100,9 +100,10 @@ class Ledger:
         try:
             content = json.loads(line)
             seal = content.pop("sha256")
-        except (ValueError, TypeError, KeyError, AttributeError):
+            digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError):
             raise broken(f"{line[:20]!r}... is no result (a conflict of a merge?)") from None
-        if hashlib.sha256(canonical_json(content).encode()).hexdigest() != seal:
+        if digest != seal:
             raise broken(f"the result of job {content.get('key')} was changed (its checksum does not fit)")
         try:
             return Entry(**content | {"measured": _decode(content["measured"])})
@@ -160,16 +161,19 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path`: True; or, without `wait`, False at once if another process holds it.
 
     The operating system frees it when its holder ends, however it ends. Where there are no such locks
-    (Windows), it is always True: run one process at a time there.
+    (Windows), it is always True: run one process at a time there. Raises `FileError` where `path` cannot be made.
     """
     try:
         import fcntl
     except ImportError:  # pragma: no cover
         yield True
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise cannot_write(path, error) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -27,7 +27,7 @@ class Workplace:
 
     def __init__(self, study: Study, folder: Path, data_dir: Path | None = None) -> None:
         self.study, self.folder, self.data_dir = study, folder, data_dir
-        self.runs = folder / "runs"
+        self.runs, self.models = folder / "runs", folder / "models"
         self.ledger = Ledger(folder / "results" / "ledger.jsonl", self.runs / "ledger.lock")
 
     def result_path(self, experiment: Experiment) -> Path:
@@ -38,7 +38,7 @@ class Workplace:
         """The model that a job of kind "full" writes: in `models/`, unless its training is not the recipe's."""
         if self.study.key(job, seed) != self.study.key(full(job.model), seed):
             return self.run_path(job, seed, ".safetensors")
-        return self.folder / "models" / f"{job.model}-seed{seed}.safetensors"
+        return self.models / f"{job.model}-seed{seed}.safetensors"
 
     def run_path(self, job: Job, seed: int, suffix: str) -> Path:
         """A file of a job's own in `runs/`."""
@@ -74,8 +74,8 @@ class Workplace:
         same = same and fits(stored.info.get("training"), training | {"mode": recipe.mode})
         if not (same and stored.model.config == self.study.model(job.model)):
             raise FileError(
-                f"{path} was trained with another recipe, model or task than the study declares now; restore the "
-                "declaration, or move the file away to train it again"
+                f"{path} was trained with another recipe, model or task than the study declares now, or with "
+                "other arithmetic than this version's; restore that, or move the file away to train it again"
             )
         check_model_fits(stored.model, self.data)
         return stored

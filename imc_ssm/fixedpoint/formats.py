@@ -17,18 +17,18 @@ Order = Literal["joint", "separate"]
 Rounding = Literal["half_even", "half_up", "half_away"]
 ORDERS: tuple[str, ...] = get_args(Order)
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def _checked_scale(scale: ArrayLike) -> NDArray[np.float32]:
     """The scale in float32; `FormatError` unless it is positive, finite and normal there."""
     with np.errstate(over="ignore", under="ignore"):  # what float32 cannot hold is reported below
         single = np.asarray(scale).astype(np.float32)
-    tiny = np.finfo(np.float32).tiny
-    bad = ~(np.isfinite(single) & (single >= tiny))
+    bad = ~(np.isfinite(single) & (single >= _TINY))
     if np.any(bad):
         worst = float(np.asarray(scale, np.float64)[bad].flat[0])
         raise FormatError(
-            f"scale {worst!r} cannot be held by float32 (finite, at least {tiny:.3g}); check the range"
+            f"scale {worst!r} cannot be held by float32 (finite, at least {_TINY:.3g}); check the range"
         )
     return single
 
@@ -80,8 +80,9 @@ class Format:
         """The uniform quantiser over [low, high] (widened to contain 0).
 
         asymmetric: scale = (high - low) / (2^bits - 1), zero_point = round(code_min - low / scale);
-        symmetric: scale = max(|low|, |high|) / (2^(bits-1) - 1), zero_point = 0. An empty range (all zero)
-        gets scale 1. Source: Zhao et al. 2025 (arXiv:2506.12480), Sec. II (uniform quantisation).
+        symmetric: scale = max(|low|, |high|) / (2^(bits-1) - 1), zero_point = 0. An empty range (all zero, or with
+        a scale below float32's smallest normal number) gets scale 1. Source: Zhao et al. 2025 (arXiv:2506.12480),
+        Sec. II (uniform quantisation).
         """
         if not MIN_BITS <= bits <= MAX_BITS:
             raise FormatError(f"word length {bits} bits; allowed are {MIN_BITS} to {MAX_BITS}")
@@ -92,11 +93,11 @@ class Format:
         top = 2 ** (bits - 1) - 1
         if symmetric:
             wide = np.maximum(-lo, hi) / top
-            scale = _checked_scale(np.where(wide > 0, wide, 1.0))
+            scale = _checked_scale(np.where(wide >= _TINY, wide, 1.0))
             return cls(bits, scale, np.zeros(scale.shape, np.int64), True, clip)
         with np.errstate(over="ignore"):  # an infinite scale is refused below
             wide = (hi - lo) / (2**bits - 1)
-        scale = _checked_scale(np.where(wide > 0, wide, 1.0))
+        scale = _checked_scale(np.where(wide >= _TINY, wide, 1.0))
         zero = np.rint(-(top + 1) - lo / scale.astype(np.float64))
         return cls(bits, scale, np.clip(zero, -(top + 1), top).astype(np.int64), False, clip)
 

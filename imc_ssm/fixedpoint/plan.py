@@ -164,10 +164,10 @@ def _aligned(scales: NDArray[np.float64], bounds: Ints) -> tuple[Ints, NDArray[n
     """Integers m (head, state) and a unit (head,) with m * unit = scales, to at most 16 bits of the largest.
 
     They take no more than half of the bits that the sum leaves free: the other half is the output's multiplier's.
-    m is 1 throughout a head whose scales are equal.
+    m is 1 throughout a head whose scales are equal to 2^-22: products of float32 scales that are meant to be.
     """
     largest = scales.max(axis=1, keepdims=True)
     room = WORD_BITS - 1 - np.ceil(np.log2(np.maximum((2.0 * bounds).sum(axis=1, keepdims=True), 1.0)))
-    equal = np.all(scales == largest, axis=1, keepdims=True)
+    equal = np.all(scales >= largest * (1 - 2.0**-22), axis=1, keepdims=True)
     steps = np.exp2(np.where(equal, 0, np.clip(room // 2, 0, _ALIGN_BITS)))
     return np.rint(scales / largest * steps).astype(np.int64), (largest / steps)[:, 0]

@@ -13,7 +13,7 @@ from imc_ssm.plots.reading import GREY
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["kernel_error", "median_head", "pole_plane", "word_lengths", "worst_head"]
+__all__ = ["kernel_error", "median_head", "pole_plane", "show_all", "word_lengths", "worst_head", "zoom"]
 
 _BEFORE, _AFTER = "#4477AA", "#EE6677"
 _PARTS = {
@@ -42,11 +42,10 @@ def median_head(ds: xr.Dataset) -> int:
     return int(np.argsort(outside, kind="stable")[len(outside) // 2])
 
 
-def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None) -> Axes:
+def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None, shown: np.ndarray | None = None) -> Axes:
     """Poles of one head before and after rounding, near the unit circle; the axes have different scales.
 
-    `ds` is one layer of an inspection; `head` None: see `worst_head`. The zoom holds the neighbours
-    in angle with the most poles outside after rounding.
+    `ds` is one layer of an inspection; `head` None: see `worst_head`; `shown`: states in view, None: see `zoom`.
     """
     ax.set_title("Poles near the unit circle")
     ax.set_xlabel("Re a")
@@ -56,8 +55,7 @@ def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None) -> Axes:
     head = worst_head(ds) if head is None else head
     before, after = (ds["pole"].isel(head=head).sel(stage=stage).values for stage in ("before", "after"))
     outside = ds["circle_distance"].isel(head=head).sel(stage="after").values <= 0
-    shown = _zoom(before, outside)
-    both = np.concatenate([before[shown], after[shown]])
+    shown = zoom(ds, head) if shown is None else shown
     angle = np.linspace(-np.pi, np.pi, 20001)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     ax.fill(*circle, color="#E9EFF6", zorder=0, label="inside")
@@ -68,17 +66,24 @@ def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None) -> Axes:
     ax.plot(*after[~outside].T, "s", color=_AFTER, ms=5.5, zorder=4, label="rounded")
     if outside.any():
         ax.plot(*after[outside].T, "X", color="#AA1122", mec="white", mew=0.6, ms=9.5, zorder=5, label="outside")
-    for axis, limits in ((0, ax.set_xlim), (1, ax.set_ylim)):
-        low, high = both[:, axis].min(), both[:, axis].max()
-        pad = 0.1 * (high - low) or 0.01
-        limits(low - pad, high + pad)
+    show_all(ax, np.concatenate([before[shown], after[shown]]).T)
     ax.locator_params(nbins=5)
     legend_below(ax, columns=3, title=f"head {head}: {int(outside.sum())} of {len(outside)} poles outside")
     return ax
 
 
-def _zoom(poles: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Neighbours in angle: the window of `_SHOWN` poles with the most outside; of equal ones the middle."""
+def show_all(ax: Axes, points: np.ndarray) -> None:
+    """Limits that hold all points (2, n), those that are not there (NaN) aside."""
+    low, high = np.nanmin(points, axis=1), np.nanmax(points, axis=1)
+    pad = np.where(high > low, 0.1 * (high - low), 0.01)
+    ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
+    ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
+
+
+def zoom(ds: xr.Dataset, head: int) -> np.ndarray:
+    """The `_SHOWN` neighbours in angle with the most poles outside after rounding; of equal ones the middle."""
+    poles = ds["pole"].isel(head=head).sel(stage="before").values
+    outside = ds["circle_distance"].isel(head=head).sel(stage="after").values <= 0
     order = np.argsort(np.arctan2(poles[:, 1], poles[:, 0]), kind="stable")
     size = min(_SHOWN, len(order))
     counts = np.convolve(outside[order], np.ones(size, int), mode="valid")

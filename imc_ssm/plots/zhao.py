@@ -6,6 +6,7 @@ Cells that are not computed leave a gap; where nothing is, the panel says so.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.plots.panels import absent, legend_below
-from imc_ssm.plots.poles import median_head, pole_plane
+from imc_ssm.plots.poles import median_head, pole_plane, show_all, zoom
 from imc_ssm.plots.reading import GREY, accuracy_label
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def fig4a(ds: xr.Dataset) -> Figure:
         panels = figure.subplots(1, len(widths), squeeze=False)[0]
         there = _first_seed(ds["pole"].isel(model=0), _FULL)
         head: int | None = None
+        shown: np.ndarray | None = None
         for bits, ax in zip(widths, panels, strict=True):
             if there is None or not bool(there.sel(bits=bits).notnull().any()):
                 ax.set_title(f"{bits} bits")
@@ -152,16 +154,21 @@ def fig4a(ds: xr.Dataset) -> Figure:
                 continue
             stages = _stages(there, bits)
             head = median_head(stages) if head is None else head  # the same in all panels
-            pole_plane(stages, ax, head)
+            shown = zoom(stages, head) if shown is None else shown
+            pole_plane(stages, ax, head, shown)
             seeds = ds["poles_outside"].isel(model=0).sel(bits=bits).values
             legend = ax.get_legend()
             assert legend is not None
             everywhere = f"{np.nanmean(seeds):.1f} % outside in all heads, {_seeds(int(np.isfinite(seeds).sum()))}"
             legend.set_title(f"{legend.get_title().get_text()}\n{everywhere}")
             ax.set_title(f"{bits} bits")
-        if there is not None and head is not None:
+        if there is not None and head is not None and shown is not None:
             which = f"{ds['model'].values[0]}, seed {int(there['seed'])}, head {head}"
-            figure.suptitle(f"{which} (the median head); Re and Im have different scales")
+            seen = f"{len(shown)} of its {there.sizes['state']} poles, several marks can be at one place"
+            figure.suptitle(f"{which} (the median head): {seen}; Re and Im have different scales")
+            same = there.isel(head=head, state=shown).transpose("part", ...).values.reshape(2, -1)
+            for ax in panels:
+                show_all(ax, same)
     return figure
 
 
@@ -210,10 +217,12 @@ def fig4b(ds: xr.Dataset) -> Figure:
                 absent(ax, "kernel error")
                 continue
             errors = ds["kernel_error"].isel(model=0).sel(rounded=rounded)
+            counts = []
             for index, bits in enumerate(ds["bits"].values):
                 seeds = errors.sel(bits=bits).dropna("seed", how="all")
                 if not seeds.size:
                     continue
+                counts.append(seeds.sizes["seed"])
                 there = seeds.transpose("seed", "quantile", "step").values
                 # medians over seeds: an infinite error of one seed is not one of all
                 low, middle, high = np.quantile(there, 0.5, axis=0, method="nearest")
@@ -229,7 +238,7 @@ def fig4b(ds: xr.Dataset) -> Figure:
             ax.set_ylim(1e-6, 1e3)
             ax.set_xlim(0.8, 1.25 * float(ds["step"][-1]))
             ax.axhline(1.0, color=GREY, ls=":", lw=1.2)
-            count = _seeds(int(errors.isel(bits=0, quantile=0, step=-1).notnull().sum()))
+            count = _seeds(min(counts)) if len(set(counts)) == 1 else f"{min(counts)} to {_seeds(max(counts))}"
             legend_below(ax, columns=4, title=f"median of heads and {count}, band: 10 to 90 % of the heads")
     return figure
 
@@ -349,6 +358,7 @@ def rates(ds: xr.Dataset, paper: Mapping[str, tuple[float, float]]) -> Figure:
 def _over_bits(ds: xr.Dataset, *, line: str, panel: str | None = None, title: str | None = None) -> Figure:
     """Accuracy over the word length: one line a value of `line`, one panel a value of `panel`."""
     models = [None] if line == "model" else list(ds["model"].values)
+    unfinished = json.loads(ds.attrs.get("missing", "[]"))
     panels: list[tuple[Any, Any]] = [(m, p) for m in models for p in (ds[panel].values if panel else [None])]
     with _figure(max(7.4, 5.4 * len(panels)), 5.4) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -359,7 +369,8 @@ def _over_bits(ds: xr.Dataset, *, line: str, panel: str | None = None, title: st
             model_words = [] if model is None else [f"{model}:"]
             words = [*model_words, *([title] if title else []), *([_name(part)] if panel else [])]
             ax.set_title(" ".join(words))
-            _lines(ax, here, line)
+            at = {name: value for name, value in (("model", model), (panel, part)) if value is not None}
+            _lines(ax, here, line, {cell.get(line) for cell in unfinished if at.items() <= cell.items()})
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
                 entries.setdefault(label, handle)
             ax.set_ylabel(accuracy_label(ds) if ax is axes[0] else "")
@@ -371,8 +382,11 @@ def _over_bits(ds: xr.Dataset, *, line: str, panel: str | None = None, title: st
     return figure
 
 
-def _lines(ax: Axes, values: xr.DataArray, line: str) -> None:
-    """Accuracy (line, bits, seed) over equally spaced word lengths, the widest at the left."""
+def _lines(ax: Axes, values: xr.DataArray, line: str, gaps: set[Any]) -> None:
+    """Accuracy (line, bits, seed) over equally spaced word lengths, the widest at the left.
+
+    `gaps`: lines with cells that are still to be computed; one that has none, and no values, does not exist.
+    """
     bits = values["bits"].values
     at = np.arange(len(bits))
     ax.set_xticks(at, ["full" if b == _FULL else str(b) for b in bits])
@@ -385,7 +399,9 @@ def _lines(ax: Axes, values: xr.DataArray, line: str) -> None:
     for index, name in enumerate(values[line].values):
         there = values.sel({line: name}).transpose("seed", "bits").values
         if not np.isfinite(there[:, bits != _FULL]).any():  # full precision is every line's
-            missing.append(f"{_name(name)}: not computed")
+            missing += [f"{_name(name)}: not computed"] if name in gaps else []
+            if not np.isfinite(there).any():
+                continue
         _band(ax, at, there, index, _name(name))
     if missing:
         # few bits are never the most accurate: nothing else is in that corner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imc_ssm.fixedpoint.formats import MAX_BITS
 from imc_ssm.quantize.scheme import Scheme
 from imc_ssm.s4d import Classifier, ModelConfig
 
@@ -50,8 +51,9 @@ def memory_words(model: ModelConfig | Classifier, scheme: Scheme | None) -> Memo
                     integer: the integer unit sums its products as they come
         biases      H + 2 H per layer + K
 
-    A part without bits takes 32. The step dt is in A and B and takes no word. Layers run one after the other, so
-    what is not a state is there once.
+    A part without bits takes 32. The step dt is in A and B and takes no word. Scales and zero points are not
+    counted either: few for each head, two constants for each state where states have formats of their own
+    (`imc_ssm.cost` counts them). Layers run one after the other, so what is not a state is there once.
 
     The list is inferred from the eight memory savings printed in Table III of Zhao et al. 2025
     (arXiv:2506.12480): 5,434 words of 32 bits at 16 heads and 27,850 at 64 heads (the parameters but dt, and 100
@@ -67,11 +69,14 @@ def memory_words(model: ModelConfig | Classifier, scheme: Scheme | None) -> Memo
     heads, states, layers = config.heads, config.n_state // 2, config.layers
     widths = {} if scheme is None else scheme.bits.words()
 
+    integer = scheme is not None and scheme.bits.state is not None
+    if integer and layers > 1:  # the input of the next integer recurrence
+        widths["residual"] = widths["residual"] or MAX_BITS
+
     def width(*parts: str) -> int:
         return max(widths.get(part) or FULL for part in parts)
 
     complex_words, products = 2 * heads * states * layers, heads * states
-    integer = scheme is not None and scheme.bits.state is not None
     matrices = heads * (config.inputs + 2 * heads * layers + config.classes)
     return MemoryWords(
         (

@@ -23,9 +23,11 @@ class DigitalMatrix(nn.Module):
     def __init__(self, linear: nn.Linear, scheme: Scheme) -> None:
         super().__init__()
         self.linear, self.scheme = linear, scheme
+        self.noise: Tensor | None = None
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
-        """W (outputs, inputs) and b (outputs,) on their grids (one format per output row, or per tensor).
+        """W (outputs, inputs) and b (outputs,) on their grids (one format per output row, or per tensor), plus the
+        noise on W, if there is some.
 
         Rows of one value share a format: one each would hold every value exactly, at any word length.
         """
@@ -36,6 +38,8 @@ class DigitalMatrix(nn.Module):
         if scheme.bits.weights is not None:
             fmt = parameter_format(weight, scheme.bits.weights, rows, symmetric=scheme.symmetric)
             weight = fake_quantise(weight, fmt, 0)
+        if self.noise is not None:
+            weight = weight + self.noise
         if bias is not None and scheme.bits.biases is not None:
             fmt = parameter_format(bias, scheme.bits.biases, "tensor", symmetric=scheme.symmetric)
             bias = fake_quantise(bias, fmt, 0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
@@ -13,6 +14,7 @@ from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, spread
 from imc_ssm.quantize import pointwise
 from imc_ssm.quantize.ranges import Range, value_range
+from imc_ssm.s4d import Ends
 
 __all__ = ["Quantiser", "fake_quantise", "parameter_format"]
 
@@ -52,13 +54,14 @@ def fake_quantise(x: Tensor, fmt: Format, axis: int) -> Tensor:
     return out
 
 
-def parameter_format(value: Tensor, bits: int, granularity: str, *, symmetric: bool) -> Format:
-    """The format over the range of a parameter's current values; "head": of each of axis 0, "state": of axes 0, 1.
+def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, *, symmetric: bool) -> Format:
+    """The format over the range of a parameter's current values; but for "tensor" one for each index of axis 0.
 
-    Complex parameters come as pairs on the last axis. Raises `ImcSsmError` for a value that is not finite.
+    Complex parameters come as pairs on the last axis. There is none for each state: the range of two values has
+    one of them at its end, where every word length is exact. Raises `ImcSsmError` for a value that is not finite.
     """
-    array = value.detach().numpy()
-    flat = array.reshape(*array.shape[: {"tensor": 0, "head": 1, "state": 2}[granularity]], -1)
+    array = value.detach().numpy() if isinstance(value, Tensor) else value
+    flat = array.reshape(*array.shape[: int(granularity != "tensor")], -1)
     low, high = flat.min(-1), flat.max(-1)
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
         raise ImcSsmError("a parameter is not finite; try a smaller learning rate")
@@ -71,6 +74,8 @@ class Quantiser(nn.Module):
     Buffers `scale` float32 and `zero_point` int64 in `shape`: () or (channels,). Between `observe()` and
     `calibrate()` it collects what passes; `calibrate(percentile)` then fixes the range so that `percentile` % of
     the values lie inside, tails split evenly. `axis` is the channel axis of the activation.
+
+    `ends` says how long the sequences are: padding behind them is rounded, but makes no range.
 
     A `dynamic` one takes the range of every call's values instead, at `percentile`, and rounds to that; its
     buffers keep the calibrated range.
@@ -96,6 +101,7 @@ class Quantiser(nn.Module):
         size = () if shape is None else (shape,) if isinstance(shape, int) else shape
         self.register_buffer("scale", torch.ones(size))
         self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int64))
+        self.ends = Ends()
         self._seen: list[Tensor] | None = None
         self._ranges: list[Range] = []
         self._format: Format | None = None
@@ -112,11 +118,17 @@ class Quantiser(nn.Module):
     def collect(self, x: Tensor) -> None:
         """Remember values (channels to the front, the rest flat)."""
         if self._seen is not None and self.bits is not None:
-            self._seen.append(x.detach().movedim(self.axis, 0).reshape(x.shape[self.axis], -1))
+            self._seen.append(self._samples(x.detach()))
 
     def collect_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
         """Remember a range in the shape of `scale`, of values that are too many to keep; the widest counts."""
         self._ranges.append((low, high))
+
+    def _samples(self, x: Tensor) -> Tensor:
+        """Values of x (batch, ...) as (channels, samples), without padding."""
+        rows = x.movedim(self.axis, 0)
+        inside = self.ends.mask(rows.shape[2]) if rows.ndim > 2 else None  # (channel, batch, time)
+        return rows.reshape(len(rows), -1) if inside is None else rows[:, inside]
 
     def calibrate(self, percentile: float) -> None:
         """Fix scale and zero point from what was collected; `ImcSsmError` if nothing was."""
@@ -143,13 +155,16 @@ class Quantiser(nn.Module):
 
     def follow(self, x: Tensor) -> None:
         """Take the range of these values (a dynamic quantiser)."""
-        values = x.detach().float().movedim(self.axis, 0)
-        self.follow_range(*self._range(values.reshape(len(values), -1), self.percentile))
+        self.follow_range(*self._range(self._samples(x.detach().float()), self.percentile))
 
     def follow_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
-        """Take a range, in the shape of `scale`."""
+        """Take a range, in the shape of `scale`; where it is empty (all zero), the calibrated one stays."""
         assert self.bits is not None
-        self._format = Format.from_range(low, high, self.bits, symmetric=self.symmetric, clip=self.clip)
+        fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
+        empty = (np.asarray(low) >= 0) & (np.asarray(high) <= 0)
+        scale = np.where(empty, self.scale.numpy(), fmt.scale)
+        zero = np.where(empty, self.zero_point.numpy(), fmt.zero_point)
+        self._format = Format(self.bits, scale, zero, self.symmetric, self.clip)
 
     def format(self) -> Format:
         """The fixed-point format in force (cached; refreshed when a state is loaded); a dynamic one: the last."""

@@ -64,13 +64,22 @@ def value_range(values: Array, percentile: float) -> Range:
 
 @torch.no_grad()
 def state_range(
-    u: Tensor, a: Tensor, b: Tensor, percentile: float, granularity: str, *, addends: bool = False
+    u: Tensor,
+    a: Tensor,
+    b: Tensor,
+    percentile: float,
+    granularity: str,
+    *,
+    addends: bool = False,
+    lengths: Tensor | None = None,
 ) -> Range:
     """The range of the full-precision states x[t] = a x[t-1] + b u[t], x[-1] = 0, real and imaginary alike.
 
     u (batch, head, time), a and b (head, state) complex. Bounds () for granularity "tensor", (head,) for "head",
     (head, state) for "state": the percentiles of `value_range`, exactly, over batch, time and whatever shares
-    them; with `addends` over a x[t-1] and b u[t] as well, for a unit that rounds these to the state's format. One
+    them; with `addends` over a x[t-1] and b u[t] as well, for a unit that rounds these to the state's format; with
+    `lengths` (batch,) over so many steps of each sequence (a bound that is not beyond 0 can then come out as 0,
+    which every format contains). One
     fused pass per call: the states stay in registers, and only as many of the smallest and the largest
     values are kept as the percentile needs, in heaps; a tile of states is looked at only if one of them can enter.
     64 sequences x 16 heads x 784 steps with 32 states take 7.5 ms on one core at 99.999 % (17 ms per state), as
@@ -81,7 +90,8 @@ def state_range(
     batch, heads, time = u.shape
     states = a.shape[1]
     words = 6 if addends else 2
-    samples = words * batch * time * {"state": 1, "head": states, "tensor": states * heads}[granularity]
+    ends = np.full(batch, time, np.int64) if lengths is None else lengths.numpy().astype(np.int64)
+    samples = words * int(ends.sum()) * {"state": 1, "head": states, "tensor": states * heads}[granularity]
     rank, kept = _kept(samples, percentile)
     series = {"tensor": 1, "head": heads, "state": heads * states}[granularity]
     tails = np.zeros((2, series, kept))
@@ -89,7 +99,7 @@ def state_range(
     scratch = np.empty((numba.get_num_threads(), (2 * states + 6 * TILE + 2) * LANES))
     drive = np.empty((numba.get_num_threads(), time * LANES), np.float32)
     signal = np.ascontiguousarray(u.detach().numpy())
-    if not _state_tails(signal, k, granularity == "state", words, tails, scratch, drive):
+    if not _state_tails(signal, ends, k, granularity == "state", words, tails, scratch, drive):
         raise ImcSsmError("the states are not finite in full precision; a pole lies outside the unit circle")
     low, high = _bound(tails[0], rank), -_bound(tails[1], rank)
     shape = {"tensor": (), "head": (heads,), "state": (heads, states)}[granularity]
@@ -148,13 +158,16 @@ def _tails(values: Array, tails: Array) -> bool:
 
 
 @kernel
-def _state_tails(u: Array, k: Array, apart: bool, words: int, tails: Array, scratch: Array, drives: Array) -> bool:
+def _state_tails(
+    u: Array, ends: Array, k: Array, apart: bool, words: int, tails: Array, scratch: Array, drives: Array
+) -> bool:
     """The smallest states of each series and the largest with the other sign; False if one is not finite.
 
-    u (batch, head, time) float32, k (head, state, 4) the parts of a and b. `apart`: every state is a series;
-    else one series is a head, or all of them. `words`: 2, the state's, or 6 with those of a x and b u.
+    u (batch, head, time) float32, `ends` (batch,) steps that count: states behind them are 0, which takes no place
+    from what lies beyond 0. k (head, state, 4) the parts of a and b. `apart`: every state is a series; else one
+    series is a head, or all of them. `words`: 2, the state's, or 6 with those of a x and b u.
     """
-    batch, heads, time = u.shape
+    batch, heads, _ = u.shape
     states, bad = k.shape[1], 0
     groups = heads if apart else tails.shape[1]
     for group in prange(groups):
@@ -168,10 +181,15 @@ def _state_tails(u: Array, k: Array, apart: bool, words: int, tails: Array, scra
                 x[:] = 0
                 drive[:] = 0
                 for lane in range(lanes):
-                    for t in range(time):
+                    for t in range(ends[first + lane]):
                         drive[t * LANES + lane] = u[first + lane, h, t]
-                for start in range(0, time, TILE):
-                    steps = min(TILE, time - start)
+                start, last = 0, ends[first : first + lanes].max()
+                while start < last:
+                    stop = min(start + TILE, last)
+                    for end in ends[first : first + lanes]:
+                        if end > start:
+                            stop = min(stop, end)
+                    steps = stop - start
                     for n in range(states):
                         small, large = _tile(x, drive, k, h, n, start, steps, lanes, words, seen)
                         bad += small - large != small - large
@@ -185,6 +203,11 @@ def _state_tails(u: Array, k: Array, apart: bool, words: int, tails: Array, scra
                                     for lane in range(lanes):
                                         size = _push(heap, size, sign * seen[t * LANES + lane])
                                 sizes[side, line] = size
+                    for lane in range(lanes):
+                        if ends[first + lane] == stop:
+                            for n in range(2 * states):
+                                x[n * LANES + lane] = 0
+                    start = stop
     return bad == 0
 
 

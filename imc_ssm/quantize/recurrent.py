@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format, ScanFormats
@@ -58,15 +60,22 @@ class QuantisedS4D(nn.Module):
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         """(a, b, c) discretised, (head, state) complex, and the formats of those that have a word."""
         a, b, c = self.inner.discrete()
-        formats = {}
+        return a, b, c, self._coefficient_formats(a, b, c)
+
+    def _coefficient_formats(self, a: Tensor, b: Tensor, c: Tensor) -> dict[str, Format]:
+        """Formats of a, b and c, where they have bits; of c with the registers' format in force."""
+        scheme, formats = self.scheme, {}
         for part, name, value in (("a", "poles", a), ("b", "b", b), ("c", "c", c)):
-            bits = self.scheme.bits.word(name)
+            bits = scheme.bits.word(name)
             if bits is not None:
-                pairs = torch.view_as_real(value.detach())
-                formats[part] = parameter_format(
-                    pairs, bits, self.scheme.granularity, symmetric=self.scheme.symmetric
+                pairs = torch.view_as_real(value.detach().resolve_conj()).numpy()
+                apart = part == "c" and scheme.granularity == "state" and self.state.bits is not None
+                formats[part] = (
+                    _register_format(pairs, bits, self.state.format(), symmetric=scheme.symmetric)
+                    if apart
+                    else parameter_format(pairs, bits, scheme.granularity, symmetric=scheme.symmetric)
                 )
-        return a, b, c, formats
+        return formats
 
     def formats(self) -> ScanFormats:
         """All formats of the integer recurrence; dynamic ones are those of the last batch."""
@@ -104,19 +113,20 @@ class QuantisedS4D(nn.Module):
 
     def _recurrence(self, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """y (batch, head, time) on its grid, and the last state."""
-        a, b, c, coefficients = self.coefficients()
+        a, b, c = self.inner.discrete()
         scheme = self.scheme
         if self.state.observing:
             if self.state.bits is not None:
                 self.state.collect_range(*self._states(u, a, b))
             return self.recurrent(diagonal_scan(u, a, b, c, state_clip=scheme.state_clip)), None
+        if self.state.dynamic:
+            self.state.follow_range(*self._states(u, a, b))
+        coefficients = self._coefficient_formats(a, b, c)
         options: dict[str, Any] = {"x0": x0, "return_state": True, "grad_clamp": scheme.grad_clamp}
         if scheme.bits.state is None:
             a, b, c = (_rounded(z, coefficients.get(p)) for p, z in (("a", a), ("b", b), ("c", c)))
             y, last = diagonal_scan(u, a, b, c, state_clip=scheme.state_clip, **options)
             return self.recurrent(y), last
-        if self.state.dynamic:
-            self.state.follow_range(*self._states(u, a, b))
         formats = self._formats(coefficients)
         if self.recurrent.dynamic:
             with torch.no_grad():  # the same integers without the last rounding
@@ -126,9 +136,21 @@ class QuantisedS4D(nn.Module):
         return y, last
 
     def _states(self, u: Tensor, a: Tensor, b: Tensor) -> Range:
-        """The range of the full-precision states, and of a x and b u where the unit gives them the same format."""
+        """The range of the full-precision states, and of a x and b u where the unit gives them the same format.
+
+        The clip ends it. A state that stays 0 has the range of its head's widest: it may be trained to move.
+        """
         scheme = self.scheme
-        return state_range(u, a, b, scheme.percentile, scheme.granularity, addends=scheme.order == "separate")
+        separate = scheme.order == "separate"
+        lengths = self.state.ends.lengths
+        low, high = state_range(u, a, b, scheme.percentile, scheme.granularity, addends=separate, lengths=lengths)
+        if scheme.state_clip is not None:
+            low, high = np.maximum(low, -scheme.state_clip), np.minimum(high, scheme.state_clip)
+        if scheme.granularity == "state":
+            empty = (low >= 0) & (high <= 0)
+            low = np.where(empty, low.min(axis=1, keepdims=True), low)
+            high = np.where(empty, high.max(axis=1, keepdims=True), high)
+        return low, high
 
     def init_state(self, batch: int) -> Tensor:
         """The code of zero in every state register (batch, head, state, 2), or a complex zero state.
@@ -153,6 +175,18 @@ class QuantisedS4D(nn.Module):
     def operators(self) -> list[Operator]:
         """Those of the wrapped layer."""
         return self.inner.operators()
+
+
+def _register_format(pairs: NDArray[Any], bits: int, registers: Format, *, symmetric: bool) -> Format:
+    """C's format where every register has its own: one per head for C s_x; pairs (head, state, 2).
+
+    C counts in units of the registers then: the products c x of a head share one scale, so that their sum needs no
+    alignment, and each part of C is as fine as the output needs it.
+    """
+    units = registers.scale.astype(np.float64)
+    shared = parameter_format(pairs * units[..., None], bits, "head", symmetric=symmetric)
+    zero = np.broadcast_to(shared.zero_point[:, None], units.shape)
+    return Format(bits, (shared.scale[:, None] / units).astype(np.float32), zero, symmetric)
 
 
 def _rounded(z: Tensor, fmt: Format | None) -> Tensor:

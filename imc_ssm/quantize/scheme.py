@@ -105,9 +105,10 @@ class Scheme(Config):
     bits: Bits = Bits()
     """Word lengths."""
     granularity: Granularity = "head"
-    """One scale and zero point per tensor, per head (per output row for matrices), or, for poles, B, C and
-    the state, per state of every head and for the rest per head. "state" is an extension of ours. D, biases and a
-    matrix with one input share one per tensor in any case: a scale for one value would make it exact."""
+    """One scale and zero point per tensor, per head (per output row for matrices), or "state", an extension of
+    ours: one for every state register, the rest per head, C in units of the registers (one format per head for
+    C s_x). D, biases and a matrix with one input share one per tensor in any case: a scale for one value would
+    make it exact. The same speaks against A, B and C per state: the larger part of each would be exact."""
     symmetric: bool = False
     """Zero point fixed at 0, or free."""
     percentile: float = Field(99.999, gt=50, le=100)

@@ -69,6 +69,9 @@ def wrap(model: Classifier, scheme: Scheme) -> Classifier:
         block.residual = AddSite(block.residual, before)  # type: ignore[assignment]
     model.pool = QuantisedPool(model.pool, quantiser("pool", heads))  # type: ignore[assignment]
     model.decoder = QuantisedLinear(model.decoder, scheme, None, None)  # type: ignore[assignment]
+    for module in model.modules():
+        if isinstance(module, Quantiser):
+            module.ends = model.ends
     return model
 
 
@@ -82,24 +85,24 @@ def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Te
     Dynamic ranges go their own way from the first batch. Train the result further with `imc_ssm.train.train` for
     QAT. Raises `ImcSsmError` for a model that is quantised already or calibration data that do not fit.
     """
-    if calibration.ndim != 3 or calibration.shape[-1] != model.config.inputs or len(calibration) == 0:
-        raise ImcSsmError(
-            f"calibration data have shape {tuple(calibration.shape)}; needed is (sequences, time, "
-            f"{model.config.inputs}) with at least one sequence"
-        )
+    model.check(calibration, lengths, "calibration data")
     quantised = wrap(model, scheme)
     quantised.eval()
+    quantised.ends.lengths = lengths
     first = quantised.encoder.input
     if isinstance(first, Quantiser):
         first.observe()
         first.collect(calibration)
         first.calibrate(scheme.percentile)
-    quantisers = [m for m in quantised.modules() if isinstance(m, Quantiser) and m is not first]
-    for q in quantisers:
+    quantisers = {n: m for n, m in quantised.named_modules() if isinstance(m, Quantiser) and m is not first}
+    for q in quantisers.values():
         q.observe()
     quantised(calibration, lengths)
-    for q in quantisers:
-        q.calibrate(scheme.percentile)
+    for name, q in quantisers.items():
+        try:
+            q.calibrate(scheme.percentile)
+        except ImcSsmError as error:
+            raise type(error)(f"{name}: {error}") from None
     return quantised
 
 

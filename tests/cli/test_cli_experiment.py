@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,41 @@ def test_a_study_that_defines_none(study):
     result = run("experiment", "list")
     assert result.code == 2
     assert "defines no STUDY" in result.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "naming"),
+    [
+        ("calibration=64", "calibratoin=64", "unknown field 'calibratoin'; did you mean 'calibration'?"),
+        ("rate=3e-2", "rate=-1", "TrainConfig field 'rate' = -1: allowed is more than 0"),
+        ('"poles_outside"),', '"poles_outsied"),', "poles: unknown variable 'poles_outsied'; did you mean"),
+    ],
+)
+def test_a_study_with_a_mistake_in_it(study, old, new, naming):
+    text = (study / "study.py").read_text()
+    (study / "study.py").write_text(text.replace(old, new, 1))
+    result = run("experiment", "list")
+    assert result.code == 2
+    assert naming in result.err
+    assert str(study / "study.py") in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_two_studies_of_one_name(study):
+    shutil.copytree(study, study.parent / "copy")
+    result = run("experiment", "run", "widths")
+    assert result.code == 2
+    assert "are both named 'smoke'; give one of them another name" in result.err
+
+
+def test_folders_that_cannot_be_written_are_found_at_once(study):
+    for name in ("models", "runs"):
+        (study / name).write_text("")
+        result = run("experiment", "run", "widths")
+        assert result.code == 2
+        assert f"cannot write {study / name}" in result.err
+        assert "train tiny" not in result.out
+        (study / name).unlink()
 
 
 def test_ctrl_c_says_how_to_go_on(study):

@@ -82,7 +82,7 @@ def test_a_reader_that_leaves_early():
     assert result.stderr == ""
 
 
-INTERRUPTED = "interrupted; no result was written"
+INTERRUPTED = "interrupted; nothing is half written"
 
 
 def test_interrupted_at_once_nothing_is_written(tmp_path):

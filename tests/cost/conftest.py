@@ -76,7 +76,6 @@ def make_deployment(
     order: str = "joint",
     granularity: str = "head",
     gelu: str = "exact",
-    aligned: int = 0,
     **design: Any,
 ) -> SimpleNamespace:
     """One layer with everything in it: encoder, recurrence, D, GELU, mixing, GLU, residual, mean, decoder."""
@@ -104,7 +103,7 @@ def make_deployment(
         operators=operators,
         steps=steps,
         bits=dict.fromkeys(PARTS, 8) | (bits or {}),
-        multipliers={"layers.0.recurrence": SimpleNamespace(a=16, b=13, c=aligned, sum=34)},
+        multipliers={"layers.0.recurrence": SimpleNamespace(a=16, b=13, sum=34)},
         scheme=SimpleNamespace(order=order, granularity=granularity, gelu=gelu),
     )
 

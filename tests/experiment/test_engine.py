@@ -58,6 +58,9 @@ def test_the_dataset_holds_what_was_varied(done):
     config = json.loads(ds.attrs["configuration"])
     assert (config["study"], config["experiment"], config["task"]) == ("smoke", "widths", "digits")
     assert config["recipe"]["pretraining"]["epochs"] == 2
+    assert {"kind": "full", "model": "tiny"} in config["jobs"]
+    widths = [job["scheme"].get("bits", {}).get("poles", 8) for job in config["jobs"] if job["kind"] == "ptq"]
+    assert sorted(widths) == [4, 8]
     assert float(ds["accuracy_paper"].sel(model="tiny", bits=8)) == 40
 
 
@@ -188,6 +191,34 @@ def test_a_checkpoint_of_another_training_is_a_failure_of_its_cell(done, tmp_pat
     assert path.exists()
 
 
+def test_a_damaged_checkpoint_is_a_failure_of_its_cell(done, tmp_path):
+    place = smoke_place(tmp_path)
+    shutil.copytree(done.folder / "models", place.folder / "models")
+    cells = place.study.experiment("curves").cells(1)
+    path = place.run_path(cells[0].job, 0, ".checkpoint.safetensors")
+    path.parent.mkdir()
+    path.write_bytes(b"\x10\x00")
+    failures, ds = compute(place, "curves", seeds=1)
+    assert [f.cell for f in failures] == cells[:1]
+    assert failures[0].error.endswith("or remove it to start this training anew")
+    assert int(ds["accuracy"].notnull().sum()) == len(cells) - 1
+
+
+def test_every_coordinate_says_what_it_is(done):
+    for name in ("widths", "curves", "poles", "kernel"):
+        for coordinate in dataset(done, name).coords.values():
+            assert coordinate.attrs["units"], coordinate.name
+            assert coordinate.attrs["long_name"], coordinate.name
+
+
+def test_other_schemes_are_another_configuration(done, tmp_path):
+    """The hash covers what the cells compute, not only the names of the dimensions."""
+    place, experiment = smoke_place(tmp_path), done.study.experiment("widths")
+    changed = dataclasses.replace(experiment, job=lambda cell: ptq(cell["model"], Scheme(symmetric=True)))
+    hashes = {assemble(place, e, {}).attrs["configuration_sha256"] for e in (experiment, changed)}
+    assert len(hashes) == 2
+
+
 def test_a_training_that_diverges_is_not_repeated_for_every_cell(tmp_path):
     place = smoke_place(tmp_path)
     wild = place.study.recipe.pretraining.model_copy(update={"rate": 1e30, "epochs": 1, "clip": 1e30})
@@ -226,6 +257,10 @@ def test_a_changed_arithmetic_is_another_key(done, monkeypatch):
     monkeypatch.setitem(declare.NUMERICS, "full", 2)
     changed = {kind: done.study.key(job, 0) for kind, job in JOBS.items()}
     assert all(keys[kind] != changed[kind] for kind in keys)
+    jobs = {name: ptq("tiny", Scheme(granularity=name)) for name in ("head", "state")}
+    keys = {name: done.study.key(job, 0) for name, job in jobs.items()}
+    monkeypatch.setitem(declare.NUMERICS, "state", 3)
+    assert {name for name, job in jobs.items() if done.study.key(job, 0) != keys[name]} == {"state"}
 
 
 def test_what_did_not_change_is_not_written_again(done):
@@ -343,6 +378,7 @@ def test_cells_that_are_chosen():
         ({"dimensions": {"seed": (1,)}}, "no dimension 'seed'"),
         ({"dimensions": {"bits": (8, 8)}}, "each once"),
         ({"dimensions": {"bits": (8,)}, "paper": {(7,): (1.0, 1.0)}}, "belongs to no cell"),
+        ({"dimensions": {"bits": (8,)}, "paper": {(8, 8): (1.0, 1.0)}}, r"number at \(8, 8\) needs bits"),
         ({"seeds": 0}, "at least one"),
     ],
 )
@@ -350,6 +386,12 @@ def test_declarations_that_are_wrong(changes, naming):
     given = {"name": "e", "title": "E", "dimensions": {"bits": (8,)}, "job": lambda cell: full("a")}
     with pytest.raises(ConfigError, match=naming):
         Experiment(**(given | changes))
+
+
+def test_two_experiments_of_one_name(done):
+    twice = (done.study.experiment("widths"), done.study.experiment("widths"))
+    with pytest.raises(ConfigError, match="smoke: several experiments are named 'widths'"):
+        dataclasses.replace(done.study, experiments=twice)
 
 
 def test_missing_data_are_one_error_before_any_work(tmp_path, monkeypatch):

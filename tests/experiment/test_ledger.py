@@ -46,6 +46,8 @@ def rewrite(place, change):
         (lambda lines: [lines[0], "<<<<<<< HEAD", *lines[1:]], "line 2: '<<<<<<< HEAD'.*a merge"),
         (lambda lines: [*lines, "[1]"], "line 7: .*no result"),
         (lambda lines: [*lines, '{"key": "a"}'], "line 7: .*no result"),
+        (lambda lines: [*lines, '{"key": NaN, "sha256": "a"}'], "line 7: .*no result"),
+        (lambda lines: [*lines, "[" * 100_000], "line 7: .*no result"),
     ],
 )
 def test_every_change_is_noticed(place, change, naming):
@@ -95,6 +97,14 @@ def test_numbers_that_json_lacks_survive(tmp_path):
     place.ledger.add(entry)  # replaced, not doubled
     (back,) = place.ledger.entries().values()
     np.testing.assert_array_equal(back.measured["kernel_error"], entry.measured["kernel_error"])
+
+
+def test_a_lock_that_cannot_be_made(tmp_path):
+    (tmp_path / "runs").write_text("")
+    (tmp_path / "folder.lock").mkdir()
+    for path in (tmp_path / "runs" / "a.lock", tmp_path / "folder.lock"):
+        with pytest.raises(FileError, match=f"cannot write {path}"), locked(path):
+            pass
 
 
 def test_a_lock_is_held_by_one(tmp_path):

@@ -135,6 +135,18 @@ def test_missing_cells_are_shown_as_missing(study, place):
         assert sum(text == word for text in shown) == count, name
 
 
+def test_what_does_not_exist_is_not_missing(study, place):
+    """A has no format per state: no note in its panel, neither of a complete figure nor of one with gaps."""
+    experiment = study.experiment("fig2c")
+    for accuracy, notes in (
+        (lambda cell: 50.0, 0),
+        (lambda cell: None if cell.at["granularity"] == "state" else 50.0, 2),
+    ):
+        ds = fake_dataset(place, experiment, accuracy)
+        said = [text for text in texts(experiment.figure(ds)) if "not computed" in text]
+        assert len(said) == notes
+
+
 def test_one_cell_of_every_kind_runs_on_a_tiny_model(study, tmp_path):
     """The same declarations on the digits: first and last cell of every experiment, and every option."""
     build = sys.modules["imc_ssm_study_zhao2025"].build

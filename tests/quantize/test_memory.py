@@ -52,5 +52,8 @@ def test_parts_without_bits_take_32() -> None:
     words = {w.name: w for w in memory_words(config, Scheme(bits=Bits.only(state=8, weights=4))).words}
     assert (words["x"].bits, words["matrices"].bits, words["D"].bits) == (8, 4, 32)
     assert words["A"].bits == 16  # an integer recurrence has no floats
+    assert words["u"].bits == 16
+    two = memory_words(config.model_copy(update={"layers": 2}), Scheme(bits=Bits.only(state=8))).words
+    assert {w.name: w.bits for w in two}["u"] == 16  # nor has what enters the second
     assert words["Re(C x)"].count == 0
     assert {w.name: w for w in memory_words(config, Scheme(bits=Bits.only(c=8))).words}["Re(C x)"].count == 512

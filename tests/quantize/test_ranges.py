@@ -50,6 +50,37 @@ def test_states(seed: int, batch: int, heads: int, n: int, time: int, percentile
         np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.lists(st.integers(1, 150), min_size=1, max_size=20),
+    st.sampled_from([100.0, 99.9, 90.0]),
+    st.sampled_from(sorted(AXES)),
+    st.booleans(),
+)
+def test_states_of_sequences_that_end(
+    seed: int, ends: list[int], percentile: float, granularity: str, addends: bool
+) -> None:
+    """The range of what lies before the ends, whatever lies behind them."""
+    lengths = torch.tensor(ends)
+    u, a, b = drawn(seed, len(ends), 2, 3, 150)
+    behind = torch.arange(150) >= lengths[:, None]
+    u = torch.where(behind[:, None], 1e3 * u, u)
+    found = state_range(u, a, b, percentile, granularity, addends=addends, lengths=lengths)
+    x = states(u, a, b)  # (time, batch, head, state, part)
+    words = [x]
+    if addends:
+        driven = torch.view_as_real(u.movedim(-1, 0).double()[..., None] * b.to(torch.complex128)).numpy()
+        words += [driven, x - driven]
+    inside = np.stack(words, axis=-1)[~behind.numpy().T]  # (valid, head, state, part, word)
+    rows = {"tensor": inside.ravel(), "head": inside.swapaxes(0, 1).reshape(2, -1)}
+    rows["state"] = np.moveaxis(inside, 0, 2).reshape(2, 3, -1)
+    tail = (100 - percentile) / 2
+    low, high = np.percentile(rows[granularity], [tail, 100 - tail], axis=-1)
+    np.testing.assert_allclose(np.minimum(found[0], 0), np.minimum(low, 0), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(np.maximum(found[1], 0), np.maximum(high, 0), rtol=1e-9, atol=1e-12)
+
+
 def test_states_of_many_tiles() -> None:
     u, a, b = drawn(3, 40, 2, 3, 300)
     x = states(u, a, b)

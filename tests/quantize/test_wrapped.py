@@ -172,7 +172,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("shape", [(64, 1), (0, 64, 1), (5, 64, 2)])
     def test_calibration_shapes(self, shape: tuple[int, ...], trained: Classifier) -> None:
-        with pytest.raises(ImcSsmError, match="calibration data have shape"):
+        with pytest.raises(ImcSsmError, match="calibration data: shape"):
             quantize(trained, Scheme(), torch.zeros(shape))
 
     def test_calibration_not_finite(self, trained: Classifier) -> None:

@@ -206,7 +206,7 @@ def test_a_scale_that_cannot_be_held(scale: float) -> None:
         format_of(scale=scale)
 
 
-@pytest.mark.parametrize(("low", "high"), [(-1e39, 1e39), (-1e300, 1e300), (0.0, 1e-40)])
+@pytest.mark.parametrize(("low", "high"), [(-1e39, 1e39), (-1e300, 1e300)])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_range_whose_scale_cannot_be_held(low: float, high: float, symmetric: bool) -> None:
     with pytest.raises(FormatError, match="cannot be held by float32"):
