@@ -22,10 +22,10 @@ class Injection:
 
         W~ = W + weights max_i |W_ji| N(0, 1)                   programming noise, drawn once per context
         y  = W~ clip(x, -r, r) + outputs r max_i |W_ji| N(0, 1) read noise, drawn for every product
-        r  = the `clip` percentile of |x| in the batch          the DAC's range (100: no clipping)
+        r  = the `clip` percentile of |x| in the batch          the DAC's range (100: no clipping; without padding)
 
-    W are the weights that the matrix multiplies with: of a quantised one those on their grid, which noise leaves,
-    as programming does. The gradient is taken at the noisy weights and belongs to the clean ones, which are back
+    W are the weights that the matrix multiplies with: of a quantised one those on their grid. The noise is not
+    rounded with them. The gradient is taken at the noisy weights and belongs to the clean ones, which are back
     when the context ends. Matrices are the `Mvm`s of the model's `operators()`; a model without operators has
     none. Draws come from torch's global generator. Source: Joshi et al. 2020 (doi:10.1038/s41467-020-16108-9) for
     the weights, Rasch et al. 2023 (doi:10.1038/s41467-023-40770-4) for inputs and outputs.
@@ -40,6 +40,7 @@ class Injection:
             operators: list[Operator] = model.operators()  # type: ignore[operator]
             paths = [op.module for op in operators if isinstance(op, Mvm)]
             self._owners = [model.get_submodule(path) for path in paths]
+        self._model = model
         self._clean: list[tuple[Tensor, Tensor]] = []
         self._disturbed: list[nn.Module] = []
         self._handles: list[RemovableHandle] = []
@@ -68,7 +69,9 @@ class Injection:
 
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             x = inputs[0]
-            size = x.detach().abs().reshape(-1)
+            ends = getattr(self._model, "ends", None)
+            inside = ends.mask(x.shape[1]) if ends is not None and x.ndim == 3 else None
+            size = (x if inside is None else x[inside]).detach().abs().reshape(-1)
             if self.clip < 100:
                 size = size[:: max(1, len(size) // _SAMPLE)]
                 rank = max(1, min(len(size), round(self.clip / 100 * len(size))))

@@ -278,10 +278,13 @@ class Classifier(nn.Module):
     def forward(self, u: Tensor, lengths: Tensor | None = None) -> Tensor:
         self.check(u, lengths)
         self.ends.lengths = lengths
-        x = self.encoder(u)
-        for block in self.blocks:
-            x = block(x)
-        return torch.as_tensor(self.decoder(self.pool(x, lengths)))
+        try:
+            x = self.encoder(u)
+            for block in self.blocks:
+                x = block(x)
+            return torch.as_tensor(self.decoder(self.pool(x, lengths)))
+        finally:
+            self.ends.lengths = None
 
     def check(self, u: Tensor, lengths: Tensor | None, what: str = "the input") -> None:
         """`ImcSsmError` for what `forward` would refuse, named as `what`."""

@@ -102,9 +102,13 @@ def train(
     steps = config.epochs * math.ceil(len(split) / config.batch)
     optimiser, schedule = _optimiser(model, config, steps)
     identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
-    identity |= {"start": _digest(model), "mode": mode}
     scheme = getattr(model, "scheme", None)  # word lengths of parameters leave no trace in the state
-    identity["scheme"] = None if scheme is None else scheme.label
+    modes = {str(module.mode) for module in model.modules() if hasattr(module, "mode")}
+    identity |= {
+        "start": _digest(model),
+        "scheme": None if scheme is None else scheme.label,
+        "mode": "recurrent" if scheme is not None else "/".join(sorted(modes)),
+    }
     rng, defaults = np.random.default_rng(config.seed), TrainConfig().model_dump(mode="json")
     run = Run(model, optimiser, schedule, rng, identity, defaults, measured=vars(History()))
     with torch.random.fork_rng(devices=[]):

@@ -1,5 +1,6 @@
 """Noise injection: its statistics, its gradients, and that nothing of it stays behind."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -227,6 +228,16 @@ class TestModels:
         with torch.no_grad():
             model(u)
         assert len(seen) == 1
+
+    def test_padding_has_no_part_in_the_input_range(self, trained: Classifier) -> None:
+        u, lengths, logits = torch.randn(6, 64, 1), torch.tensor([3, 9, 20, 64, 33, 7]), []
+        inside = torch.arange(64) < lengths[:, None]
+        model = copy.deepcopy(trained).set_mode("recurrent")  # to the bit; a Fourier transform mixes all steps
+        for padding in (0.0, 50.0):
+            torch.manual_seed(0)
+            with torch.no_grad(), Injection(model, outputs=0.1, clip=95.0):
+                logits.append(model(torch.where(inside[..., None], u, torch.tensor(padding)), lengths))
+        assert torch.equal(*logits)
 
     def test_the_same_seed_is_the_same_noise(self, trained: Classifier) -> None:
         u, outcome = torch.randn(3, 64, 1), []

@@ -54,6 +54,11 @@ def test_the_table_is_the_datasets() -> None:
         said = [f"{float(c.mean()):.2f} ({float(c.std(ddof=1)):.2f})" if c.notnull().all() else "" for c in cells]
         (line,) = re.findall(rf"^\| {title} \|(.*)\|$", README, flags=re.MULTILINE)
         assert [cell.strip() for cell in line.split("|")] == said, title
+    energy = [
+        1e9 * float(ds["energy"].sel(model=n).sum("component").mean("seed")) for n in ("ptq-a8-x8", "qat-a8-x8")
+    ]
+    assert f"takes {energy[0]:.0f} nJ" in README
+    assert f"{energy[0]:.0f}" == f"{energy[1]:.0f}"
 
 
 def test_own_sequences_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

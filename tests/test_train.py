@@ -223,8 +223,15 @@ class TestCheckpoint:
     def test_of_another_mode(self, tmp_path: Path) -> None:
         path = tmp_path / "run.safetensors"
         train(small(), levels(), QUICK, mode="convolution", checkpoint=path)
-        with pytest.raises(CheckpointError, match="mode 'convolution' there and 'recurrent' here"):
-            train(small(), levels(), QUICK, mode="recurrent", checkpoint=path)
+        for model, mode in ((small(), "recurrent"), (small().set_mode("recurrent"), None)):
+            with pytest.raises(CheckpointError, match="mode 'convolution' there and 'recurrent' here"):
+                train(model, levels(), QUICK, mode=mode, checkpoint=path)
+
+    def test_a_quantised_model_has_one_mode(self, tmp_path: Path) -> None:
+        data, path = levels(), tmp_path / "run.safetensors"
+        calibration = torch.from_numpy(data.split("train").values)
+        train(quantize(small(), Scheme(), calibration), data, QUICK, checkpoint=path)
+        train(quantize(small(), Scheme(), calibration), data, QUICK, mode="recurrent", checkpoint=path)
 
     def test_older_than_a_field_of_the_recipe(self, tmp_path: Path) -> None:
         """It goes on where the field is at its default, and only there."""

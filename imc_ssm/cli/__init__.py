@@ -43,8 +43,14 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or leaving would try to print once more
-        fail(f"cannot print: {error.strerror}; send the output somewhere else")
+        try:
+            print(flush=True)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or leaving would try to print once more
+            fail(f"cannot print: {error.strerror}; send the output somewhere else")
+        fail(
+            f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose another disk"
+        )
     if code == INTERRUPTED:
         print(
             "interrupted; nothing is half written; train, quantize, deploy and experiment run, given again, go on "

@@ -21,6 +21,9 @@ from imc_ssm.s4d import S4D
 
 __all__ = ["QuantisedS4D"]
 
+_FINEST = 2.0**-12
+"""Smallest range of a state, of its head's widest."""
+
 
 class QuantisedS4D(nn.Module):
     """The SSM in recurrent mode with quantised poles, B, C, D, state and outputs; u, y (batch, head, time).
@@ -138,7 +141,8 @@ class QuantisedS4D(nn.Module):
     def _states(self, u: Tensor, a: Tensor, b: Tensor) -> Range:
         """The range of the full-precision states, and of a x and b u where the unit gives them the same format.
 
-        The clip ends it. A state that stays 0 has the range of its head's widest: it may be trained to move.
+        The clip ends it. Where states have ranges of their own, those below 2^-12 of their head's widest have that
+        much, so that a state that hardly moves needs neither a fine format nor, in these units, a large C.
         """
         scheme = self.scheme
         separate = scheme.order == "separate"
@@ -147,9 +151,9 @@ class QuantisedS4D(nn.Module):
         if scheme.state_clip is not None:
             low, high = np.maximum(low, -scheme.state_clip), np.minimum(high, scheme.state_clip)
         if scheme.granularity == "state":
-            empty = (low >= 0) & (high <= 0)
-            low = np.where(empty, low.min(axis=1, keepdims=True), low)
-            high = np.where(empty, high.max(axis=1, keepdims=True), high)
+            width = np.maximum(high, 0) - np.minimum(low, 0)
+            least = _FINEST * width.max(axis=1, keepdims=True)
+            low, high = np.where(width < least, -least, low), np.where(width < least, least, high)
         return low, high
 
     def init_state(self, batch: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -80,6 +81,29 @@ def test_a_reader_that_leaves_early():
     with os.fdopen(write, "wb") as pipe:
         result = subprocess.run([script(), "data"], stdout=pipe, stderr=subprocess.PIPE, text=True)
     assert result.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_that_is_full():
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run([script(), "data"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "error: cannot print: No space left on device; send the output somewhere else\n"
+
+
+def test_a_full_disk_is_not_the_output(monkeypatch, capsys):
+    from imc_ssm import cli
+    from imc_ssm.cli import app
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device", "cache/kernel.nbi")
+
+    monkeypatch.setattr(app, "app", full)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err.startswith(
+        "error: cannot write cache/kernel.nbi: No space left on device; free"
+    )
 
 
 INTERRUPTED = "interrupted; nothing is half written"

@@ -127,6 +127,9 @@ class TestMultipliers:
     def test_alignment_is_one_where_the_scales_are_equal(self) -> None:
         equal = uniform(8, shape=(2, 3))
         assert plan_scan(equal, 2, 3).m_c.tolist() == [[1] * 3] * 2
+        for apart, aligned in ((2.0**-23, True), (2.0**-21, False)):
+            c = Format(8, np.float32([[1, 1 + apart, 1]]), np.zeros((1, 3), np.int64))
+            assert (plan_scan(replace(uniform(8), c=c), 1, 3).m_c == 1).all() == aligned
         # One head with states of different scales, one without; equal products of different scales count as equal.
         x = Format(8, np.array([[1, 2, 4], [1, 1, 1]], np.float32), np.zeros((2, 3), np.int64))
         c = Format(8, np.array([[4, 2, 1], [1, 2, 3]], np.float32), np.zeros((2, 3), np.int64))

@@ -81,6 +81,13 @@ def test_states_of_sequences_that_end(
     np.testing.assert_allclose(np.maximum(found[1], 0), np.maximum(high, 0), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("lengths", [[3], [3, 11], [3, -1], [3, 4, 5]])
+def test_lengths_that_do_not_fit(lengths: list[int]) -> None:
+    u, a, b = drawn(0, 2, 1, 1, 10)
+    with pytest.raises(ImcSsmError, match="do not fit 2 sequences of 10 steps"):
+        state_range(u, a, b, 100.0, "head", lengths=torch.tensor(lengths))
+
+
 def test_states_of_many_tiles() -> None:
     u, a, b = drawn(3, 40, 2, 3, 300)
     x = states(u, a, b)
