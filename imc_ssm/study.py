@@ -26,8 +26,8 @@ FINE_TUNING = TrainConfig(epochs=40, batch=32, rate=1e-2, noise=0.06, noise_outp
 """Noise-aware QAT: weight noise of 6 %, a design's read noise of 0.04, and the largest 1 % of the inputs clipped.
 
 Chosen by the accuracy of PCM chips after a day on the validation split of the digits, mean of five seeds: 93.65 %
-with these, 92.48 % with noise 0.03 and 0.04, 92.96 % with 0.1 and 0.06, 91.86 % with 0.15 and 0.06 (deviations over
-the seeds 0.8 to 2.2).
+with these, 92.48 % with noise 0.03 and 0.04, 92.96 % with 0.1 and 0.06, 91.86 % with 0.15 and 0.06 (deviations
+over the seeds 0.8 to 2.2).
 """
 
 
