@@ -325,9 +325,7 @@ def _recorded(model: Classifier, products: list[Mvm]) -> Iterator[dict[str, list
     for op in products:
 
         def record(_: nn.Module, inputs: tuple[Tensor, ...], name: str = op.name) -> None:
-            x = inputs[0]
-            inside = model.ends.mask(x.shape[1]) if x.ndim == 3 else None
-            flat = x.reshape(-1, x.shape[-1]) if inside is None else x[inside]
+            flat = model.ends.vectors(inputs[0])
             stride = max(1, len(flat) // CALIBRATION_TOKENS)
             seen[name].append(flat[::stride])
 

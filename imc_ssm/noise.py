@@ -40,7 +40,7 @@ class Injection:
             operators: list[Operator] = model.operators()  # type: ignore[operator]
             paths = [op.module for op in operators if isinstance(op, Mvm)]
             self._owners = [model.get_submodule(path) for path in paths]
-        self._model = model
+        self._ends: Any = getattr(model, "ends", None)  # a model that knows where its sequences end
         self._clean: list[tuple[Tensor, Tensor]] = []
         self._disturbed: list[nn.Module] = []
         self._handles: list[RemovableHandle] = []
@@ -69,9 +69,7 @@ class Injection:
 
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             x = inputs[0]
-            ends = getattr(self._model, "ends", None)
-            inside = ends.mask(x.shape[1]) if ends is not None and x.ndim == 3 else None
-            size = (x if inside is None else x[inside]).detach().abs().reshape(-1)
+            size = (x if self._ends is None else self._ends.vectors(x)).detach().abs().reshape(-1)
             if self.clip < 100:
                 size = size[:: max(1, len(size) // _SAMPLE)]
                 rank = max(1, min(len(size), round(self.clip / 100 * len(size))))

@@ -233,16 +233,6 @@ class Block(nn.Module):
         return ops
 
 
-class MeanPool(nn.Module):
-    """Mean over time, (B, T, H) -> (B, H), over the first `lengths` steps of each sequence where given."""
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        if lengths is None:
-            return x.mean(1)
-        valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        return (x * valid[..., None]).sum(1) / lengths[:, None]
-
-
 @dataclass
 class Ends:
     """Where the sequences of the call that runs end: after `lengths` (batch,) steps; None: none is padded."""
@@ -254,6 +244,21 @@ class Ends:
         if self.lengths is None:
             return None
         return torch.arange(time, device=self.lengths.device) < self.lengths[:, None]
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """x (batch, time, channel) or (batch, channel) as (vectors, channel), without padding."""
+        inside = self.mask(x.shape[1]) if x.ndim == 3 else None
+        return x.reshape(-1, x.shape[-1]) if inside is None else x[inside]
+
+
+class MeanPool(nn.Module):
+    """Mean over time, (B, T, H) -> (B, H), over the first `lengths` steps of each sequence where given."""
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        inside = Ends(lengths).mask(x.shape[1])
+        if lengths is None or inside is None:
+            return x.mean(1)
+        return (x * inside[..., None]).sum(1) / lengths[:, None]
 
 
 class Classifier(nn.Module):

@@ -244,6 +244,16 @@ class TestCheckpoint:
             train(small(), levels(), QUICK.model_copy(update={"chunk": 4}), checkpoint=path)
         assert train(small(), levels(), QUICK, checkpoint=path).loss_train == expected.loss_train
 
+    def test_older_than_scheme_and_mode(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.safetensors"
+        expected = train(small(), levels(), QUICK, checkpoint=path)
+        arrays, header = load_tensors(path, "checkpoint")
+        del header["identity"]["scheme"], header["identity"]["mode"]
+        save_tensors(path, arrays, header, "checkpoint")
+        assert train(small(), levels(), QUICK, checkpoint=path).loss_train == expected.loss_train
+        with pytest.raises(CheckpointError, match="other settings"):  # what it did say still counts
+            train(small(seed=1), levels(), QUICK, checkpoint=path)
+
     def test_damaged(self, tmp_path: Path) -> None:
         path = tmp_path / "run.safetensors"
         train(small(), levels(), QUICK, checkpoint=path)

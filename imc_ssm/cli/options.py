@@ -74,7 +74,10 @@ Only = Annotated[
     ),
 ]
 Granularity = Annotated[
-    str | None, typer.Option(help="One format per tensor, per head, or per state of a head: tensor, head, state.")
+    str | None,
+    typer.Option(
+        help="One format per tensor, per head, or per state register (the rest per head): tensor, head, state."
+    ),
 ]
 Symmetric = Annotated[bool, typer.Option("--symmetric", help="Zero points fixed at 0.")]
 Percentile = Annotated[float | None, typer.Option(help="Values inside an activation's range, percent.")]

@@ -79,9 +79,9 @@ def state_range(
     (head, state) for "state": the percentiles of `value_range`, exactly, over batch, time and whatever shares
     them; with `addends` over a x[t-1] and b u[t] as well, for a unit that rounds these to the state's format; with
     `lengths` (batch,) over so many steps of each sequence (a bound that is not beyond 0 can then come out as 0,
-    which every format contains). One
-    fused pass per call: the states stay in registers, and only as many of the smallest and the largest
-    values are kept as the percentile needs, in heaps; a tile of states is looked at only if one of them can enter.
+    which every format contains). One fused pass per call: the states stay in registers, and only as many of the
+    smallest and the largest values are kept as the percentile needs, in heaps; a tile of states is looked at only
+    if one of them can enter.
     64 sequences x 16 heads x 784 steps with 32 states take 7.5 ms on one core at 99.999 % (17 ms per state), as
     much as the scan itself, and 0.4 s at 99 %.
 
