@@ -35,7 +35,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 $(BIN)/python benchmarks/recurrence.py
-	$(BIN)/python benchmarks/chunks.py
+	$(BIN)/python benchmarks/micro_batches.py
 	$(BIN)/python benchmarks/pages.py
 
 clean:

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Format, Noise, ScanFormats
-from imc_ssm.fixedpoint.formats import Order
+from imc_ssm.fixedpoint.formats import RoundingPlacement
 from imc_ssm.recurrence import diagonal_scan
 from imc_ssm.recurrence.scan import Backend
 from imc_ssm.s4d import S4D, ModelConfig
 
 __all__ = ["EAGER", "FFT", "FUSED", "JOBS", "STEP", "Job", "Shape", "formats_over", "job", "operands"]
 
-QUANTISED_OPERATIONS = 26
-"""Of one complex quantised update: 14 as below; then the real and the imaginary part each take a multiplier,
+QUANTIZED_OPERATIONS = 26
+"""Of one complex quantized update: 14 as below; then the real and the imaginary part each take a multiplier,
 rounding's half, the tie's bit, a shift and two bounds."""
 REAL_OPERATIONS = 14
 """Of one complex update in full precision: a x (6), + b u (4), Re(c x) and its sum (4)."""
@@ -71,7 +71,7 @@ class Kind:
     """How an implementation is called."""
 
     bits: int | None = None
-    order: Order = "joint"
+    rounding_placement: RoundingPlacement = "joint"
     noise: float = 0.0
     backend: Backend = "cpu"
 
@@ -81,7 +81,7 @@ JOBS: dict[str, Kind | None] = {
     FFT: None,
     FUSED: Kind(),
     "fused, 8-bit, one rounding": Kind(8),
-    "fused, 8-bit, three roundings": Kind(8, order="separate"),
+    "fused, 8-bit, three roundings": Kind(8, rounding_placement="separate"),
     "fused, 16-bit, one rounding": Kind(16),
     "fused, 8-bit, noise in the state": Kind(8, noise=0.01),
     EAGER: Kind(backend="reference"),
@@ -101,7 +101,9 @@ def operands(shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def formats_over(u: Tensor, a: Tensor, b: Tensor, c: Tensor, bits: int, order: Order = "joint") -> ScanFormats:
+def formats_over(
+    u: Tensor, a: Tensor, b: Tensor, c: Tensor, bits: int, order: RoundingPlacement = "joint"
+) -> ScanFormats:
     """Formats per head over what occurs in the first sequences: nothing saturates by much, no range is wasted."""
     some = u[:4]
     x = torch.zeros(len(some), *a.shape, dtype=a.dtype)
@@ -117,7 +119,7 @@ def formats_over(u: Tensor, a: Tensor, b: Tensor, c: Tensor, bits: int, order: O
     poles, drive, mix = (over(torch.view_as_real(z), (1, 2)) for z in (a, b, c))
     state = Format.from_range(low.numpy(), high.numpy(), bits)
     output = over(diagonal_scan(some, a, b, c), (0, 2))
-    return ScanFormats(poles, over(u, (0, 2)), state, drive, mix, output, order=order)
+    return ScanFormats(poles, over(u, (0, 2)), state, drive, mix, output, rounding_placement=order)
 
 
 def convolve(u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -163,4 +165,4 @@ def _scan(kind: Kind, values: tuple[Tensor, ...]) -> tuple[Callable[..., Tensor]
     def run(u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         return diagonal_scan(u, a, b, c, formats=formats, noise=noise, backend=kind.backend)
 
-    return run, REAL_OPERATIONS if formats is None else QUANTISED_OPERATIONS
+    return run, REAL_OPERATIONS if formats is None else QUANTIZED_OPERATIONS

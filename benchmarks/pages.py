@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from imc_ssm.cli.process import keep_pages
-from imc_ssm.quantize import Scheme, calibration_batch, quantize
+from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.s4d import Classifier, preset
-from imc_ssm.train import TrainConfig, accuracy, train
+from imc_ssm.training import TrainConfig, accuracy, train
 
 BATCH, TIME, STEPS = 64, 784, 16
 MODELS = ("s4d-16h", "s4d-64h")

@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
-from trained import Layer, inputs_of, layers_of, load_quantised
+from trained import Layer, inputs_of, layers_of, load_quantized
 
 from imc_ssm import datasets
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import scan_codes
 from imc_ssm.recurrence import diagonal_scan
 from imc_ssm.recurrence.codes import input_codes
-from imc_ssm.train import predict
+from imc_ssm.training import predict
 
 BATCH = 500
 """Images at a time."""
@@ -69,11 +69,11 @@ def compare(layer: Layer, u: Tensor, whole: Tensor, tally: Tally, progress: Prog
     task = progress.add_task("  steps", total=u.shape[2])
     for t in range(u.shape[2]):
         y_codes, exact, _ = scan_codes(layer.plan, codes[..., t : t + 1], *layer.codes, exact)
-        y = torch.from_numpy(y_format.dequantise(y_codes, head_axis=1)).float()
+        y = torch.from_numpy(y_format.dequantize(y_codes, head_axis=1)).float()
         tally.add("CPU kernel, outputs", y_cpu[..., t : t + 1], y)
         out, state = module.step(u[..., t], state)
         tally.add("step(), states", state, torch.from_numpy(exact))
-        # What the layer does after the recurrence: D u and the quantiser behind it.
+        # What the layer does after the recurrence: D u and the quantizer behind it.
         after = module.after_d(y + module.direct()[:, None] * u[..., t : t + 1])[..., 0]
         tally.add("step(), outputs", out, after)
         tally.add("forward(), outputs", whole[..., t], after)
@@ -85,7 +85,7 @@ def compare(layer: Layer, u: Tensor, whole: Tensor, tally: Tally, progress: Prog
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="a quantised model of smnist")
+    parser.add_argument("model", type=Path, help="a quantized model of smnist")
     parser.add_argument("--images", type=int, default=10_000, help="test images (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where MNIST is")
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
@@ -94,7 +94,7 @@ def main() -> int:
     numba.set_num_threads(options.threads)
     console = Console()
     try:
-        model = load_quantised(options.model)
+        model = load_quantized(options.model)
         split = datasets.load("smnist", options.data_dir).split("test").take(options.images)
     except ImcSsmError as error:
         console.print(f"[red]{error}[/]")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numba
 import torch
-from jobs import EAGER, FFT, JOBS, QUANTISED_OPERATIONS, REAL_OPERATIONS, STEP, job
+from jobs import EAGER, FFT, JOBS, QUANTIZED_OPERATIONS, REAL_OPERATIONS, STEP, job
 from measure import medians
 from memory import additional
 from rich.console import Console
@@ -54,7 +54,7 @@ def steps(options: argparse.Namespace) -> Table:
         ("", "forward (ms)", "step (ms)", "step / FFT's step", "forward rate / product's", "eager step / step"),
         f"Medians of {options.repeats} (eager loop: 3). Required: 8-bit with one rounding at most 1.00 of the FFT "
         "step and at least 50 % of the product's rate; with three roundings 2.00 and 25 %; full precision 1.00.\n"
-        f"Rates count {QUANTISED_OPERATIONS} operations a quantised complex update, {REAL_OPERATIONS} in full "
+        f"Rates count {QUANTIZED_OPERATIONS} operations a quantized complex update, {REAL_OPERATIONS} in full "
         f"precision; the float32 product of {PRODUCT} x {PRODUCT} matrices runs at {ceiling / 1e9:.0f} GFLOP/s.",
     )
     for name, j in jobs.items():

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from trained import inputs_of, layers_of, load_quantised
+from trained import inputs_of, layers_of, load_quantized
 
 from imc_ssm import datasets
 from imc_ssm.errors import ImcSsmError
@@ -30,13 +30,13 @@ DEFAULT = Path(__file__).parents[1] / "tests" / "data" / "codes_s4d16h_8bit.npz"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="a quantised model of smnist")
+    parser.add_argument("model", type=Path, help="a quantized model of smnist")
     parser.add_argument("--images", type=int, default=32, help="test images (default: %(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where MNIST is")
     parser.add_argument("--out", type=Path, default=DEFAULT, help="default: that of the tests")
     options = parser.parse_args()
     try:
-        model = load_quantised(options.model)
+        model = load_quantized(options.model)
         images = datasets.load("smnist", options.data_dir).split("test").take(options.images)
         layer = layers_of(model)[0]
         (values,), _ = inputs_of(model, [layer], torch.from_numpy(images.values))
@@ -45,7 +45,7 @@ def main() -> int:
         stored: dict[str, Any] = dict(zip("abc", layer.codes, strict=True)) | {"u": u, "y": y, "last": last}
         word = np.int8 if max(getattr(layer.formats, part).bits for part in "abcuxy") <= 8 else np.int16
         stored = {name: codes.astype(word) for name, codes in stored.items()}
-        stored |= {"order": layer.formats.order, "rounding": layer.formats.rounding}
+        stored |= {"order": layer.formats.rounding_placement, "rounding": layer.formats.rounding}
         for part in "abcuxy":
             f = getattr(layer.formats, part)
             fields = {"bits": f.bits, "scale": f.scale, "zero_point": f.zero_point, "symmetric": f.symmetric}

@@ -1,4 +1,4 @@
-"""A long stream in constant memory, and the time of one step of a quantised model."""
+"""A long stream in constant memory, and the time of one step of a quantized model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs import Shape, formats_over, operands
 from measure import resident, seconds
 from torch import Tensor
 
-from imc_ssm.quantize import QuantisedS4D, Scheme, quantize
+from imc_ssm.quantization import QuantizedS4D, Scheme, quantize
 from imc_ssm.recurrence import diagonal_scan
 from imc_ssm.s4d import Classifier, ModelConfig
 
@@ -56,18 +56,18 @@ def stream(steps: int = 1_000_000, piece: int = 1000) -> Stream:
 
 @torch.no_grad()
 def step_times(batch: int, repeats: int = 300) -> dict[str, float]:
-    """Median time in s of one time step of a quantised s4d-16h (8 bits, not trained), and of its parts."""
+    """Median time in s of one time step of a quantized s4d-16h (8 bits, not trained), and of its parts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = quantize(Classifier(ModelConfig()), Scheme(), torch.randn(8, 200, 1))
         u, inner = torch.randn(batch, 1), torch.randn(batch, model.config.heads)
     layer = model.get_submodule("blocks.0.ssm")
-    assert isinstance(layer, QuantisedS4D)
+    assert isinstance(layer, QuantizedS4D)
     a, b, c, _ = layer.coefficients()
     formats, codes, states = layer.formats(), layer.init_state(batch), model.init_state(batch)
     jobs: dict[str, Callable[[], object]] = {
         "Classifier.step": lambda: model.step(u, states),
-        "its QuantisedS4D.step": lambda: layer.step(inner, codes),
+        "its QuantizedS4D.step": lambda: layer.step(inner, codes),
         "its diagonal_scan, one step": lambda: diagonal_scan(
             inner[..., None], a, b, c, formats=formats, x0=codes, return_state=True
         ),

@@ -1,4 +1,4 @@
-"""The recurrences of a trained quantised model, with the inputs that they meet on real data."""
+"""The recurrences of a trained quantized model, with the inputs that they meet on real data."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from imc_ssm.errors import ConfigError
 from imc_ssm.fixedpoint import ScanFormats, ScanPlan, plan_scan
 from imc_ssm.modelfile import load_model
 from imc_ssm.operators import Recurrence
-from imc_ssm.quantize import QuantisedS4D
+from imc_ssm.quantization import QuantizedS4D
 from imc_ssm.recurrence import codes_of
 from imc_ssm.recurrence.codes import pair
 from imc_ssm.s4d import Classifier
 
-__all__ = ["Layer", "inputs_of", "layers_of", "load_quantised"]
+__all__ = ["Layer", "inputs_of", "layers_of", "load_quantized"]
 
 Ints = NDArray[np.int64]
 
@@ -30,7 +30,7 @@ class Layer:
 
     path: str
     """Of its module in the model."""
-    module: QuantisedS4D
+    module: QuantizedS4D
     a: Tensor
     b: Tensor
     c: Tensor
@@ -41,11 +41,11 @@ class Layer:
     """Codes of a, b, c, (head, state, 2)."""
 
 
-def load_quantised(path: Path) -> Classifier:
-    """The model of a file; `ConfigError` unless its state is quantised."""
+def load_quantized(path: Path) -> Classifier:
+    """The model of a file; `ConfigError` unless its state is quantized."""
     stored = load_model(path)
     if stored.scheme is None or stored.scheme.bits.state is None:
-        raise ConfigError(f"{path} has no integer recurrence; make a quantised model with `imc-ssm quantize`")
+        raise ConfigError(f"{path} has no integer recurrence; make a quantized model with `imc-ssm quantize`")
     return stored.model
 
 
@@ -57,7 +57,7 @@ def layers_of(model: Classifier) -> list[Layer]:
         if not isinstance(operator, Recurrence):
             continue
         module = model.get_submodule(operator.module)
-        assert isinstance(module, QuantisedS4D)
+        assert isinstance(module, QuantizedS4D)
         a, b, c, _ = module.coefficients()
         formats = module.formats()
         assert formats.b is not None

@@ -12,7 +12,7 @@ import torch
 
 from imc_ssm.errors import FileError
 from imc_ssm.files import load_tensors, save_tensors
-from imc_ssm.quantize import Scheme, wrap
+from imc_ssm.quantization import Scheme, wrap
 from imc_ssm.s4d import Classifier, ModelConfig
 
 __all__ = ["StoredModel", "load_model", "rebuild", "save_model", "tensors_of"]
@@ -25,7 +25,7 @@ class StoredModel:
     model: Classifier
     """The model, in evaluation mode."""
     scheme: Scheme | None
-    """Its quantisation, None in full precision."""
+    """Its quantization, None in full precision."""
     info: dict[str, Any] = field(default_factory=dict)
     """Where it came from: task, training configuration, history, accuracies (percent)."""
 

@@ -24,7 +24,7 @@ class Injection:
         y  = W~ clip(x, -r, r) + outputs r max_i |W_ji| N(0, 1) read noise, drawn for every product
         r  = the `clip` percentile of |x| in the batch          the DAC's range (100: no clipping; without padding)
 
-    W are the weights that the matrix multiplies with: of a quantised one those on their grid. The noise is not
+    W are the weights that the matrix multiplies with: of a quantized one those on their grid. The noise is not
     rounded with them. The gradient is taken at the noisy weights and belongs to the clean ones, which are back
     when the context ends. Matrices are the `Mvm`s of the model's `operators()`; a model without operators has
     none. Draws come from torch's global generator. Source: Joshi et al. 2020 (doi:10.1038/s41467-020-16108-9) for

@@ -10,7 +10,7 @@ Each of the H heads of the SSM is a linear system with N/2 complex states, kept 
     x'(t) = A x(t) + B u(t),    y(t) = 2 Re(C x(t)) + D u(t)
 
 It runs in three modes that agree: "convolution" (training), "recurrent" (deployment), and `step()`
-(streaming). This file knows nothing of quantisation or hardware: other rooms wrap its modules, which is why
+(streaming). This file knows nothing of quantization or hardware: other rooms wrap its modules, which is why
 every operation that produces an activation is a module with a name.
 
 Shapes: B batch, T time, D input channels, H heads, n = N/2 complex states, K classes.

@@ -12,17 +12,17 @@ import xarray as xr
 from pydantic import Field
 
 from imc_ssm.analog import load_design
-from imc_ssm.compile import compile
 from imc_ssm.config import Config
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.evaluate import TIMES, Entry, evaluate, gather
-from imc_ssm.quantize import Scheme, calibration_batch, quantize
+from imc_ssm.deployment import compile
+from imc_ssm.evaluation import TIMES, Entry, evaluate, gather
+from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.s4d import Classifier, ModelConfig
-from imc_ssm.train import Progress, TrainConfig, accuracy, train
+from imc_ssm.training import Progress, TrainConfig, accuracy, train
 
 __all__ = ["FINE_TUNING", "StudyConfig", "initial_steps", "run"]
 
-FINE_TUNING = TrainConfig(epochs=40, batch=32, rate=1e-2, noise=0.06, noise_output=0.04, clip_input=99.0)
+FINE_TUNING = TrainConfig(epochs=40, batch=32, learning_rate=1e-2, noise=0.06, noise_output=0.04, clip_input=99.0)
 """Noise-aware QAT: weight noise of 6 %, a design's read noise of 0.04, and the largest 1 % of the inputs clipped.
 
 Chosen by the accuracy of PCM chips after a day on the validation split of the digits, mean of five seeds: 93.65 %
@@ -64,7 +64,7 @@ def initial_steps(time: int) -> tuple[float, float]:
 
 
 def run(config: StudyConfig, data: SequenceDataset, stage: Callable[[str], Progress]) -> xr.Dataset:
-    """Train, quantise (PTQ and QAT), compile, evaluate over chips and times, and cost; one dataset.
+    """Train, quantize (PTQ and QAT), compile, evaluate over chips and times, and cost; one dataset.
 
     Models: "fp32" (digital reference), "ptq-a8-x8", and "qat-a8-xN" for every state width N. `stage(title)` is
     called at the start of each stage and returns its progress callback. Test data choose nothing.
@@ -85,11 +85,11 @@ def run(config: StudyConfig, data: SequenceDataset, stage: Callable[[str], Progr
     for kind, bits in schemes:
         scheme = Scheme.uniform(poles=8, state=bits)
         name = f"{kind}-{scheme.label}"
-        quantised = quantize(model, scheme, calibration, lengths)
+        quantized = quantize(model, scheme, calibration, lengths)
         if kind == "qat":
             tuning = config.fine_tuning.model_copy(update={"seed": config.seed})
-            train(quantised, data, tuning, progress=stage(f"fine-tune {name}"))
-        deployment = compile(quantised, design, calibration, lengths, name=name)
+            train(quantized, data, tuning, progress=stage(f"fine-tune {name}"))
+        deployment = compile(quantized, design, calibration, lengths, name=name)
         chips = evaluate(
             deployment,
             data,

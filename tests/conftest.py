@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests of models: real data, one small trained model and its quantised form."""
+"""Fixtures shared by the tests of models: real data, one small trained model and its quantized form."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 from imc_ssm import datasets
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.quantize import Scheme, calibration_batch, quantize
+from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.s4d import Classifier, ModelConfig
 from imc_ssm.study import initial_steps
-from imc_ssm.train import TrainConfig, train
+from imc_ssm.training import TrainConfig, train
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def _trained(digits: SequenceDataset) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Classifier(ModelConfig(heads=8, n_state=32, dt_min=dt_min, dt_max=dt_max))
-    train(model, digits, TrainConfig(epochs=6, batch=32, rate=2e-2))
+    train(model, digits, TrainConfig(epochs=6, batch=32, learning_rate=2e-2))
     return model
 
 
@@ -41,8 +41,8 @@ def trained(_trained: Classifier) -> Classifier:
 
 
 @pytest.fixture
-def quantised(trained: Classifier, digits: SequenceDataset) -> Callable[[Scheme], Classifier]:
-    """The trained model quantised with a scheme."""
+def quantized(trained: Classifier, digits: SequenceDataset) -> Callable[[Scheme], Classifier]:
+    """The trained model quantized with a scheme."""
     return lambda scheme: quantize(trained, scheme, *calibration_batch(digits, 8, most=200))
 
 

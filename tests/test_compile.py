@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 
 from imc_ssm.analog import Design, load_design
-from imc_ssm.compile import Deployment, compile
 from imc_ssm.datasets import SequenceDataset
+from imc_ssm.deployment import Deployment, compile
 from imc_ssm.errors import DesignError, FileError, ImcSsmError
 from imc_ssm.operators import Mvm
-from imc_ssm.quantize import Bits, QuantisedLinear, Scheme, calibration_batch, quantize, wrap
+from imc_ssm.quantization import Bits, QuantizedLinear, Scheme, calibration_batch, quantize, wrap
 from imc_ssm.s4d import Classifier, ModelConfig
-from imc_ssm.train import accuracy
+from imc_ssm.training import accuracy
 
 Make = Callable[[Scheme], Classifier]
 PCM = load_design("pcm-256")
@@ -34,8 +34,8 @@ def calibration(digits: SequenceDataset) -> torch.Tensor:
 
 
 @pytest.fixture
-def deployment(quantised: Make, calibration: torch.Tensor) -> Deployment:
-    return compile(quantised(Scheme()), small_tiles(), calibration, name="small one")
+def deployment(quantized: Make, calibration: torch.Tensor) -> Deployment:
+    return compile(quantized(Scheme()), small_tiles(), calibration, name="small one")
 
 
 def assert_equal(one: Deployment, two: Deployment) -> None:
@@ -83,13 +83,13 @@ class TestPlacement:
 
     @torch.no_grad()
     def test_ranges_come_from_the_calibration_data(
-        self, quantised: Make, calibration: torch.Tensor, deployment: Deployment
+        self, quantized: Make, calibration: torch.Tensor, deployment: Deployment
     ) -> None:
-        model = quantised(Scheme())
+        model = quantized(Scheme())
         seen: dict[str, np.ndarray] = {}
         for m in deployment.matrices:
             owner = model.get_submodule(m.module)
-            assert isinstance(owner, QuantisedLinear)
+            assert isinstance(owner, QuantizedLinear)
             owner.matrix.register_forward_pre_hook(
                 lambda _, inputs, name=m.name: seen.update(
                     {name: inputs[0].reshape(-1, inputs[0].shape[-1]).numpy()}
@@ -108,8 +108,8 @@ class TestPlacement:
                     np.abs(sums).max() == pytest.approx(tile.output_range, rel=1e-3)
                 )
 
-    def test_percentiles(self, quantised: Make, calibration: torch.Tensor) -> None:
-        model = quantised(Scheme())
+    def test_percentiles(self, quantized: Make, calibration: torch.Tensor) -> None:
+        model = quantized(Scheme())
         wide, narrow = (
             compile(model, PCM, calibration, input_percentile=p, output_percentile=p) for p in (100.0, 90.0)
         )
@@ -117,14 +117,14 @@ class TestPlacement:
             assert b.input_range < a.input_range or a.name == "encoder"  # black pixels fill the tail
             assert b.input_range <= a.input_range
 
-    def test_the_model_is_left_alone(self, quantised: Make, calibration: torch.Tensor) -> None:
-        model = quantised(Scheme()).train()
+    def test_the_model_is_left_alone(self, quantized: Make, calibration: torch.Tensor) -> None:
+        model = quantized(Scheme()).train()
         before = {n: v.clone() for n, v in model.state_dict().items()}
         compile(model, PCM, calibration)
         assert model.training
         assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
         assert all(
-            isinstance(m.matrix.linear, torch.nn.Linear) for m in model.modules() if isinstance(m, QuantisedLinear)
+            isinstance(m.matrix.linear, torch.nn.Linear) for m in model.modules() if isinstance(m, QuantizedLinear)
         )
         assert not any(m._forward_pre_hooks for m in model.modules())
 
@@ -156,9 +156,9 @@ class TestFiles:
             outputs.append(model(torch.from_numpy(part.values)))
         assert torch.equal(*outputs)
 
-    def test_the_digital_model_is_the_quantised_one(self, quantised: Make, deployment: Deployment) -> None:
+    def test_the_digital_model_is_the_quantized_one(self, quantized: Make, deployment: Deployment) -> None:
         u = torch.randn(7, 64, 1)
-        assert torch.equal(deployment.digital()(u), quantised(Scheme())(u))
+        assert torch.equal(deployment.digital()(u), quantized(Scheme())(u))
 
     def test_digest_notices_every_change(self, deployment: Deployment) -> None:
         first = deployment.matrices[0]
@@ -206,12 +206,12 @@ class TestFiles:
 class TestIdealChip:
     @torch.no_grad()
     def test_fine_converters_and_no_noise_give_the_digital_logits(
-        self, quantised: Make, digits: SequenceDataset
+        self, quantized: Make, digits: SequenceDataset
     ) -> None:
         u = torch.from_numpy(digits.split("test").take(100).values)
         scheme = Scheme.uniform(poles=14, state=14, weights=16, activations=14, percentile=100)
         deployed = compile(
-            quantised(scheme),
+            quantized(scheme),
             small_tiles(dac_bits=16, adc_bits=16),
             u,
             input_percentile=100,
@@ -223,9 +223,9 @@ class TestIdealChip:
         assert (model(u) - exact).abs().max() < 5e-3 * exact.abs().max()
 
     @torch.no_grad()
-    def test_each_imperfection_costs_something(self, quantised: Make, digits: SequenceDataset) -> None:
+    def test_each_imperfection_costs_something(self, quantized: Make, digits: SequenceDataset) -> None:
         u = torch.from_numpy(digits.split("test").take(100).values)
-        model = quantised(Scheme.uniform(poles=14, state=14, weights=16, activations=14, percentile=100))
+        model = quantized(Scheme.uniform(poles=14, state=14, weights=16, activations=14, percentile=100))
 
         def error(design: Design, time: float | None, programmed: bool = True) -> float:
             deployed = compile(model, design, u, input_percentile=100, output_percentile=100)
@@ -251,17 +251,17 @@ class TestIdealChip:
 
 class TestErrors:
     def test_full_precision(self, trained: Classifier, calibration: torch.Tensor) -> None:
-        with pytest.raises(ImcSsmError, match="full precision; quantise it first"):
+        with pytest.raises(ImcSsmError, match="full precision; quantize it first"):
             compile(trained, PCM, calibration)
 
     @pytest.mark.parametrize("part", ["gelu", "d", "state"])
-    def test_parts_in_full_precision(self, part: str, quantised: Make, calibration: torch.Tensor) -> None:
-        model = quantised(Scheme(bits=Bits.parse({part: None})))
+    def test_parts_in_full_precision(self, part: str, quantized: Make, calibration: torch.Tensor) -> None:
+        model = quantized(Scheme(bits=Bits.parse({part: None})))
         with pytest.raises(ImcSsmError, match=f"a chip has no full precision: give bits to {part}"):
             compile(model, PCM, calibration)
 
-    def test_a_design_too_small(self, quantised: Make, calibration: torch.Tensor) -> None:
-        model = quantised(Scheme())
+    def test_a_design_too_small(self, quantized: Make, calibration: torch.Tensor) -> None:
+        model = quantized(Scheme())
         assert len(compile(model, small_tiles(tiles=12), calibration).matrices) == 3
         with pytest.raises(DesignError, match="needs 12 tiles of 5 x 6, design 'small' has 11"):
             compile(model, small_tiles(tiles=11), calibration)
@@ -275,7 +275,7 @@ class TestErrors:
 
 @pytest.mark.parametrize("shape", [(4, 64), (4, 64, 2), (0, 64, 1)])
 def test_calibration_of_another_shape_is_refused(
-    quantised: Callable[[Scheme], Classifier], shape: tuple[int, ...]
+    quantized: Callable[[Scheme], Classifier], shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(ImcSsmError, match=r"calibration data: shape .*needed is \(sequences, time, 1\)"):
-        compile(quantised(Scheme.uniform()), load_design("pcm-256"), torch.zeros(shape))
+        compile(quantized(Scheme.uniform()), load_design("pcm-256"), torch.zeros(shape))

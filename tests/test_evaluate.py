@@ -11,16 +11,16 @@ import xarray as xr
 
 from imc_ssm import results
 from imc_ssm.analog import load_design
-from imc_ssm.compile import Deployment, compile
-from imc_ssm.cost import COMPONENTS, cost
+from imc_ssm.costs import COMPONENTS, cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
+from imc_ssm.deployment import Deployment, compile
 from imc_ssm.errors import ConfigError, DataError, DesignError, FileError, ImcSsmError
-from imc_ssm.evaluate import DAY, HOUR, TIMES, Entry, evaluate, gather
-from imc_ssm.quantize import Scheme, calibration_batch, quantize
+from imc_ssm.evaluation import DAY, HOUR, TIMES, Entry, evaluate, gather
+from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.s4d import Classifier, preset
 from imc_ssm.study import initial_steps
-from imc_ssm.train import TrainConfig, accuracy, train
+from imc_ssm.training import TrainConfig, accuracy, train
 
 Make = Callable[[Scheme], Classifier]
 
@@ -33,8 +33,8 @@ def few(digits: SequenceDataset) -> SequenceDataset:
 
 
 @pytest.fixture
-def deployment(quantised: Make, few: SequenceDataset) -> Deployment:
-    return compile(quantised(Scheme()), load_design("pcm-256"), calibration_batch(few, 8)[0], name="ptq")
+def deployment(quantized: Make, few: SequenceDataset) -> Deployment:
+    return compile(quantized(Scheme()), load_design("pcm-256"), calibration_batch(few, 8)[0], name="ptq")
 
 
 class TestEvaluate:
@@ -155,10 +155,10 @@ class TestGather:
         return evaluate(deployment, few, 2, [1.0, DAY])
 
     def test_all_variables_and_what_does_not_apply(
-        self, deployment: Deployment, chips: xr.Dataset, quantised: Make, few: SequenceDataset, tmp_path: Path
+        self, deployment: Deployment, chips: xr.Dataset, quantized: Make, few: SequenceDataset, tmp_path: Path
     ) -> None:
         other = compile(
-            quantised(Scheme.uniform(poles=6, state=4)),
+            quantized(Scheme.uniform(poles=6, state=4)),
             load_design("pcm-256"),
             calibration_batch(few, 8)[0],
             name="other",
@@ -214,29 +214,29 @@ class TestGather:
 
 
 def test_end_to_end_nothing_mocked(digits: SequenceDataset, tmp_path: Path) -> None:
-    """Train, quantise, fine-tune, compile, evaluate, gather, store: real data, real noise models."""
+    """Train, quantize, fine-tune, compile, evaluate, gather, store: real data, real noise models."""
     dt_min, dt_max = initial_steps(digits.time)
     config = preset("s4d-16h").model_copy(update={"dt_min": dt_min, "dt_max": dt_max})
     torch.manual_seed(0)
     model = Classifier(config)
-    train(model, digits, TrainConfig(epochs=10, batch=32, rate=2e-2))
+    train(model, digits, TrainConfig(epochs=10, batch=32, learning_rate=2e-2))
     full = accuracy(model, digits.split("test"))
     assert full > 85
 
     calibration, lengths = calibration_batch(digits, 16)
-    quantised = quantize(model, Scheme(), calibration, lengths)
-    ptq = accuracy(quantised, digits.split("test"))
+    quantized = quantize(model, Scheme(), calibration, lengths)
+    ptq = accuracy(quantized, digits.split("test"))
     assert full - ptq < 6
     history = train(
-        quantised,
+        quantized,
         digits,
-        TrainConfig(epochs=1, batch=32, rate=2e-3, noise=0.05, noise_output=0.04, clip_input=99.5),
+        TrainConfig(epochs=1, batch=32, learning_rate=2e-3, noise=0.05, noise_output=0.04, clip_input=99.5),
     )
     assert history.loss_train[0] < 1.0
-    qat = accuracy(quantised, digits.split("test"))
+    qat = accuracy(quantized, digits.split("test"))
     assert full - qat < 6
 
-    deployed = compile(quantised, load_design("pcm-256"), calibration, lengths, name="qat-a8-x8")
+    deployed = compile(quantized, load_design("pcm-256"), calibration, lengths, name="qat-a8-x8")
     chips = evaluate(deployed, digits, 2, [1.0, DAY])
     assert float(chips["accuracy_digital"]) == qat
     on_chip = chips["accuracy"].mean("chip")

@@ -10,7 +10,7 @@ import torch
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.modelfile import StoredModel, load_model, save_model, tensors_of
-from imc_ssm.quantize import Quantiser, Scheme
+from imc_ssm.quantization import Quantizer, Scheme
 from imc_ssm.s4d import Classifier, ModelConfig
 
 Make = Callable[[Scheme], Classifier]
@@ -41,15 +41,15 @@ class TestRoundTrip:
         ],
     )
     @torch.no_grad()
-    def test_quantised(self, scheme: Scheme, quantised: Make, tmp_path: Path) -> None:
-        path, model = tmp_path / "q.safetensors", quantised(scheme)
+    def test_quantized(self, scheme: Scheme, quantized: Make, tmp_path: Path) -> None:
+        path, model = tmp_path / "q.safetensors", quantized(scheme)
         save_model(path, StoredModel(model, scheme, INFO))
         stored = load_model(path)
         assert stored.scheme == scheme
         u = torch.randn(5, 64, 1)
         assert torch.equal(stored.model(u), model(u))
         formats = [
-            [m.format() for m in one.modules() if isinstance(m, Quantiser) and m.bits is not None]
+            [m.format() for m in one.modules() if isinstance(m, Quantizer) and m.bits is not None]
             for one in (model, stored.model)
         ]
         for one, two in zip(*formats, strict=True):
@@ -81,9 +81,9 @@ class TestRoundTrip:
 
 
 class TestDamage:
-    def test_flipped_bits(self, quantised: Make, tmp_path: Path) -> None:
+    def test_flipped_bits(self, quantized: Make, tmp_path: Path) -> None:
         path = tmp_path / "q.safetensors"
-        save_model(path, StoredModel(quantised(Scheme()), Scheme()))
+        save_model(path, StoredModel(quantized(Scheme()), Scheme()))
         whole = path.read_bytes()
         rng = np.random.default_rng(0)
         places = np.concatenate([np.arange(16), rng.integers(0, len(whole), 150), [len(whole) - 1]])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from imc_ssm.noise import Injection
 from imc_ssm.operators import Mvm, Operator
-from imc_ssm.quantize import Bits, Scheme, quantize
+from imc_ssm.quantization import Bits, Scheme, quantize
 from imc_ssm.s4d import Classifier
 
 
@@ -168,11 +168,11 @@ class TestOutputs:
 
 
 class TestModels:
-    @pytest.mark.parametrize("quantise", [False, True])
+    @pytest.mark.parametrize("quantize", [False, True])
     def test_every_matrix_and_nothing_else(
-        self, quantise: bool, trained: Classifier, quantised: Callable[[Scheme], Classifier]
+        self, quantize: bool, trained: Classifier, quantized: Callable[[Scheme], Classifier]
     ) -> None:
-        model = quantised(Scheme()) if quantise else trained
+        model = quantized(Scheme()) if quantize else trained
         clean = {name: p.detach().clone() for name, p in model.named_parameters()}
         names = ("encoder", "blocks.0.mixing", "decoder")
         matrices = {name: model.get_submodule(name) for name in names}
@@ -180,14 +180,14 @@ class TestModels:
         def used() -> dict[str, Tensor]:
             """What the matrices multiply with."""
             return {
-                n: m.matrix.weights()[0] if quantise else m.weight.detach().clone() for n, m in matrices.items()
+                n: m.matrix.weights()[0] if quantize else m.weight.detach().clone() for n, m in matrices.items()
             }
 
         before = used()
         with Injection(model, weights=0.1):
             changed = {name for name, p in model.named_parameters() if not torch.equal(p, clean[name])}
             noise = {name: weight - before[name] for name, weight in used().items()}
-        assert changed == (set() if quantise else {f"{name}.weight" for name in names})
+        assert changed == (set() if quantize else {f"{name}.weight" for name in names})
         for name, matrix in matrices.items():  # one deviation of the outputs' largest weights, on any grid
             size = (noise[name] / (0.1 * peaks(matrix.weight)[:, None])).detach()
             assert abs(float(size.square().mean()) - 1) < 5 * (2 / size.numel()) ** 0.5, name
@@ -214,8 +214,8 @@ class TestModels:
         assert torch.allclose(x.grad, noisy.sum(0).expand(5, -1), atol=1e-5)
         assert matrix.linear.weight.grad.abs().max() > 0
 
-    def test_read_noise_comes_before_the_quantised_output(self, quantised: Callable[[Scheme], Classifier]) -> None:
-        model = quantised(Scheme())
+    def test_read_noise_comes_before_the_quantized_output(self, quantized: Callable[[Scheme], Classifier]) -> None:
+        model = quantized(Scheme())
         seen: list[Tensor] = []
         handle = model.encoder.register_forward_hook(lambda _, __, y: seen.append(y))
         u = torch.randn(4, 64, 1)
@@ -223,8 +223,8 @@ class TestModels:
             model(u)
         handle.remove()
         fmt = model.encoder.output.format()
-        codes = fmt.quantise(seen[0].numpy(), -1)
-        assert torch.equal(torch.from_numpy(fmt.dequantise(codes, -1)).float(), seen[0])
+        codes = fmt.quantize(seen[0].numpy(), -1)
+        assert torch.equal(torch.from_numpy(fmt.dequantize(codes, -1)).float(), seen[0])
         with torch.no_grad():
             model(u)
         assert len(seen) == 1

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 
-from imc_ssm.cost import COMPONENTS
+from imc_ssm.costs import COMPONENTS
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.plots import (
     accuracy_energy,

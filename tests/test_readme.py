@@ -13,7 +13,7 @@ from imc_ssm import results
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/quantisation.md")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/quantization.md")
 
 
 def blocks(language: str) -> list[str]:

@@ -330,7 +330,7 @@ class TestRecords:
             if isinstance(op, Mvm):
                 assert owner.weight.shape == (op.outputs, op.inputs)
 
-    def test_the_file_knows_nothing_of_quantisation_or_hardware(self) -> None:
+    def test_the_file_knows_nothing_of_quantization_or_hardware(self) -> None:
         tree = ast.parse(inspect.getsource(imc_ssm.s4d))
         imported = set()
         for node in ast.walk(tree):

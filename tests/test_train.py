@@ -12,9 +12,9 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.errors import CheckpointError, ConfigError, FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
-from imc_ssm.quantize import Scheme, quantize
+from imc_ssm.quantization import Scheme, quantize
 from imc_ssm.s4d import Classifier, ModelConfig
-from imc_ssm.train import History, TrainConfig, _optimiser, accuracy, predict, train
+from imc_ssm.training import History, TrainConfig, _optimiser, accuracy, predict, train
 
 
 def levels(n: int = 120, time: int = 20, lengths: bool = False, noise: float = 0.5) -> SequenceDataset:
@@ -38,7 +38,7 @@ def small(seed: int = 0, **fields: object) -> Classifier:
     return Classifier(ModelConfig.parse(shape | fields))
 
 
-QUICK = TrainConfig(epochs=4, batch=8, rate=3e-2)
+QUICK = TrainConfig(epochs=4, batch=8, learning_rate=3e-2)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
@@ -54,7 +54,7 @@ class TestChunks:
         data, models, losses = levels(lengths=lengths), [], []
         for size in (None, chunk):
             models.append(small())
-            config = TrainConfig(epochs=1, batch=16, rate=1e-2, chunk=size)
+            config = TrainConfig(epochs=1, batch=16, learning_rate=1e-2, micro_batch=size)
             losses.append(train(models[-1], data, config, keep="last").loss_train[0])
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
         start = small().state_dict()
@@ -66,18 +66,18 @@ class TestChunks:
     def test_a_chunk_of_everything_is_the_whole_step_to_the_bit(self) -> None:
         models = [small(), small()]
         for model, size in zip(models, (None, 16), strict=True):
-            train(model, levels(), TrainConfig(epochs=2, batch=16, chunk=size), keep="last")
+            train(model, levels(), TrainConfig(epochs=2, batch=16, micro_batch=size), keep="last")
         assert same(*models)
 
     def test_only_a_chunk_runs_at_once(self) -> None:
         model, seen = small(), set()
         model.register_forward_pre_hook(lambda _, inputs: seen.add(len(inputs[0])))
-        train(model, levels(), TrainConfig(epochs=1, batch=16, chunk=5))
+        train(model, levels(), TrainConfig(epochs=1, batch=16, micro_batch=5))
         assert max(seen) == 5
 
     def test_an_empty_chunk_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="chunk"):
-            TrainConfig.parse({"chunk": 0})
+        with pytest.raises(ConfigError, match="micro_batch"):
+            TrainConfig.parse({"micro_batch": 0})
 
 
 class TestLearning:
@@ -108,7 +108,10 @@ class TestLearning:
 
     def test_best_is_the_best_and_last_the_last(self) -> None:
         # A rate this high makes the validation accuracy jump about.
-        data, config = levels(noise=4.0), TrainConfig(epochs=8, batch=8, rate=0.3, rate_ssm=0.3, seed=3)
+        data, config = (
+            levels(noise=4.0),
+            TrainConfig(epochs=8, batch=8, learning_rate=0.3, learning_rate_ssm=0.3, seed=3),
+        )
         best, last = small(), small()
         history = train(best, data, config)
         assert accuracy(best, data.split("validation")) == max(history.accuracy_validation)
@@ -120,7 +123,7 @@ class TestLearning:
     def test_injected_noise_leaves_no_trace_in_the_weights(self) -> None:
         model = small()
         before = copy.deepcopy(model)
-        config = TrainConfig(epochs=1, rate=1e-12, noise=0.5, noise_output=0.5, clip_input=80.0)
+        config = TrainConfig(epochs=1, learning_rate=1e-12, noise=0.5, noise_output=0.5, clip_input=80.0)
         train(model, levels(), config)
         for name, value in model.state_dict().items():
             assert torch.allclose(value, before.state_dict()[name], rtol=0, atol=1e-9)
@@ -130,7 +133,10 @@ class TestLearning:
         model = small()
         before = copy.deepcopy(model).state_dict()
         train(
-            model, levels(), TrainConfig(epochs=1, batch=80, rate=1e-6, weight_decay=1e5, warmup=0.0), keep="last"
+            model,
+            levels(),
+            TrainConfig(epochs=1, batch=80, learning_rate=1e-6, weight_decay=1e5, warmup=0.0),
+            keep="last",
         )
         for name, value in model.state_dict().items():
             shrunk = torch.allclose(value, 0.9 * before[name], rtol=1e-3, atol=1e-5)
@@ -177,15 +183,15 @@ class Interrupted(Exception):
 
 class TestCheckpoint:
     @pytest.mark.parametrize("stop", [12, 21, 39])
-    @pytest.mark.parametrize("quantise", [False, True])
-    def test_goes_on_to_the_same_parameters(self, stop: int, quantise: bool, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("quantized", [False, True])
+    def test_goes_on_to_the_same_parameters(self, stop: int, quantized: bool, tmp_path: Path) -> None:
         data, path = levels(), tmp_path / "run.safetensors"
         config = QUICK.model_copy(update={"noise": 0.05})
 
         def fresh() -> Classifier:
             model = small(dropout=0.1)
             calibration = torch.from_numpy(data.split("train").values)
-            return quantize(model, Scheme(), calibration) if quantise else model
+            return quantize(model, Scheme(), calibration) if quantized else model
 
         whole, cut = fresh(), fresh()
         expected = train(whole, data, config)
@@ -227,7 +233,7 @@ class TestCheckpoint:
             with pytest.raises(CheckpointError, match="mode 'convolution' there and 'recurrent' here"):
                 train(model, levels(), QUICK, mode=mode, checkpoint=path)
 
-    def test_a_quantised_model_has_one_mode(self, tmp_path: Path) -> None:
+    def test_a_quantized_model_has_one_mode(self, tmp_path: Path) -> None:
         data, path = levels(), tmp_path / "run.safetensors"
         calibration = torch.from_numpy(data.split("train").values)
         train(quantize(small(), Scheme(), calibration), data, QUICK, checkpoint=path)
@@ -238,10 +244,10 @@ class TestCheckpoint:
         path = tmp_path / "run.safetensors"
         expected = train(small(), levels(), QUICK, checkpoint=path)
         arrays, header = load_tensors(path, "checkpoint")
-        del header["identity"]["config"]["chunk"]
+        del header["identity"]["config"]["micro_batch"]
         save_tensors(path, arrays, header, "checkpoint")
-        with pytest.raises(CheckpointError, match="chunk None there and 4 here"):
-            train(small(), levels(), QUICK.model_copy(update={"chunk": 4}), checkpoint=path)
+        with pytest.raises(CheckpointError, match="micro_batch None there and 4 here"):
+            train(small(), levels(), QUICK.model_copy(update={"micro_batch": 4}), checkpoint=path)
         assert train(small(), levels(), QUICK, checkpoint=path).loss_train == expected.loss_train
 
     def test_older_than_scheme_and_mode(self, tmp_path: Path) -> None:
@@ -294,19 +300,19 @@ class TestErrors:
 
     @pytest.mark.parametrize("mode", ["convolution", "recurrent"])
     def test_a_run_that_explodes_says_what_to_try(self, mode: str) -> None:
-        config = TrainConfig(epochs=20, batch=8, rate=1e25, rate_ssm=1e25, warmup=0.0)
+        config = TrainConfig(epochs=20, batch=8, learning_rate=1e25, learning_rate_ssm=1e25, warmup=0.0)
         with pytest.raises(ImcSsmError, match=r"smaller rate|learning rate"):
             train(small(), levels(), config, mode=mode)
 
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            ({"rate": 0}, "rate"),
+            ({"learning_rate": 0}, "learning_rate"),
             ({"epochs": -1}, "epochs"),
             ({"noise": 1.0}, "noise"),
             ({"clip_input": 50}, "clip_input"),
-            ({"learning_rate": 1e-3}, "unknown field 'learning_rate'"),
-            ({"rate": float("nan")}, "rate"),
+            ({"rate": 1e-3}, "unknown field 'rate'"),
+            ({"learning_rate": float("nan")}, "learning_rate"),
         ],
     )
     def test_bad_recipes(self, data: dict, message: str) -> None:
@@ -331,9 +337,11 @@ def test_discrete_poles_are_dynamics(digits: SequenceDataset) -> None:
     # They take the rate of the dynamics and no weight decay, like the continuous parameters that they replace.
     model = Classifier(ModelConfig(heads=4, n_state=8))
     scheme = Scheme(parameterisation="discrete")
-    quantised = quantize(model, scheme, torch.from_numpy(digits.split("train").take(8).values))
-    optimiser, _ = _optimiser(quantised, TrainConfig(rate=0.1, rate_ssm=1e-3, weight_decay=0.1), 10)
+    quantized = quantize(model, scheme, torch.from_numpy(digits.split("train").take(8).values))
+    optimiser, _ = _optimiser(
+        quantized, TrainConfig(learning_rate=0.1, learning_rate_ssm=1e-3, weight_decay=0.1), 10
+    )
     group = {id(p): g for g in optimiser.param_groups for p in g["params"]}
-    ssm = quantised.blocks[0].ssm.inner
+    ssm = quantized.blocks[0].ssm.inner
     assert [group[id(p)]["weight_decay"] for p in (ssm.A, ssm.B)] == [0.0, 0.0]
     assert [group[id(p)]["initial_lr"] for p in (ssm.A, ssm.B, ssm.C)] == [1e-3, 1e-3, 0.1]

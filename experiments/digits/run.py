@@ -2,7 +2,7 @@
 
     python experiments/digits/run.py [--design pcm-256] [--seeds 10]
 
-Every seed trains and programmes anew and is written as it comes (`results/DESIGN-seedN.nc`); a run that was
+Every seed trains and programs anew and is written as it comes (`results/DESIGN-seedN.nc`); a run that was
 interrupted goes on with the seeds that are missing. The table and `results/DESIGN.nc` hold all of them.
 """
 

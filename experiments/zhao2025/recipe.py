@@ -8,24 +8,27 @@ calibrated PTQ model, no weight decay. Recurrent mode is the same function as co
 from __future__ import annotations
 
 from imc_ssm.experiment import Recipe
-from imc_ssm.train import TrainConfig
+from imc_ssm.training import TrainConfig
 
 SCHEDULE = {"weight_decay": 0.0, "warmup": 0.1, "clip": 1.0}
 """Linear warm-up over a tenth of the steps, then half a cosine to zero; gradients of norm 1 at most."""
 RECIPE = Recipe(
-    pretraining=TrainConfig(epochs=30, batch=512, rate=1e-2, **SCHEDULE),
+    pretraining=TrainConfig(epochs=30, batch=512, learning_rate=1e-2, **SCHEDULE),
     mode="recurrent",
-    qat=TrainConfig(epochs=10, batch=64, rate=1e-2, **SCHEDULE),
+    qat=TrainConfig(epochs=10, batch=64, learning_rate=1e-2, **SCHEDULE),
     calibration=512,
 )
 """For all models that have no recipe of their own below."""
 
 
-def _wide(chunk: int, calibration: int) -> Recipe:
-    """The same training in chunks, in the memory of a laptop: a step of s4d-64h takes 0.9 GB in chunks of 64 and
-    2.9 GB at once, and no more time (`make bench`)."""
+def _wide(micro_batch: int, calibration: int) -> Recipe:
+    """The same training in micro-batches, in the memory of a laptop: a step of s4d-64h takes 0.9 GB in 64s, 2.9 GB
+    at once, and no more time (`make bench`)."""
     return RECIPE.model_copy(
-        update={"pretraining": RECIPE.pretraining.model_copy(update={"chunk": chunk}), "calibration": calibration}
+        update={
+            "pretraining": RECIPE.pretraining.model_copy(update={"micro_batch": micro_batch}),
+            "calibration": calibration,
+        }
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from imc_ssm.experiment import Job, full, ptq, qat
-from imc_ssm.quantize import Bits, Scheme
-from imc_ssm.quantize.memory import memory_saving
+from imc_ssm.quantization import Bits, Scheme
+from imc_ssm.quantization.memory import memory_saving
 from imc_ssm.s4d import ModelConfig
 
 FULL_PRECISION = 32
@@ -56,7 +56,7 @@ def part_scheme(part: str, bits: int, **options: Any) -> Scheme:
     """
     widths = Bits.only(**dict.fromkeys(PARTS[part], bits))
     if widths.state is not None:
-        options = {"order": "separate", **options}
+        options = {"rounding_placement": "separate", **options}
     if widths.gelu is not None:
         options = {"gelu": "piecewise", **options}
     return Scheme(bits=widths, **{**PAPER, **options})

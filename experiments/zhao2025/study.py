@@ -5,7 +5,7 @@
     imc-ssm experiment report
 
 The training numbers are in `recipe.py`, the paper's in `paper.py`, and what each cell's coordinates mean as a
-quantisation scheme in `schemes.py`.
+quantization scheme in `schemes.py`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def build(
         ),
         Experiment(
             "fig4a",
-            "Fig. 4a: poles on the quantised grid",
+            "Fig. 4a: poles on the quantized grid",
             {"model": small, "bits": POLE_BITS},
             lambda cell: poles(
                 cell["model"],
@@ -196,7 +196,11 @@ def build(
                     "bits": (schemes.FULL_PRECISION, 16, 12, 10, 8, 6),
                 },
                 lambda cell, part=part: schemes.ptq_cell(
-                    cell["model"], part, cell["bits"], granularity=cell["granularity"], order=cell["order"]
+                    cell["model"],
+                    part,
+                    cell["bits"],
+                    granularity=cell["granularity"],
+                    rounding_placement=cell["order"],
                 ),
                 figure=lambda ds, what=what: zhao.order(ds, what),
             )
@@ -225,7 +229,7 @@ def build(
     )
     return Study(
         "zhao2025",
-        "Quantising small state-space models: Zhao et al. 2025, reproduced",
+        "Quantizing small state-space models: Zhao et al. 2025, reproduced",
         task,
         recipe,
         experiments,
@@ -239,14 +243,16 @@ def build(
 def _discrete(cell: Mapping[str, Any], recipe: Recipe) -> Job:
     """Fig. 5a's discrete cell; A and B with another rate, where it is not the recipe's."""
     start = qat(cell["model"], schemes.qat_scheme(8, 8, 8, 8, "discrete"))
-    if cell["rate_ssm"] == recipe.qat.rate:
+    if cell["rate_ssm"] == recipe.qat.learning_rate:
         return start
-    return start.model_copy(update={"training": recipe.qat.model_copy(update={"rate_ssm": cell["rate_ssm"]})})
+    return start.model_copy(
+        update={"training": recipe.qat.model_copy(update={"learning_rate_ssm": cell["rate_ssm"]})}
+    )
 
 
 def _rate(cell: Mapping[str, Any], recipe: Recipe) -> Job | None:
     """Training with another rate and batch; pre-training: the printed rate and ours, at the documented batch."""
-    change = {"rate": cell["rate"], "batch": cell["batch"]}
+    change = {"learning_rate": cell["rate"], "batch": cell["batch"]}
     if cell["stage"] == RATES_QAT:
         start = schemes.table3_cell({"model": cell["model"], "scheme": RATES_SCHEME})
         return start.model_copy(update={"training": recipe.qat.model_copy(update=change)})

@@ -1,4 +1,4 @@
-"""What quantisation does to a recurrence: ranges of its states, and where its poles go.
+"""What quantization does to a recurrence: ranges of its states, and where its poles go.
 
 `inspect_model(model, data)` gathers all of it in one labelled dataset; the parts are functions of arrays.
 """

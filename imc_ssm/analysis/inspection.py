@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imc_ssm.analysis.layers import (
     Coefficients,
     full_precision,
-    input_quantiser,
+    input_quantizer,
     layer_inputs,
     layers_of,
     rounded_coefficients,
@@ -25,9 +25,9 @@ from imc_ssm.analysis.saturation import Saturation
 from imc_ssm.analysis.states import RunningPercentile, state_magnitudes
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.quantize import QuantisedS4D, Scheme
+from imc_ssm.quantization import QuantizedS4D, Scheme
 from imc_ssm.s4d import S4D, Classifier
-from imc_ssm.train import check_model_fits
+from imc_ssm.training import check_model_fits
 
 __all__ = ["PERCENTILE", "inspect_model"]
 
@@ -74,7 +74,7 @@ def inspect_model(
     """Ranges, poles and saturation of every recurrence of a model.
 
     `sequences` of the training split give the calibrated bounds, `sequences` of the test split the saturation
-    (all, if there are fewer; `seed` draws which). A quantised model is taken as it is; for one in full
+    (all, if there are fewer; `seed` draws which). A quantized model is taken as it is; for one in full
     precision, "after" is what `bits` for A, B, C and the state would make of it, and a register of `bits` over
     the calibrated range of each head stands for the one it does not have (attribute `register` = "assumed").
     The kernel error runs to `most_steps`, None: ten sequences, at least 1,000.
@@ -115,7 +115,7 @@ def inspect_model(
         own = scheme
         if own is None:
             own = Scheme.uniform(poles=bits, state=bits, weights=bits)
-        before, after, widths = rounded_coefficients(layer, None if isinstance(layer, QuantisedS4D) else own)
+        before, after, widths = rounded_coefficients(layer, None if isinstance(layer, QuantizedS4D) else own)
         row: dict[str, Array] = _of_poles(before, after, grid)
         row["bits_coefficient"] = np.array([np.nan if widths[p] is None else widths[p] for p in "abc"], float)
         row["input_bound"] = reach[path]
@@ -183,10 +183,10 @@ def _input_bounds(model: Classifier, part: Split, batch: int) -> dict[str, Array
     heads = model.config.heads
     bounds: dict[str, Array] = {}
     for path in layers_of(model):
-        quantiser = input_quantiser(model, path)
-        if quantiser is not None:
-            fmt = quantiser.format()
-            ends = np.maximum(np.abs(fmt.dequantise(fmt.low)), np.abs(fmt.dequantise(fmt.high)))
+        quantizer = input_quantizer(model, path)
+        if quantizer is not None:
+            fmt = quantizer.format()
+            ends = np.maximum(np.abs(fmt.dequantize(fmt.low)), np.abs(fmt.dequantize(fmt.high)))
             bounds[path] = np.broadcast_to(ends, (heads,))
     if len(bounds) < len(layers_of(model)):
         seen: dict[str, Array] = {path: np.zeros(heads) for path in layers_of(model)}
@@ -201,7 +201,7 @@ def _saturate(model: Classifier, part: Split, batch: int, work: _Work) -> dict[s
     counters = {
         path: Saturation(layer)
         for path, layer in layers_of(model).items()
-        if isinstance(layer, QuantisedS4D) and layer.scheme.bits.state is not None
+        if isinstance(layer, QuantizedS4D) and layer.scheme.bits.state is not None
     }
     if not counters:
         return {}
@@ -226,7 +226,7 @@ def _of_poles(before: Coefficients, after: Coefficients, grid: NDArray[np.int64]
 def _register(layer: object, calibrated: Array, bits: int) -> dict[str, Array]:
     """Word length and resolution (head, state) of the state register, real or assumed."""
     shape = calibrated.shape[:2]
-    if isinstance(layer, QuantisedS4D) and layer.scheme.bits.state is not None:
+    if isinstance(layer, QuantizedS4D) and layer.scheme.bits.state is not None:
         fmt = layer.formats().x
         scale = np.asarray(fmt.scale, float)
         scale = scale.reshape(scale.shape + (1,) * (2 - scale.ndim))
@@ -241,7 +241,7 @@ def _of_ranges(
 ) -> dict[str, Array]:
     """Guaranteed bounds before and after rounding, and all word lengths."""
     a, b, error = after.a, after.b, 0.5
-    if isinstance(layer, QuantisedS4D) and layer.scheme.bits.state is not None:
+    if isinstance(layer, QuantizedS4D) and layer.scheme.bits.state is not None:
         a, b, error = unit_coefficients(layer)
     norms, modulus = impulse_norms(np.stack([before.a, a]), np.stack([before.b, b]))
     reach = row["input_bound"][:, None]

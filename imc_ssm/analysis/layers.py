@@ -16,15 +16,15 @@ from imc_ssm.datasets.sequence import Split
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, plan_scan
 from imc_ssm.operators import Recurrence
-from imc_ssm.quantize import DiscreteS4D, QuantisedLinear, QuantisedS4D, Quantiser, Scheme
-from imc_ssm.quantize.sites import GeluSite
+from imc_ssm.quantization import DiscreteS4D, QuantizedLinear, QuantizedS4D, Quantizer, Scheme
+from imc_ssm.quantization.sites import GeluSite
 from imc_ssm.s4d import S4D, Block, Classifier
 
 __all__ = [
     "Coefficients",
     "Layer",
     "full_precision",
-    "input_quantiser",
+    "input_quantizer",
     "layer_inputs",
     "layers_of",
     "pairs_of",
@@ -32,7 +32,7 @@ __all__ = [
     "unit_coefficients",
 ]
 
-Layer = S4D | QuantisedS4D
+Layer = S4D | QuantizedS4D
 Complex = NDArray[np.complex128]
 
 
@@ -63,30 +63,30 @@ def rounded_coefficients(
 ) -> tuple[Coefficients, Coefficients, dict[str, int | None]]:
     """(a, b, c) as trained, the same as the integer unit holds them, and the bits of "a", "b" and "c".
 
-    A part without bits is the same in both. A quantised layer has its scheme; a layer in full precision needs
+    A part without bits is the same in both. A quantized layer has its scheme; a layer in full precision needs
     one, or a word length for all three. Raises `ImcSsmError` where there is none, or two.
     """
-    if isinstance(layer, QuantisedS4D):
+    if isinstance(layer, QuantizedS4D):
         if scheme is not None:
-            raise ImcSsmError("the layer is quantised already and has its scheme; give none")
-        quantised = layer
+            raise ImcSsmError("the layer is quantized already and has its scheme; give none")
+        quantized = layer
     else:
         if scheme is None:
             raise ImcSsmError("the layer is in full precision; give a scheme or a word length in bits")
         if isinstance(scheme, int):
             scheme = Scheme.uniform(poles=scheme, weights=scheme)
-        quantised = QuantisedS4D(layer, scheme, Quantiser(None, None))
-    *values, formats = quantised.coefficients()
+        quantized = QuantizedS4D(layer, scheme, Quantizer(None, None))
+    *values, formats = quantized.coefficients()
     before, after = [], []
     for part, value in zip("abc", values, strict=True):
         exact, fmt = pairs_of(value), formats.get(part)
         before.append(_complex(exact))
-        after.append(_complex(exact if fmt is None else fmt.dequantise(fmt.quantise(exact))))
+        after.append(_complex(exact if fmt is None else fmt.dequantize(fmt.quantize(exact))))
     bits = {part: None if part not in formats else int(formats[part].bits) for part in "abc"}
     return Coefficients(*before), Coefficients(*after), bits
 
 
-def unit_coefficients(layer: QuantisedS4D) -> tuple[Complex, Complex, float]:
+def unit_coefficients(layer: QuantizedS4D) -> tuple[Complex, Complex, float]:
     """(a, b, r) by which the integer unit of a layer really multiplies, and how far a step is rounded.
 
     The unit computes x' = round((m_a a' x' + m_b b' u') / 2^shift) on codes, so its pole is m_a a' / 2^shift:
@@ -107,7 +107,7 @@ def unit_coefficients(layer: QuantisedS4D) -> tuple[Complex, Complex, float]:
     def centred(value: Tensor, fmt: Format | None) -> Complex:
         if fmt is None:
             return np.ones((heads, states), np.complex128)
-        return _complex(fmt.dequantise(fmt.quantise(pairs_of(value)))) / full(fmt.scale)
+        return _complex(fmt.dequantize(fmt.quantize(pairs_of(value)))) / full(fmt.scale)
 
     a = centred(poles, formats.a) * full(plan.m_a / np.exp2(plan.shift))
     b = (
@@ -116,7 +116,7 @@ def unit_coefficients(layer: QuantisedS4D) -> tuple[Complex, Complex, float]:
         * full(formats.x.scale)
         / full(formats.u.scale)
     )
-    return a, b, 0.5 if formats.order == "joint" else 1.0
+    return a, b, 0.5 if formats.rounding_placement == "joint" else 1.0
 
 
 def pairs_of(value: Tensor) -> NDArray[np.float64]:
@@ -134,16 +134,16 @@ def full_precision(model: Classifier) -> Classifier:
 
     Where the discrete matrices are the parameters, their layer keeps them; a piecewise GELU stays.
     """
-    if not any(isinstance(module, QuantisedLinear) for module in model.modules()):
+    if not any(isinstance(module, QuantizedLinear) for module in model.modules()):
         return model.eval()
     with torch.random.fork_rng(devices=[]):
         plain = Classifier(model.config)
     for path, module in list(plain.named_modules()):
         wrapped = model.get_submodule(path) if isinstance(module, nn.Linear | S4D | nn.GELU) else None
         source: Any = None
-        if isinstance(wrapped, QuantisedLinear):
+        if isinstance(wrapped, QuantizedLinear):
             source = getattr(wrapped.matrix, "linear", None)
-        elif isinstance(wrapped, QuantisedS4D):
+        elif isinstance(wrapped, QuantizedS4D):
             source = wrapped.inner
         elif isinstance(wrapped, GeluSite):
             plain.set_submodule(path, copy.deepcopy(wrapped.inner))
@@ -154,8 +154,8 @@ def full_precision(model: Classifier) -> Classifier:
     return plain.eval()
 
 
-def input_quantiser(model: Classifier, path: str) -> Quantiser | None:
-    """The quantiser whose values enter the recurrence at `path` (of the encoder or of the block before)."""
+def input_quantizer(model: Classifier, path: str) -> Quantizer | None:
+    """The quantizer whose values enter the recurrence at `path` (of the encoder or of the block before)."""
     before: nn.Module = model.encoder
     for name, block in model.blocks.named_children():
         if path.startswith(f"blocks.{name}."):
@@ -163,7 +163,7 @@ def input_quantiser(model: Classifier, path: str) -> Quantiser | None:
         assert isinstance(block, Block)
         before = block.residual
     output = getattr(before, "output", None)
-    return output if isinstance(output, Quantiser) and output.bits is not None else None
+    return output if isinstance(output, Quantizer) and output.bits is not None else None
 
 
 @torch.no_grad()

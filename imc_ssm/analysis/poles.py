@@ -1,6 +1,6 @@
 """Where rounding moves the poles, and how the error of the convolution kernel grows with the number of steps.
 
-After Zhao, Torchet, Payvand, Kriener and Moro 2025 (arXiv:2506.12480), Fig. 4: poles on the quantised grid, and
+After Zhao, Torchet, Payvand, Kriener and Moro 2025 (arXiv:2506.12480), Fig. 4: poles on the quantized grid, and
 the error that they make against the number of steps.
 """
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imc_ssm.analysis.layers import pairs_of
 from imc_ssm.fixedpoint import plan_scan, scan_codes
-from imc_ssm.quantize import QuantisedS4D
+from imc_ssm.quantization import QuantizedS4D
 from imc_ssm.recurrence.codes import input_codes
 
 __all__ = ["Saturation"]
@@ -18,19 +18,19 @@ _WORDS = 2**22
 
 
 class Saturation:
-    """Words of one quantised layer that saturate, summed over the inputs that are given to `add`.
+    """Words of one quantized layer that saturate, summed over the inputs that are given to `add`.
 
     The codes of the coefficients are those of the layer's current values; every sequence starts from the
     code of zero, as in the model.
     """
 
-    def __init__(self, layer: QuantisedS4D) -> None:
+    def __init__(self, layer: QuantizedS4D) -> None:
         a, b, c, _ = layer.coefficients()
         self.formats = layer.formats()
         heads, states = a.shape
         self.plan = plan_scan(self.formats, heads, states)
         self.codes = [
-            None if fmt is None else fmt.quantise(pairs_of(z))
+            None if fmt is None else fmt.quantize(pairs_of(z))
             for z, fmt in ((a, self.formats.a), (b, self.formats.b), (c, self.formats.c))
         ]
         self.state, self.output = np.zeros(heads, np.int64), np.zeros(heads, np.int64)

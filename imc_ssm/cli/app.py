@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="State-space models on analog in-memory-computing chips: train, quantise, deploy, and see accuracy, "
+    help="State-space models on analog in-memory-computing chips: train, quantize, deploy, and see accuracy, "
     "energy, latency and area of the same chip.",
 )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imc_ssm.experiment import Experiment, Finished, Workplace
-    from imc_ssm.train import Progress
+    from imc_ssm.training import Progress
 
 __all__ = ["experiment"]
 

@@ -26,7 +26,7 @@ def demo(
     times: Times = "1s,1h,1d,30d",
     seed: Seed = 0,
 ) -> None:
-    """The whole way on the digits, in a few minutes: train, quantise, deploy, one dataset and one picture."""
+    """The whole way on the digits, in a few minutes: train, quantize, deploy, one dataset and one picture."""
     from imc_ssm import datasets, study
     from imc_ssm.results import provenance
 
@@ -44,7 +44,7 @@ def demo(
 
 
 def deploy(
-    model: Annotated[Path, typer.Argument(help="Quantised model file, as written by `quantize`.")],
+    model: Annotated[Path, typer.Argument(help="Quantized model file, as written by `quantize`.")],
     out: Annotated[Path, typer.Option(help="Dataset to write (.nc); the figure goes beside it.")],
     design: DesignName = "pcm-256",
     chips: Chips = 10,
@@ -54,13 +54,13 @@ def deploy(
     data_dir: DataDir = None,
     seed: Seed = 0,
 ) -> None:
-    """Compile a quantised model onto a chip design, programme chips, and evaluate them over time."""
-    from imc_ssm.compile import compile
-    from imc_ssm.cost import cost as price
-    from imc_ssm.evaluate import Entry, evaluate, gather
+    """Compile a quantized model onto a chip design, program chips, and evaluate them over time."""
+    from imc_ssm.costs import cost as price
+    from imc_ssm.deployment import compile
+    from imc_ssm.evaluation import Entry, evaluate, gather
     from imc_ssm.modelfile import load_model
     from imc_ssm.pretrained import model_file
-    from imc_ssm.quantize import calibration_batch
+    from imc_ssm.quantization import calibration_batch
     from imc_ssm.results import provenance
 
     writable_result(out)
@@ -90,7 +90,7 @@ def deploy(
 
 
 def cost(
-    model: Annotated[Path, typer.Argument(help="Quantised model file, or a deployment from `deploy`.")],
+    model: Annotated[Path, typer.Argument(help="Quantized model file, or a deployment from `deploy`.")],
     design: Annotated[
         str | None,
         typer.Option(
@@ -108,12 +108,12 @@ def cost(
 ) -> None:
     """Energy, latency, area and memory of one inference, by component, without evaluating accuracy."""
     from imc_ssm.analog import load_design
-    from imc_ssm.compile import Deployment, compile
-    from imc_ssm.cost import cost as price
-    from imc_ssm.cost import operation_table, table
+    from imc_ssm.costs import cost as price
+    from imc_ssm.costs import operation_table, table
+    from imc_ssm.deployment import Deployment, compile
     from imc_ssm.modelfile import load_model
     from imc_ssm.pretrained import model_file
-    from imc_ssm.quantize import calibration_batch
+    from imc_ssm.quantization import calibration_batch
     from imc_ssm.results import provenance, save
 
     if out is not None:
@@ -132,7 +132,7 @@ def cost(
         if design is not None:
             raise ConfigError(
                 f"{model} is a deployment, which has its design ({placed.design.name}) already; "
-                "leave --design out or give the quantised model"
+                "leave --design out or give the quantized model"
             )
     ds = price(placed)
     if operations:

@@ -72,7 +72,7 @@ def data_of(stored: StoredModel, dataset: str | None, data_dir: Path | None) -> 
     task = dataset or stored.info.get("task")
     if not isinstance(task, str):
         raise ImcSsmError("the model file does not say what it was trained on; give --dataset")
-    from imc_ssm.train import check_model_fits
+    from imc_ssm.training import check_model_fits
 
     try:
         data = load_data(task, data_dir)

@@ -1,4 +1,4 @@
-"""The command `inspect`: what quantisation does to the recurrences of a model."""
+"""The command `inspect`: what quantization does to the recurrences of a model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def inspect(
     stored = load_model(model)
     if stored.scheme is not None and bits is not None:
         raise ConfigError(
-            f"--bits {bits} is for models in full precision; {model} is quantised already "
+            f"--bits {bits} is for models in full precision; {model} is quantized already "
             f"({stored.scheme.label}): leave --bits out or give the model it came from"
         )
     data, task = data_of(stored, dataset, data_dir)

@@ -16,8 +16,8 @@ from imc_ssm.cli.resume import checkpoint_of, resumable
 if TYPE_CHECKING:
     from imc_ssm.datasets import SequenceDataset
     from imc_ssm.modelfile import StoredModel
-    from imc_ssm.quantize import Scheme
-    from imc_ssm.train import TrainConfig
+    from imc_ssm.quantization import Scheme
+    from imc_ssm.training import TrainConfig
 
 __all__ = ["quantize", "train"]
 
@@ -31,10 +31,12 @@ def train(
     model: Annotated[str, typer.Option(help="Preset: s4d-16h, s4d-64h, s4d-256h, s4d-512h.")] = "s4d-16h",
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the training split.")] = 10,
     batch: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 50,
-    chunk: Annotated[
+    micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Sequences at once; a step adds them up. Wide models: 64 or fewer.")
     ] = None,
-    rate: Annotated[float, typer.Option(help="Peak learning rate (AdamW, warm-up and cosine).")] = 2e-2,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", "--rate", help="Peak learning rate (AdamW, warm-up and cosine).")
+    ] = 2e-2,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of everything but the dynamics.")] = 0.01,
     layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
     n_state: Annotated[int, typer.Option(min=2, help="Real state size N per head (even).")] = 64,
@@ -54,8 +56,8 @@ def train(
     from imc_ssm.modelfile import StoredModel
     from imc_ssm.s4d import Classifier, ModelConfig, preset
     from imc_ssm.study import initial_steps
-    from imc_ssm.train import TrainConfig
-    from imc_ssm.train import train as fit
+    from imc_ssm.training import TrainConfig
+    from imc_ssm.training import train as fit
 
     writable(out, ".safetensors")
     base = preset(model)
@@ -63,8 +65,8 @@ def train(
         {
             "epochs": epochs,
             "batch": batch,
-            "chunk": chunk,
-            "rate": rate,
+            "micro_batch": micro_batch,
+            "learning_rate": learning_rate,
             "weight_decay": weight_decay,
             "seed": seed,
         }
@@ -102,7 +104,7 @@ def quantize(
             help="Full-precision model file, as written by `train`, or a shipped model: s4d-16h, s4d-16h-seed1."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Quantised model file to write (.safetensors).")],
+    out: Annotated[Path, typer.Option(help="Quantized model file to write (.safetensors).")],
     poles: options.Poles = None,
     state: options.State = None,
     scheme: options.SchemeName = "uniform",
@@ -123,7 +125,9 @@ def quantize(
     grad_clamp: options.GradClamp = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of QAT in recurrent mode; 0: PTQ only.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Sequences per step of QAT.")] = 64,
-    rate: Annotated[float, typer.Option(help="Peak learning rate of QAT.")] = 1e-2,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", "--rate", help="Peak learning rate of QAT.")
+    ] = 1e-2,
     noise: Annotated[float, typer.Option(help="Weight noise in QAT, relative to each column's largest.")] = 0.06,
     noise_output: Annotated[
         float, typer.Option(help="Read noise in QAT, in units of a design's read_noise.")
@@ -132,13 +136,13 @@ def quantize(
     data_dir: DataDir = None,
     seed: Seed = 0,
 ) -> None:
-    """Quantise a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
+    """Quantize a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
     from imc_ssm.modelfile import StoredModel, load_model
     from imc_ssm.pretrained import model_file
-    from imc_ssm.quantize import calibration_batch
-    from imc_ssm.quantize import quantize as apply
-    from imc_ssm.train import TrainConfig
-    from imc_ssm.train import train as fit
+    from imc_ssm.quantization import calibration_batch
+    from imc_ssm.quantization import quantize as apply
+    from imc_ssm.training import TrainConfig
+    from imc_ssm.training import train as fit
 
     writable(out, ".safetensors")
     model = model_file(model)
@@ -149,7 +153,7 @@ def quantize(
         "percentile": percentile,
         "calibration": calibration,
         "state_calibration": state_calibration,
-        "order": order,
+        "rounding_placement": order,
         "rounding": rounding,
         "parameterisation": parameterisation,
         "gelu": gelu,
@@ -162,7 +166,7 @@ def quantize(
         {
             "epochs": epochs,
             "batch": batch,
-            "rate": rate,
+            "learning_rate": learning_rate,
             "noise": noise,
             "noise_output": noise_output,
             "clip_input": 99.0 if noise_output else 100.0,
@@ -171,17 +175,17 @@ def quantize(
     )
     data, task = data_of(stored, dataset, data_dir)
     sequences, lengths = calibration_batch(data, stored.model.config.heads, seed=seed)
-    quantised = apply(stored.model, chosen, sequences, lengths)
+    quantized = apply(stored.model, chosen, sequences, lengths)
     kept = {name: value for name, value in stored.info.items() if name not in _OF_THE_TRAINING}
-    info = {**kept, "task": task, "quantised_from": model.name}
+    info = {**kept, "task": task, "quantized_from": model.name}
     if epochs:
         with stages() as stage, resumable(out) as checkpoint:
             progress = stage(f"QAT {chosen.label}")
-            history = fit(quantised, data, recipe, progress=progress, checkpoint=checkpoint)
+            history = fit(quantized, data, recipe, progress=progress, checkpoint=checkpoint)
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
-    _save_and_report(out, StoredModel(quantised, chosen, info), data)
+    _save_and_report(out, StoredModel(quantized, chosen, info), data)
     if chosen.bits.biases is None and only is None:
-        console.print("its biases are in full precision: for a chip quantise with --biases 16")
+        console.print("its biases are in full precision: for a chip quantize with --biases 16")
 
 
 def _scheme(
@@ -189,8 +193,8 @@ def _scheme(
 ) -> Scheme:
     """The scheme of the command line; `ConfigError` for what is not known or out of range, or a contradiction."""
     from imc_ssm.errors import ConfigError, unknown
-    from imc_ssm.quantize import Bits, Scheme
-    from imc_ssm.quantize.scheme import ACTIVATIONS
+    from imc_ssm.quantization import Bits, Scheme
+    from imc_ssm.quantization.scheme import ACTIVATIONS
 
     fixed = [word for word in ("weights", "activations") if words[word] is not None]
     if name != "uniform" and fixed:
@@ -225,7 +229,7 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
 def _save_and_report(out: Path, stored: StoredModel, data: SequenceDataset) -> None:
     """Measure the test accuracy, write the model file and say both."""
     from imc_ssm.modelfile import save_model
-    from imc_ssm.train import accuracy
+    from imc_ssm.training import accuracy
 
     test = data.split("test")
     reached = {"accuracy_test": accuracy(stored.model, test), "n_test": len(test)}

@@ -44,10 +44,10 @@ DesignName = Annotated[str, typer.Option(help="Chip design: a name from `imc-ssm
 Times = Annotated[
     str, typer.Option(help="Times after programming: seconds, or with s, min, h, d; comma-separated.")
 ]
-Chips = Annotated[int, typer.Option(min=1, help="Chips to programme.")]
+Chips = Annotated[int, typer.Option(min=1, help="Chips to program.")]
 UnusedSeed = Annotated[int, typer.Option(help="Accepted by every command; nothing is drawn here.")]
 
-# Of a quantisation scheme. What is not given keeps the default of `Scheme`, or of the scheme that is named.
+# Of a quantization scheme. What is not given keeps the default of `Scheme`, or of the scheme that is named.
 SchemeName = Annotated[
     str,
     typer.Option(
@@ -69,7 +69,7 @@ Biases = Annotated[
 Only = Annotated[
     str | None,
     typer.Option(
-        help="Quantise these parts alone, comma-separated; the others stay in full precision: poles, b, c, d, "
+        help="Quantize these parts alone, comma-separated; the others stay in full precision: poles, b, c, d, "
         "state, weights, biases, input, encoder, recurrent, after_d, gelu, mixing, glu, residual, pool."
     ),
 ]

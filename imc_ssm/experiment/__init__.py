@@ -3,7 +3,7 @@
 A study is a folder `experiments/NAME/` whose `study.py` defines `STUDY`:
 
     from imc_ssm.experiment import Experiment, Recipe, Study, ptq
-    from imc_ssm.quantize import Scheme
+    from imc_ssm.quantization import Scheme
 
     widths = Experiment(
         "widths",

@@ -14,9 +14,9 @@ from imc_ssm import datasets
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.files import canonical_json
-from imc_ssm.quantize import Scheme
+from imc_ssm.quantization import Scheme
 from imc_ssm.s4d import PRESETS, ModelConfig
-from imc_ssm.train import TrainConfig
+from imc_ssm.training import TrainConfig
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +54,7 @@ class Recipe(Config):
     """Training in full precision."""
     mode: Literal["recurrent", "convolution"] = "recurrent"
     """How the SSM runs in it: the same function, at different speeds."""
-    qat: TrainConfig = TrainConfig(epochs=10, batch=64, rate=1e-3)
+    qat: TrainConfig = TrainConfig(epochs=10, batch=64, learning_rate=1e-3)
     """Fine-tuning of the calibrated PTQ model, in recurrent mode."""
     calibration: int = Field(512, ge=1)
     """Training sequences, drawn by the seed, that fix the ranges (all if there are fewer); they run
@@ -69,7 +69,7 @@ class Job(Config):
     model: str
     """A model of the study."""
     scheme: Scheme | None = None
-    """Its quantisation; None: full precision."""
+    """Its quantization; None: full precision."""
     steps: int | None = Field(None, ge=1)
     """Steps of the kernel (kind "kernel")."""
     training: TrainConfig | None = None
@@ -87,7 +87,7 @@ def ptq(model: str, scheme: Scheme) -> Job:
 
 
 def qat(model: str, scheme: Scheme, training: TrainConfig | None = None) -> Job:
-    """Test accuracy after quantisation-aware training of the last epoch, and the curves of all epochs.
+    """Test accuracy after quantization-aware training of the last epoch, and the curves of all epochs.
 
     `training`: other numbers than the recipe's, for the QAT; the model that it starts from is the same.
     """

@@ -17,7 +17,7 @@ from imc_ssm.experiment.declare import Cell, Experiment, Job, start_of
 from imc_ssm.experiment.jobs import perform
 from imc_ssm.experiment.ledger import Entry, locked
 from imc_ssm.experiment.workplace import Workplace
-from imc_ssm.train import Progress
+from imc_ssm.training import Progress
 
 __all__ = ["Finished", "run"]
 

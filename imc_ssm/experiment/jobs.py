@@ -17,9 +17,9 @@ from imc_ssm.errors import ImcSsmError
 from imc_ssm.experiment.declare import Job, start_of
 from imc_ssm.experiment.workplace import Workplace
 from imc_ssm.modelfile import StoredModel, save_model
-from imc_ssm.quantize import Scheme, calibration_batch, quantize
+from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.s4d import Classifier
-from imc_ssm.train import Progress, TrainConfig, accuracy, train
+from imc_ssm.training import Progress, TrainConfig, accuracy, train
 
 __all__ = ["DIMENSIONS", "LABELS", "VARIABLES", "Measured", "perform"]
 
@@ -98,20 +98,20 @@ def _full(place: Workplace, job: Job, seed: int, progress: Progress) -> Measured
 
 def _ptq(place: Workplace, job: Job, seed: int, progress: Progress) -> Measured:
     start = time.perf_counter()
-    model = _quantised(place, job, seed)
+    model = _quantized(place, job, seed)
     reached = accuracy(model, place.data.split("test"))
     return Measured({"accuracy": reached}, time.perf_counter() - start)
 
 
 def _qat(place: Workplace, job: Job, seed: int, progress: Progress) -> Measured:
     start = time.perf_counter()
-    model = _quantised(place, job, seed)
+    model = _quantized(place, job, seed)
     before = accuracy(model, place.data.split("validation"))
     config = place.study.recipe_of(job).qat.model_copy(update={"seed": seed})
     history, trained = _train(place, job, seed, model, config, progress)
     values = {"accuracy": accuracy(model, place.data.split("test")), **_curves(history, [before])}
     info = {"task": place.study.task, "qat": config.model_dump(mode="json"), "accuracy_test": values["accuracy"]}
-    save_model(place.quantised_path(job, seed), StoredModel(model, job.scheme, info))
+    save_model(place.quantized_path(job, seed), StoredModel(model, job.scheme, info))
     return Measured(values, time.perf_counter() - start - trained + sum(history["time"]))
 
 
@@ -159,7 +159,7 @@ def _base(place: Workplace, job: Job, seed: int) -> Classifier:
     return stored.model
 
 
-def _quantised(place: Workplace, job: Job, seed: int) -> Classifier:
+def _quantized(place: Workplace, job: Job, seed: int) -> Classifier:
     """The calibrated PTQ model of a job."""
     assert job.scheme is not None
     model = _base(place, job, seed)

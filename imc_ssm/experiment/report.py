@@ -86,7 +86,12 @@ def comparison_table(ds: xr.Dataset, experiment: Experiment) -> tuple[list[str],
     rows = []
     for row in compare(ds, experiment):
         a = row.accuracy
-        cells = [*row.at, spread(a.mean, a.deviation), str(a.seeds), spread(a.paper, a.paper_deviation)]
+        cells = [
+            *row.at,
+            spread(a.mean, a.deviation),
+            str(a.seeds),
+            spread(a.paper, a.paper_deviation),
+        ]
         cells.append("-" if math.isnan(a.difference) else f"{a.difference:+.1f}")
         for pair in row.constants:
             cells += ["-" if math.isnan(v) else f"{v:.2f}" for v in pair]

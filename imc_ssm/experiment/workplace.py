@@ -13,7 +13,7 @@ from imc_ssm.experiment.declare import Cell, Experiment, Job, Study, full, start
 from imc_ssm.experiment.estimate import estimate, work
 from imc_ssm.experiment.ledger import Entry, Ledger, find_in, fits
 from imc_ssm.modelfile import StoredModel, load_model
-from imc_ssm.train import check_model_fits
+from imc_ssm.training import check_model_fits
 
 __all__ = ["Workplace"]
 
@@ -22,7 +22,7 @@ class Workplace:
     """A study and the folder that it works in.
 
     `results/` datasets, figures and the ledger; `models/` full-precision models; `runs/` checkpoints,
-    quantised models and locks.
+    quantized models and locks.
     """
 
     def __init__(self, study: Study, folder: Path, data_dir: Path | None = None) -> None:
@@ -44,7 +44,7 @@ class Workplace:
         """A file of a job's own in `runs/`."""
         return self.runs / f"{job.kind}-{job.model}-seed{seed}-{self.study.key(job, seed)}{suffix}"
 
-    def quantised_path(self, job: Job, seed: int) -> Path:
+    def quantized_path(self, job: Job, seed: int) -> Path:
         """The model that a job of kind "qat" writes."""
         return self.run_path(job, seed, ".safetensors")
 
@@ -82,7 +82,7 @@ class Workplace:
 
     def written_model(self, job: Job, seed: int) -> Path | None:
         """The model file that a job left on this machine, None if there is none."""
-        paths = {"full": self.model_path, "qat": self.quantised_path}
+        paths = {"full": self.model_path, "qat": self.quantized_path}
         path = paths[job.kind](job, seed) if job.kind in paths else None
         return path if path is not None and path.exists() else None
 

@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from imc_ssm.errors import FormatError
 
-__all__ = ["MAX_BITS", "MIN_BITS", "Format", "Order", "Rounding", "ScanFormats", "spread"]
+__all__ = ["MAX_BITS", "MIN_BITS", "Format", "Rounding", "RoundingPlacement", "ScanFormats", "broadcast_heads"]
 
 MIN_BITS, MAX_BITS = 2, 16
-Order = Literal["joint", "separate"]
+RoundingPlacement = Literal["joint", "separate"]
 Rounding = Literal["half_even", "half_up", "half_away"]
-ORDERS: tuple[str, ...] = get_args(Order)
+ROUNDING_PLACEMENTS: tuple[str, ...] = get_args(RoundingPlacement)
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -77,12 +77,12 @@ class Format:
     def from_range(
         cls, low: ArrayLike, high: ArrayLike, bits: int, *, symmetric: bool = False, clip: float | None = None
     ) -> Format:
-        """The uniform quantiser over [low, high] (widened to contain 0).
+        """The uniform quantizer over [low, high] (widened to contain 0).
 
         asymmetric: scale = (high - low) / (2^bits - 1), zero_point = round(code_min - low / scale);
         symmetric: scale = max(|low|, |high|) / (2^(bits-1) - 1), zero_point = 0. An empty range (all zero, or with
         a scale below float32's smallest normal number) gets scale 1. Source: Zhao et al. 2025 (arXiv:2506.12480),
-        Sec. II (uniform quantisation).
+        Sec. II (uniform quantization).
         """
         if not MIN_BITS <= bits <= MAX_BITS:
             raise FormatError(f"word length {bits} bits; allowed are {MIN_BITS} to {MAX_BITS}")
@@ -141,7 +141,7 @@ class Format:
         """Largest |q - zero_point| of a code in use, in the shape of the scale."""
         return np.asarray(np.maximum(self.high - self.zero_point, self.zero_point - self.low), np.int64)
 
-    def quantise(self, value: ArrayLike, head_axis: int = 0) -> NDArray[np.int64]:
+    def quantize(self, value: ArrayLike, head_axis: int = 0) -> NDArray[np.int64]:
         """Codes of real values: clip(round_half_even(value / scale) + zero_point, low, high), in float64.
 
         `head_axis` is the axis of `value` that counts heads (formats per tensor ignore it); a format per state
@@ -151,21 +151,21 @@ class Format:
         """
         value = np.asarray(value, np.float64)
         if np.any(np.isnan(value)):
-            raise FormatError("a value to be quantised is not a number; look at what computed it")
+            raise FormatError("a value to be quantized is not a number; look at what computed it")
         scale, zero, low, high = (
-            spread(x, value.ndim, head_axis) for x in (self.scale, self.zero_point, self.low, self.high)
+            broadcast_heads(x, value.ndim, head_axis) for x in (self.scale, self.zero_point, self.low, self.high)
         )
         codes = np.rint(value / scale.astype(np.float64)) + zero
         return np.asarray(np.clip(codes, low, high), np.int64)
 
-    def dequantise(self, codes: ArrayLike, head_axis: int = 0) -> NDArray[np.float64]:
+    def dequantize(self, codes: ArrayLike, head_axis: int = 0) -> NDArray[np.float64]:
         """Real values of codes: scale * (q - zero_point), in float64."""
         codes = np.asarray(codes, np.int64)
-        scale, zero = (spread(x, codes.ndim, head_axis) for x in (self.scale, self.zero_point))
+        scale, zero = (broadcast_heads(x, codes.ndim, head_axis) for x in (self.scale, self.zero_point))
         return np.asarray(scale.astype(np.float64) * (codes - zero))
 
 
-def spread(x: NDArray[Any], ndim: int, head_axis: int) -> NDArray[Any]:
+def broadcast_heads(x: NDArray[Any], ndim: int, head_axis: int) -> NDArray[Any]:
     """x of shape (), (head,) or (head, state), shaped to broadcast against `ndim` axes, heads on `head_axis`."""
     if not x.ndim:
         return x
@@ -178,12 +178,12 @@ class ScanFormats:
     """The formats of one diagonal recurrence and the rules of its arithmetic.
 
     Poles `a`, `b`, `c`, input `u`, state `x`, output `y`. `b` or `c` None: that factor is the exact constant 1.
-    `y` None: the output is not requantised, the exact integer sum is dequantised. `u` and `y` have one format
+    `y` None: the output is not requantized, the exact integer sum is dequantized. `u` and `y` have one format
     per tensor or per head, the others per state as well.
 
     `order`: "joint" rounds once, after `a x + b u`; "separate" rounds `a x` and `b u` each to the state's
     format, and their sum only saturates (Zhao et al. 2025, arXiv:2506.12480: A x, B u and their sum share
-    the state's format). `rounding` is that of every requantisation: "half_even", "half_up" (towards plus
+    the state's format). `rounding` is that of every requantization: "half_even", "half_up" (towards plus
     infinity) or "half_away" (from zero).
 
     Raises `FormatError` for an unknown order or rounding, or an input or output format per state.
@@ -195,11 +195,14 @@ class ScanFormats:
     b: Format | None = None
     c: Format | None = None
     y: Format | None = None
-    order: Order = "joint"
+    rounding_placement: RoundingPlacement = "joint"
     rounding: Rounding = "half_even"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("order", self.order, ORDERS), ("rounding", self.rounding, ROUNDINGS)):
+        for name, value, known in (
+            ("rounding_placement", self.rounding_placement, ROUNDING_PLACEMENTS),
+            ("rounding", self.rounding, ROUNDINGS),
+        ):
             if value not in known:
                 raise FormatError(f"{name} {value!r}; allowed are {', '.join(map(repr, known))}")
         for name, fmt in (("u", self.u), ("y", self.y)):

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint.formats import Format, spread
+from imc_ssm.fixedpoint.formats import Format, broadcast_heads
 from imc_ssm.fixedpoint.gaussian import Noise
 from imc_ssm.fixedpoint.plan import ScanPlan
-from imc_ssm.fixedpoint.requantise import round_shift
+from imc_ssm.fixedpoint.requantize import round_shift
 
 __all__ = ["Overflows", "scan_codes"]
 
@@ -76,7 +76,7 @@ def scan_codes(
         if plan.m_z is not None and noise is not None:
             recurrent = recurrent + plan.m_z[..., None] * noise.of_state(*shape[:3], t)
         driven = plan.m_b[..., None] * (b_c * ut[..., None])
-        if f.order == "joint":
+        if f.rounding_placement == "joint":
             free = round_shift(recurrent + driven, plan.shift[..., None], mode)
             lost = _outside(free, plan)
         else:
@@ -91,7 +91,7 @@ def scan_codes(
     cut = np.zeros(plan.heads, np.int64)
     if f.y is not None and plan.m_y is not None and plan.shift_y is not None:
         codes = round_shift(plan.m_y[:, None] * y, plan.shift_y[:, None], mode) + plan.zero("y")[:, None]
-        low, high = (spread(v, 2, 0) for v in (f.y.low, f.y.high))
+        low, high = (broadcast_heads(v, 2, 0) for v in (f.y.low, f.y.high))
         cut = ((codes < low) | (codes > high)).sum(axis=(0, 2))
         y = np.clip(codes, low, high)
     return y, x + zero_x, Overflows(saturated, cut)
@@ -121,7 +121,7 @@ def _checked(name: str, codes: Ints, fmt: Format, shape: tuple[int | None, ...],
     if codes.ndim != len(shape) or any(s not in (None, n) for s, n in zip(shape, codes.shape, strict=True)):
         wanted = tuple("any" if s is None else s for s in shape)
         raise FormatError(f"{name} has shape {codes.shape}; needed is {wanted}")
-    low, high = (spread(v, codes.ndim, head_axis) for v in (fmt.low, fmt.high))
+    low, high = (broadcast_heads(v, codes.ndim, head_axis) for v in (fmt.low, fmt.high))
     if np.any((codes < low) | (codes > high)):
         raise FormatError(f"{name} holds codes outside its format of {fmt.bits} bits")
     return codes

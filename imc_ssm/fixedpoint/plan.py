@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint.formats import Format, ScanFormats
 from imc_ssm.fixedpoint.gaussian import GAUSSIAN_MAX, GAUSSIAN_ONE
-from imc_ssm.fixedpoint.requantise import NARROW_BITS, WORD_BITS, Requantiser, requantise
+from imc_ssm.fixedpoint.requantize import NARROW_BITS, WORD_BITS, Requantizer, requantize
 
 __all__ = ["ScanPlan", "plan_scan"]
 
@@ -115,11 +115,15 @@ def plan_scan(formats: ScanFormats, heads: int, states: int, state_noise: ArrayL
     kinds = [(s_a, 2 * p_a * p_x), (s_b * s_u / s_x, p_b * p_u)]
     if noisy := bool(np.any(sigma > 0)):
         kinds.append((noise, np.full(shape, GAUSSIAN_MAX, np.int64)))
-    groups = [[0, 1, *range(2, len(kinds))]] if formats.order == "joint" else [[0, *range(2, len(kinds))], [1]]
+    groups = (
+        [[0, 1, *range(2, len(kinds))]]
+        if formats.rounding_placement == "joint"
+        else [[0, *range(2, len(kinds))], [1]]
+    )
 
-    def fit(allow_narrow: bool) -> list[Requantiser]:
+    def fit(allow_narrow: bool) -> list[Requantizer]:
         pairs = ([kinds[k] for k in group] for group in groups)
-        return [requantise(*(np.stack(v) for v in zip(*g, strict=True)), allow_narrow=allow_narrow) for g in pairs]
+        return [requantize(*(np.stack(v) for v in zip(*g, strict=True)), allow_narrow=allow_narrow) for g in pairs]
 
     parts = fit(narrow)
     faint = noisy and np.any((noise > 0) & (parts[0].multipliers[-1] < 2 ** (_NOISE_BITS - 1)))
@@ -138,7 +142,7 @@ def plan_scan(formats: ScanFormats, heads: int, states: int, state_noise: ArrayL
     sum_scale = 2.0 * align
     if formats.y is not None:
         s_y = np.broadcast_to(formats.y.scale.astype(np.float64), heads)
-        out = requantise((sum_scale / s_y)[None], sum_bound[None], allow_narrow=False)
+        out = requantize((sum_scale / s_y)[None], sum_bound[None], allow_narrow=False)
         m_y, shift_y = out.multipliers[0], out.shift
     zero_x = _full(formats.x.zero_point, shape)
     return ScanPlan(

@@ -1,4 +1,4 @@
-"""Pictures of what quantisation does to a recurrence: poles, kernel error, word lengths of the state."""
+"""Pictures of what quantization does to a recurrence: poles, kernel error, word lengths of the state."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from imc_ssm.fixedpoint import Format, ScanPlan, spread
+from imc_ssm.fixedpoint import Format, ScanPlan, broadcast_heads
 
 __all__ = ["Array", "Operands", "codes_of", "complex_of", "input_codes", "pair"]
 
@@ -31,8 +31,8 @@ def complex_of(x: Array) -> Tensor:
 def codes_of(value: Array, fmt: Format) -> tuple[Ints, NDArray[np.bool_]]:
     """Codes of a coefficient (head, ...) and where it saturated (its straight-through gradient is zero)."""
     value = np.asarray(value, np.float64)
-    codes = fmt.quantise(value)
-    scale, zero = (spread(x, value.ndim, 0) for x in (fmt.scale.astype(np.float64), fmt.zero_point))
+    codes = fmt.quantize(value)
+    scale, zero = (broadcast_heads(x, value.ndim, 0) for x in (fmt.scale.astype(np.float64), fmt.zero_point))
     return codes, np.rint(value / scale) + zero != codes
 
 
@@ -42,7 +42,7 @@ def input_codes(u: Array, plan: ScanPlan) -> Ints:
     The division is single precision's, correctly rounded, as in the kernels.
     """
     fmt = plan.formats.u
-    scale, zero, low, high = (spread(x, 3, 1) for x in (fmt.scale, fmt.zero_point, fmt.low, fmt.high))
+    scale, zero, low, high = (broadcast_heads(x, 3, 1) for x in (fmt.scale, fmt.zero_point, fmt.low, fmt.high))
     with np.errstate(over="ignore"):  # an infinite quotient saturates like any other
         nearest = np.rint(np.asarray(u, np.float32) / scale).astype(np.float64)
     return np.asarray(np.clip(nearest + zero, low, high), np.int64)
@@ -90,7 +90,7 @@ class Operands:
             centred = one if q is None or fmt is None else q - plan.zero(name)[..., None]
             scale = np.ones((), np.float32) if q is None or fmt is None else fmt.scale
             folded.append(np.ascontiguousarray(m[..., None] * centred))
-            real.append(np.ascontiguousarray(spread(scale, 3, 0) * centred, np.float32))
+            real.append(np.ascontiguousarray(broadcast_heads(scale, 3, 0) * centred, np.float32))
         return cls(plan, folded[0], folded[1], folded[2], (real[0], real[1], real[2]), tuple(lost))
 
     def input(self) -> tuple[Array, Array, Array]:
@@ -116,7 +116,7 @@ class Operands:
         here. Zero where a coefficient saturated, None where it is the constant 1.
         """
         f = self.plan.formats
-        x, u = spread(f.x.scale, 3, 0), spread(f.u.scale, 3, 0)
+        x, u = broadcast_heads(f.x.scale, 3, 0), broadcast_heads(f.u.scale, 3, 0)
         out: list[Tensor | None] = []
         for total, scale, lost in zip(sums, (x, u, x), self.lost, strict=True):
             out.append(None if lost is None else complex_of(np.where(lost, 0.0, total * scale)))

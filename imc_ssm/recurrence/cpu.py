@@ -64,7 +64,10 @@ class _Update:
         g = np.concatenate([*operands.real, k[..., 6:8]], axis=-1).astype(np.float32)
         # Without a format the output is the bare sum times its unit.
         output = operands.output() or (*np.zeros((3, plan.heads)), plan.sum_scale)
-        how = kernels.ORDERS[plan.formats.order], kernels.ROUNDINGS[plan.formats.rounding]
+        how = (
+            kernels.ROUNDING_PLACEMENTS[plan.formats.rounding_placement],
+            kernels.ROUNDINGS[plan.formats.rounding],
+        )
         draws = noise if plan.m_z is not None else None
         return cls(k, g, np.stack(operands.input(), axis=1), np.stack(output, axis=1), how, draws)
 

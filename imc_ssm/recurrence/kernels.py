@@ -41,8 +41,8 @@ from imc_ssm.recurrence.vector import (
 
 __all__ = [
     "COLUMNS",
-    "ORDERS",
     "ROUNDINGS",
+    "ROUNDING_PLACEMENTS",
     "TILE",
     "advance",
     "forward_codes",
@@ -58,7 +58,7 @@ TILE = 256
 """Time steps of the forward pass that are in cache at a time; a multiple of LANES."""
 JOINT, SEPARATE = 0, 1
 HALF_EVEN, HALF_UP, HALF_AWAY, NONE = 0, 1, 2, 3
-ORDERS = {"joint": JOINT, "separate": SEPARATE}
+ROUNDING_PLACEMENTS = {"joint": JOINT, "separate": SEPARATE}
 ROUNDINGS = {"half_even": HALF_EVEN, "half_up": HALF_UP, "half_away": HALF_AWAY, "none": NONE}
 
 Array = NDArray[Any]

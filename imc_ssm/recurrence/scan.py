@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from imc_ssm.errors import FormatError, ImcSsmError
-from imc_ssm.fixedpoint import Noise, ScanFormats, plan_scan, scan_codes, spread
+from imc_ssm.fixedpoint import Noise, ScanFormats, broadcast_heads, plan_scan, scan_codes
 from imc_ssm.recurrence import reference
 from imc_ssm.recurrence.codes import codes_of, input_codes, pair
 
@@ -73,7 +73,7 @@ def diagonal_scan(
 
     `formats` None: full precision; x0 and the returned state are complex (batch, head, state). With formats
     the operands become integer codes and the forward is integer, in training too (docs/fixed_point.md, or
-    `fixedpoint.ScanPlan`, states the arithmetic); y is dequantised at the end, x0 and the returned state are the
+    `fixedpoint.ScanPlan`, states the arithmetic); y is dequantized at the end, x0 and the returned state are the
     state's codes (batch, head, state, 2) int32/int64. Floats appear in the backward pass only: straight-through,
     zero where a word saturated. The state that a fused backend returns carries no gradient.
 
@@ -166,7 +166,7 @@ def _oracle(
     start = None if x0 is None else x0.numpy()
     y, last, _ = scan_codes(plan, input_codes(u.numpy(), plan), coded[0], coded[1], coded[2], start, noise)
     if formats.y is not None:
-        real = formats.y.dequantise(y, head_axis=1)
+        real = formats.y.dequantize(y, head_axis=1)
     else:
         real = plan.sum_scale[:, None] * y
     return torch.from_numpy(real).to(u.dtype), torch.from_numpy(last)
@@ -237,6 +237,6 @@ def _check_state(
         return
     if x0.shape != (*shape, 2) or x0.dtype not in (torch.int32, torch.int64):
         raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed are integer codes {(*shape, 2)}")
-    low, high = (torch.from_numpy(spread(v, 4, 1)).to(x0.device) for v in (formats.x.low, formats.x.high))
+    low, high = (torch.from_numpy(broadcast_heads(v, 4, 1)).to(x0.device) for v in (formats.x.low, formats.x.high))
     if torch.any((x0 < low) | (x0 > high)):
         raise FormatError(f"x0 holds codes outside its format of {formats.x.bits} bits")

@@ -162,19 +162,19 @@ def _update(
 
 
 @triton.jit
-def _output_code(total, output, QUANTISED: tl.constexpr, ROUNDING: tl.constexpr):
+def _output_code(total, output, QUANTIZED: tl.constexpr, ROUNDING: tl.constexpr):
     """The centred code (ROWS,) int64 of a sum, and whether it is free of saturation; without format the sum."""
     y, free = total.to(tl.int64), total == total
-    if QUANTISED:
+    if QUANTIZED:
         m_y, by_y, low, high = output
         y, free = _clamped(_rounded(m_y * y, by_y, ROUNDING), low, high)
     return y, free
 
 
 @triton.jit
-def _output_rule(outputs, head, heads, valid, QUANTISED: tl.constexpr, ROUNDING: tl.constexpr):
+def _output_rule(outputs, head, heads, valid, QUANTIZED: tl.constexpr, ROUNDING: tl.constexpr):
     """How the output is rounded: multiplier, rounding, low, high; nothing where it has no format."""
-    if QUANTISED:
+    if QUANTIZED:
         m_y, shift = tl.load(outputs + head, valid, 0), tl.load(outputs + heads + head, valid, 0)
         low, high = tl.load(outputs + 2 * heads + head, valid, 0), tl.load(outputs + 3 * heads + head, valid, 0)
         output = m_y, _rounding(shift, ROUNDING), low, high
@@ -198,7 +198,7 @@ def _input_rule(inputs, head, heads, valid, INTEGER: tl.constexpr):
 def forward(
     u, y, x0, last, table, inputs, outputs, unit, key, gauss, clip, rows, heads, states, time,
     ROWS: tl.constexpr, STATES: tl.constexpr, INTEGER: tl.constexpr, NOISE: tl.constexpr,
-    SEPARATE: tl.constexpr, QUANTISED: tl.constexpr, ROUNDING: tl.constexpr, CLIP: tl.constexpr,
+    SEPARATE: tl.constexpr, QUANTIZED: tl.constexpr, ROUNDING: tl.constexpr, CLIP: tl.constexpr,
 ):  # fmt: skip
     """y and the last state. One program per tile."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -209,7 +209,7 @@ def forward(
     k, m_z = _six(planes, plane, inside), tl.load(planes + 6 * plane, inside, 0)
     rule = _rule(planes, plane, inside, clip, INTEGER, ROUNDING)
     read = _input_rule(inputs, head, heads, valid, INTEGER)
-    output = _output_rule(outputs, head, heads, valid, QUANTISED, ROUNDING)
+    output = _output_rule(outputs, head, heads, valid, QUANTIZED, ROUNDING)
     counters = _counters(key, row, heads, state, NOISE)
     scale = 1.0
     if INTEGER:
@@ -227,7 +227,7 @@ def forward(
         )
         out = tl.sum(k[4] * xr - k[5] * xi, axis=1)
         if INTEGER:
-            code, _ = _output_code(out, output, QUANTISED, ROUNDING)
+            code, _ = _output_code(out, output, QUANTIZED, ROUNDING)
             out = code.to(tl.float64) * scale
         else:
             out = 2 * out
@@ -246,7 +246,7 @@ def _freed(e, flags, FLAG: tl.constexpr):
 def backward(
     u, grad, grad_u, sums, x0, table, real, inputs, outputs, key, gauss, tape, clamp, clip, rows, heads, states,
     time, ROWS: tl.constexpr, STATES: tl.constexpr, INTEGER: tl.constexpr, NOISE: tl.constexpr,
-    SEPARATE: tl.constexpr, QUANTISED: tl.constexpr, ROUNDING: tl.constexpr, CLAMP: tl.constexpr,
+    SEPARATE: tl.constexpr, QUANTIZED: tl.constexpr, ROUNDING: tl.constexpr, CLAMP: tl.constexpr,
     CLIP: tl.constexpr,
 ):  # fmt: skip
     """Gradients for grad = dL/dy: grad_u, and sums (row, 6, state) over time for a, b, c (real and imaginary).
@@ -270,7 +270,7 @@ def backward(
         k, m_z = _six(table + at, plane, inside), tl.load(table + 6 * plane + at, inside, 0)
         rule = _rule(table + at, plane, inside, clip, INTEGER, ROUNDING)
         read = _input_rule(inputs, head, heads, valid, INTEGER)
-        output = _output_rule(outputs, head, heads, valid, QUANTISED, ROUNDING)
+        output = _output_rule(outputs, head, heads, valid, QUANTIZED, ROUNDING)
         counters = _counters(key, row, heads, state, NOISE)
         start = x0 + 2 * (row[:, None] * states + state[None, :])
         xr, xi = tl.load(start, inside, 0).to(word), tl.load(start + 1, inside, 0).to(word)
@@ -294,7 +294,7 @@ def backward(
             slot += STEP
             if INTEGER:
                 total = tl.sum(k[4] * xr - k[5] * xi, axis=1)
-                _, free = _output_code(total, output, QUANTISED, ROUNDING)
+                _, free = _output_code(total, output, QUANTIZED, ROUNDING)
                 gate = tl.where(free, _FREE_Y, 0)[:, None]
                 tl.store(slot, (xr << _FLAGS).to(mark) + flags_r + gate)
                 tl.store(slot + HALF, (xi << _FLAGS).to(mark) + flags_i + gate)

@@ -59,7 +59,7 @@ def test_scales() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**31))
-def test_level_quantisation_is_bounded_by_half_a_level(outputs: int, inputs: int, seed: int) -> None:
+def test_level_quantization_is_bounded_by_half_a_level(outputs: int, inputs: int, seed: int) -> None:
     weight = _gaussian(outputs, inputs, seed)
     mapped = map_matrix("m", "m", weight, None, RERAM, input_range=1.0)
     level = mapped.target.astype(np.float64) * 31

@@ -18,10 +18,10 @@ from imc_ssm.analysis import (
     rounding_gains,
     unit_coefficients,
 )
-from imc_ssm.analysis.layers import input_quantiser, layer_inputs, layers_of
+from imc_ssm.analysis.layers import input_quantizer, layer_inputs, layers_of
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.fixedpoint import plan_scan, scan_codes
-from imc_ssm.quantize import Bits, Scheme, calibration_batch, quantize
+from imc_ssm.quantization import Bits, Scheme, calibration_batch, quantize
 from imc_ssm.s4d import Classifier, ModelConfig
 
 SCHEMES = {
@@ -44,8 +44,8 @@ def deep() -> Classifier:
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_rounded_coefficients_lie_on_the_grid_that_the_layer_uses(quantised, trained, name):
-    layer = layer_of(quantised(SCHEMES[name]))
+def test_rounded_coefficients_lie_on_the_grid_that_the_layer_uses(quantized, trained, name):
+    layer = layer_of(quantized(SCHEMES[name]))
     before, after, bits = rounded_coefficients(layer)
     a, b, c, formats = layer.coefficients()
     assert bits == {part: fmt.bits for part, fmt in formats.items()}
@@ -54,7 +54,7 @@ def test_rounded_coefficients_lie_on_the_grid_that_the_layer_uses(quantised, tra
         np.testing.assert_array_equal(old, value.detach().numpy().astype(complex))
         fmt = formats[part]
         pairs = np.stack([new.real, new.imag], -1)
-        np.testing.assert_array_equal(fmt.dequantise(fmt.quantise(pairs)), pairs)
+        np.testing.assert_array_equal(fmt.dequantize(fmt.quantize(pairs)), pairs)
         assert np.abs(new - old).max() <= np.sqrt(0.5) * float(fmt.scale.max()) * (1 + 1e-6)
         assert np.any(new != old)
     again = rounded_coefficients(layer_of(trained), SCHEMES[name])
@@ -71,16 +71,16 @@ def test_parts_without_bits_stay(trained):
     assert np.any(after.a != before.a)
 
 
-def test_plain_bits_and_missing_schemes(trained, quantised):
+def test_plain_bits_and_missing_schemes(trained, quantized):
     assert rounded_coefficients(layer_of(trained), 5)[2] == {"a": 5, "b": 5, "c": 5}
     with pytest.raises(ImcSsmError, match="give a scheme or a word length"):
         rounded_coefficients(layer_of(trained))
     with pytest.raises(ImcSsmError, match="has its scheme"):
-        rounded_coefficients(layer_of(quantised(SCHEMES["heads"])), 8)
+        rounded_coefficients(layer_of(quantized(SCHEMES["heads"])), 8)
 
 
-def test_the_full_precision_model_is_the_one_that_was_wrapped(quantised, trained, digits):
-    plain = full_precision(quantised(SCHEMES["heads"]))
+def test_the_full_precision_model_is_the_one_that_was_wrapped(quantized, trained, digits):
+    plain = full_precision(quantized(SCHEMES["heads"]))
     x = torch.from_numpy(digits.values[:20])
     with torch.no_grad():
         torch.testing.assert_close(plain(x), trained.eval()(x), rtol=0, atol=0)
@@ -100,19 +100,19 @@ def test_inputs_of_every_layer(deep, digits):
         second = model.blocks[0](first)
     for path, expected in (("blocks.0.ssm", first), ("blocks.1.ssm", second)):
         torch.testing.assert_close(torch.cat(seen[path]), expected.transpose(1, 2), rtol=0, atol=0)
-        fmt = input_quantiser(model, path).format()
+        fmt = input_quantizer(model, path).format()
         u = expected.detach().transpose(1, 2).numpy()
-        np.testing.assert_allclose(fmt.dequantise(fmt.quantise(u, 1), 1), u, rtol=1e-6)  # its own grid
-    assert input_quantiser(deep, "blocks.1.ssm") is None
+        np.testing.assert_allclose(fmt.dequantize(fmt.quantize(u, 1), 1), u, rtol=1e-6)  # its own grid
+    assert input_quantizer(deep, "blocks.1.ssm") is None
 
 
 @pytest.mark.parametrize("rounding", ["half_even", "half_up", "half_away"])
 @pytest.mark.parametrize("order", ["joint", "separate"])
 @pytest.mark.parametrize("per_state", [False, True])
-def test_the_unit_follows_its_coefficients_exactly(quantised, order, rounding, per_state):
+def test_the_unit_follows_its_coefficients_exactly(quantized, order, rounding, per_state):
     """x[t] = a x[t-1] + b u[t] + e[t] with |e| <= r units while nothing saturates."""
-    layer = layer_of(quantised(SCHEMES["wide"]))
-    formats = dataclasses.replace(layer.formats(), order=order, rounding=rounding)
+    layer = layer_of(quantized(SCHEMES["wide"]))
+    formats = dataclasses.replace(layer.formats(), rounding_placement=order, rounding=rounding)
     if per_state:
         scale = formats.x.scale[:, None] * np.linspace(1, 3, 16, dtype=np.float32)
         zero = np.repeat(formats.x.zero_point[:, None], 16, axis=1)
@@ -124,14 +124,14 @@ def test_the_unit_follows_its_coefficients_exactly(quantised, order, rounding, p
     saturation = Saturation(layer)
     rng = np.random.default_rng(0)
     u = rng.normal(0, 0.2, (2, a.shape[0], 12))
-    codes = formats.u.quantise(u, 1)
-    u = formats.u.dequantise(codes, 1)
+    codes = formats.u.quantize(u, 1)
+    u = formats.u.dequantize(codes, 1)
     before = np.zeros((2, *a.shape), complex)
     state, farthest = None, 0.0
     for t in range(12):
         _, state, lost = scan_codes(plan, codes[..., t : t + 1], *saturation.codes, x0=state)
         assert lost.state.sum() == 0
-        parts = formats.x.dequantise(state, 1)
+        parts = formats.x.dequantize(state, 1)
         now = parts[..., 0] + 1j * parts[..., 1]
         off = now - (a * before + b * u[..., t, None])
         unit = np.asarray(formats.x.scale, float).reshape(a.shape[0], -1)
@@ -143,11 +143,11 @@ def test_the_unit_follows_its_coefficients_exactly(quantised, order, rounding, p
     np.testing.assert_allclose(b, grid.b, rtol=2e-2)
 
 
-def test_a_register_that_holds_the_guaranteed_range_never_saturates(quantised):
+def test_a_register_that_holds_the_guaranteed_range_never_saturates(quantized):
     """The worst inputs of every state, on a unit whose register is wide enough: not one word is lost."""
-    layer = layer_of(quantised(Scheme.uniform(poles=8, state=16, weights=8)))
+    layer = layer_of(quantized(Scheme.uniform(poles=8, state=16, weights=8)))
     formats = layer.formats()
-    u_top = np.maximum(*(np.abs(formats.u.dequantise(v)) for v in (formats.u.low, formats.u.high)))
+    u_top = np.maximum(*(np.abs(formats.u.dequantize(v)) for v in (formats.u.low, formats.u.high)))
 
     def scaled(factor: float):
         coarse = dataclasses.replace(formats.x, scale=formats.x.scale * np.float32(factor), clip=None)
@@ -163,7 +163,7 @@ def test_a_register_that_holds_the_guaranteed_range_never_saturates(quantised):
         calm = np.abs(a) < 0.995
         reach = impulse_norms(a, b)[0].max(-1) * u_top[:, None] + error * unit * rounding_gains(a)
         x = layer.formats().x
-        room = np.minimum(x.dequantise(x.high), -x.dequantise(x.low))[:, None]
+        room = np.minimum(x.dequantize(x.high), -x.dequantize(x.low))[:, None]
         fits = calm & (reach < room)
         plan = plan_scan(layer.formats(), *a.shape)
         codes = Saturation(layer).codes
@@ -173,9 +173,9 @@ def test_a_register_that_holds_the_guaranteed_range_never_saturates(quantised):
                 continue
             response = b[:, n, None] * a[:, n, None] ** np.arange(600)
             sign = np.where(response.real[:, ::-1] >= 0, 1.0, -1.0) * u_top[:, None] * only[:, None]
-            u = formats.u.quantise(sign[None], 1)
+            u = formats.u.quantize(sign[None], 1)
             picked = [
-                np.where(fits[..., None], z, f.quantise(np.zeros(z.shape))) for z, f in _pairs(codes, formats)
+                np.where(fits[..., None], z, f.quantize(np.zeros(z.shape))) for z, f in _pairs(codes, formats)
             ]
             _, _, lost = scan_codes(plan, u, *picked)
             assert lost.state.sum() == 0
@@ -186,8 +186,8 @@ def _pairs(codes, formats):
     return zip(codes, (formats.a, formats.b, formats.c), strict=True)
 
 
-def test_saturation_is_what_the_oracle_counts(quantised, digits):
-    model = quantised(Scheme.uniform(poles=8, state=4, percentile=95))
+def test_saturation_is_what_the_oracle_counts(quantized, digits):
+    model = quantized(Scheme.uniform(poles=8, state=4, percentile=95))
     layer = layer_of(model)
     part = digits.split("test").take(20)
     counter = Saturation(layer)
@@ -196,7 +196,7 @@ def test_saturation_is_what_the_oracle_counts(quantised, digits):
     (_, u, _) = next(iter(layer_inputs(model, part, 20)))
     f = layer.formats()
     heads, states = counter.plan.heads, counter.plan.states
-    *_, lost = scan_codes(counter.plan, f.u.quantise(u.numpy(), 1), *counter.codes)
+    *_, lost = scan_codes(counter.plan, f.u.quantize(u.numpy(), 1), *counter.codes)
     state, output = counter.shares()
     np.testing.assert_allclose(state, 100 * lost.state / (20 * 64 * states * 2))
     np.testing.assert_allclose(output, 100 * lost.output / (20 * 64))
@@ -204,8 +204,8 @@ def test_saturation_is_what_the_oracle_counts(quantised, digits):
     assert state.max() > 0.1
 
 
-def test_saturation_stops_at_the_end_of_each_sequence(quantised, digits):
-    model = quantised(Scheme.uniform(poles=8, state=4, percentile=90))
+def test_saturation_stops_at_the_end_of_each_sequence(quantized, digits):
+    model = quantized(Scheme.uniform(poles=8, state=4, percentile=90))
     (_, u, _) = next(iter(layer_inputs(model, digits.split("test").take(6), 6)))
     lengths = torch.tensor([64, 10, 10, 1, 64, 33])
     together, apart = Saturation(layer_of(model)), Saturation(layer_of(model))
@@ -218,8 +218,8 @@ def test_saturation_stops_at_the_end_of_each_sequence(quantised, digits):
 
 
 @pytest.fixture
-def inspected(quantised, digits):
-    return inspect_model(quantised(SCHEMES["heads"]), digits, sequences=40)
+def inspected(quantized, digits):
+    return inspect_model(quantized(SCHEMES["heads"]), digits, sequences=40)
 
 
 def test_the_dataset_is_a_result(inspected, tmp_path):
@@ -234,9 +234,9 @@ def test_the_dataset_is_a_result(inspected, tmp_path):
         assert not inspected[name].isnull().any(), name
 
 
-def test_the_dataset_agrees_with_its_parts(inspected, quantised):
+def test_the_dataset_agrees_with_its_parts(inspected, quantized):
     ds = inspected.isel(layer=0)
-    layer = layer_of(quantised(SCHEMES["heads"]))
+    layer = layer_of(quantized(SCHEMES["heads"]))
     before, after, _ = rounded_coefficients(layer)
     poles = ds["pole"].sel(part="real") + 1j * ds["pole"].sel(part="imaginary")
     np.testing.assert_array_equal(poles.sel(stage="before"), before.a)
@@ -259,7 +259,7 @@ def test_the_dataset_agrees_with_its_parts(inspected, quantised):
 def test_bounds_are_ordered(inspected):
     ds = inspected.isel(layer=0)
     before = ds.sel(stage="before")
-    # Observed without the quantised input: the encoder's codes clip a little.
+    # Observed without the quantized input: the encoder's codes clip a little.
     assert (ds["state_largest"] <= before["bound_guaranteed"] * 1.05).all()
     assert (ds["bound_calibrated"] <= ds["state_largest"]).all()
     assert (before["bound_guaranteed"] <= before["bound_modulus"] * (1 + 1e-12)).all()
@@ -295,9 +295,9 @@ def test_full_precision(trained, digits):
     ).all()
 
 
-def test_a_quantised_model_with_a_state_in_full_precision(quantised, digits):
+def test_a_quantized_model_with_a_state_in_full_precision(quantized, digits):
     none = dict.fromkeys(("state", "b", "encoder", "recurrent"))
-    ds = inspect_model(quantised(Scheme(bits=Bits(**none))), digits, sequences=10).isel(layer=0)
+    ds = inspect_model(quantized(Scheme(bits=Bits(**none))), digits, sequences=10).isel(layer=0)
     assert ds.attrs["register"] == "assumed"
     assert ds["saturated_state"].isnull().all()
     np.testing.assert_array_equal(ds["bits_coefficient"], [8, np.nan, 8])

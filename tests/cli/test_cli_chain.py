@@ -14,11 +14,11 @@ from cli_runs import done, own_toml, run
 from imc_ssm import __version__, datasets, results
 from imc_ssm.analog import load_cell, load_design
 from imc_ssm.cli.app import app
-from imc_ssm.compile import Deployment
+from imc_ssm.deployment import Deployment
 from imc_ssm.devices import device_names
-from imc_ssm.evaluate import evaluate
+from imc_ssm.evaluation import evaluate
 from imc_ssm.modelfile import load_model, tensors_of
-from imc_ssm.train import accuracy
+from imc_ssm.training import accuracy
 
 COMMANDS = ("demo", "train", "quantize", "inspect", "deploy", "cost", "show", "devices", "data")
 
@@ -47,7 +47,7 @@ def test_quantize_keeps_the_accuracy_and_says_what_it_did(chain):
     assert ptq.scheme is not None
     assert (ptq.scheme.bits.state, ptq.scheme.bits.poles, ptq.scheme.bits.weights) == (10, 8, 8)
     assert ptq.info["accuracy_test"] > full.info["accuracy_test"] - 6
-    assert ptq.info["quantised_from"] == "m.safetensors"
+    assert ptq.info["quantized_from"] == "m.safetensors"
     assert qat.info["qat"]["epochs"] == 1
     assert qat.info["accuracy_test"] > full.info["accuracy_test"] - 6
     before, after = tensors_of(ptq.model), tensors_of(qat.model)
@@ -126,11 +126,11 @@ def waves(path: Path) -> Path:
 
 def test_own_sequences_take_the_same_road(tmp_path):
     own = waves(tmp_path / "my [own] waves.npz")  # rich would take the brackets for markup
-    model, quantised, out = tmp_path / "m.safetensors", tmp_path / "q.safetensors", tmp_path / "d.nc"
+    model, quantized, out = tmp_path / "m.safetensors", tmp_path / "q.safetensors", tmp_path / "d.nc"
     done("train", own, "--epochs", 12, "--batch", 15, "--n-state", 16, "--out", model)
-    done("quantize", model, "--out", quantised)
+    done("quantize", model, "--out", quantized)
     chip = ("--design", "reram-wan-64", "--chips", 1, "--times", "1d")
-    printed = done("deploy", quantised, *chip, "--out", out).out
+    printed = done("deploy", quantized, *chip, "--out", out).out
     stored = load_model(model)
     assert (stored.model.config.inputs, stored.model.config.classes) == (2, 3)
     assert stored.model.config.n_state == 16

@@ -108,7 +108,7 @@ def test_a_study_that_defines_none(study):
     ("old", "new", "naming"),
     [
         ("calibration=64", "calibratoin=64", "unknown field 'calibratoin'; did you mean 'calibration'?"),
-        ("rate=3e-2", "rate=-1", "TrainConfig field 'rate' = -1: allowed is more than 0"),
+        ("rate=3e-2", "rate=-1", "TrainConfig field 'learning_rate' = -1: allowed is more than 0"),
         ('"poles_outside"),', '"poles_outsied"),', "poles: unknown variable 'poles_outsied'; did you mean"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`inspect`: a model's recurrences, in full precision and quantised, and `show` of what it wrote."""
+"""`inspect`: a model's recurrences, in full precision and quantized, and `show` of what it wrote."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def inspected(chain, tmp_path_factory):
     return folder, printed
 
 
-def test_a_quantised_model(inspected):
+def test_a_quantized_model(inspected):
     folder, printed = inspected
     assert {path.name for path in folder.iterdir()} == {"q.nc", "q.png", "m.nc", "m.png"}
     assert (folder / "q.png").read_bytes().startswith(b"\x89PNG")
@@ -90,10 +90,10 @@ def test_the_same_seed_the_same_dataset(inspected, chain, tmp_path):
 
 
 def test_refusals(refused, chain, tmp_path):
-    model, quantised = chain["m.safetensors"], chain["q.safetensors"]
+    model, quantized = chain["m.safetensors"], chain["q.safetensors"]
     refused("inspect", "none.safetensors", "--out", "i.nc", naming="none.safetensors")
     refused("inspect", chain["dep.safetensors"], "--out", "i.nc", naming="'deployment' file")
-    refused("inspect", quantised, "--bits", 6, "--out", "i.nc", naming="--bits 6")
+    refused("inspect", quantized, "--bits", 6, "--out", "i.nc", naming="--bits 6")
     refused("inspect", model, "--bits", 1, "--out", "i.nc", naming="--bits")
     refused("inspect", model, "--bits", 17, "--out", "i.nc", naming="--bits")
     refused("inspect", model, "--sequences", 0, "--out", "i.nc", naming="--sequences")

@@ -112,8 +112,8 @@ DAMAGE = [
 def test_damaged_files(refused, chain, tmp_path, kind):
     model = damaged(chain["m.safetensors"], kind, tmp_path / "bad-model.safetensors")
     refused("quantize", model, "--out", "new.safetensors", naming="bad-model.safetensors")
-    quantised = damaged(chain["q.safetensors"], kind, tmp_path / "bad-q.safetensors")
-    refused("deploy", quantised, "--out", "new.nc", "--deployment", "new.safetensors", naming="bad-q.safetensors")
+    quantized = damaged(chain["q.safetensors"], kind, tmp_path / "bad-q.safetensors")
+    refused("deploy", quantized, "--out", "new.nc", "--deployment", "new.safetensors", naming="bad-q.safetensors")
     deployment = damaged(chain["dep.safetensors"], kind, tmp_path / "bad-dep.safetensors")
     refused("cost", deployment, "--out", "new.nc", naming="bad-dep.safetensors")
     dataset = damaged(chain["d.nc"], kind, tmp_path / "bad.nc")
@@ -197,11 +197,11 @@ def test_damaged_sequences(refused, tmp_path, kind):
 def test_sequences_that_do_not_fit_the_model(refused, chain, tmp_path):
     np.savez(tmp_path / "two.npz", values=np.repeat(GOOD, 2, axis=2), labels=np.arange(30) % 10)
     np.savez(tmp_path / "few.npz", values=GOOD, labels=LABELS)
-    model, quantised = chain["m.safetensors"], chain["q.safetensors"]
+    model, quantized = chain["m.safetensors"], chain["q.safetensors"]
     for own, naming in (("two.npz", "1 input channels"), ("few.npz", "10 classes")):
         refused("quantize", model, "--dataset", own, "--out", "new.safetensors", naming=naming)
-        refused("deploy", quantised, "--dataset", own, "--out", "new.nc", naming=naming)
-        refused("cost", quantised, "--dataset", own, "--out", "new.nc", naming=naming)
+        refused("deploy", quantized, "--dataset", own, "--out", "new.nc", naming=naming)
+        refused("cost", quantized, "--dataset", own, "--out", "new.nc", naming=naming)
 
 
 def test_sequences_that_are_gone(refused, tmp_path, monkeypatch):
@@ -216,10 +216,10 @@ def test_outputs_that_cannot_be_written(refused, chain, tmp_path):
     (tmp_path / "file").write_text("here stands a file, not a folder")
     for name in ("folder.safetensors", "folder.nc", "folder.png", "folder.json"):
         (tmp_path / name).mkdir()
-    model, quantised, dataset = chain["m.safetensors"], chain["q.safetensors"], chain["d.nc"]
+    model, quantized, dataset = chain["m.safetensors"], chain["q.safetensors"], chain["d.nc"]
     commands = {
         ".safetensors": [("train", "digits", "--epochs", 0), ("quantize", model)],
-        ".nc": [("demo",), ("deploy", quantised, "--chips", 1), ("cost", quantised)],
+        ".nc": [("demo",), ("deploy", quantized, "--chips", 1), ("cost", quantized)],
         ".png": [("show", dataset)],
         ".json": [("devices",), ("data", "digits")],
     }
@@ -228,7 +228,7 @@ def test_outputs_that_cannot_be_written(refused, chain, tmp_path):
             refused(*words, "--out", f"file/out{suffix}", naming=f"file/out{suffix}")
             refused(*words, "--out", f"folder{suffix}", naming=f"folder{suffix}: it is a folder")
             refused(*words, "--out", "out.txt", naming=f"must end in {suffix}")
-    deploy = ("deploy", quantised, "--chips", 1, "--out", "new.nc", "--deployment")
+    deploy = ("deploy", quantized, "--chips", 1, "--out", "new.nc", "--deployment")
     refused(*deploy, "file/dep.safetensors", naming="file/dep.safetensors")
     refused(*deploy, "dep.json", naming="must end in .safetensors")
 
@@ -246,8 +246,8 @@ def test_a_figure_that_cannot_be_written(refused, chain, tmp_path, command):
         (("--epochs", -1), "--epochs"),
         (("--epochs", "ten"), "--epochs"),
         (("--batch", 0), "--batch"),
-        (("--rate", 0), "'rate' = 0.0"),
-        (("--rate", "nan"), "'rate' = nan"),
+        (("--rate", 0), "'learning_rate' = 0.0"),
+        (("--rate", "nan"), "'learning_rate' = nan"),
         (("--weight-decay", -1), "'weight_decay' = -1.0"),
         (("--dropout", 1), "'dropout' = 1.0"),
         (("--n-state", 3), "'n_state' = 3"),
@@ -275,7 +275,7 @@ def test_bad_numbers_in_train(refused, words, naming):
         (("--percentile", "inf"), "'percentile' = inf"),
         (("--granularity", "row"), "'granularity' = 'row'"),
         (("--epochs", -1), "--epochs"),
-        (("--rate", 0), "'rate' = 0.0"),
+        (("--rate", 0), "'learning_rate' = 0.0"),
         (("--noise", -0.1), "'noise' = -0.1"),
         (("--noise-output", -1), "'noise_output' = -1.0"),
         (("--seed", -1), "--seed"),
@@ -308,10 +308,10 @@ def test_bad_numbers_in_deploy_and_demo(refused, chain, words, naming):
 
 
 def test_models_of_the_wrong_kind(refused, chain, tmp_path):
-    full, quantised, deployment = (chain[f"{name}.safetensors"] for name in ("m", "q", "dep"))
-    refused("deploy", full, "--out", "new.nc", naming="full precision; quantise it first")
-    refused("cost", full, "--out", "new.nc", naming="full precision; quantise it first")
-    refused("quantize", quantised, "--out", "new.safetensors", naming="quantised already")
+    full, quantized, deployment = (chain[f"{name}.safetensors"] for name in ("m", "q", "dep"))
+    refused("deploy", full, "--out", "new.nc", naming="full precision; quantize it first")
+    refused("cost", full, "--out", "new.nc", naming="full precision; quantize it first")
+    refused("quantize", quantized, "--out", "new.safetensors", naming="quantized already")
     refused("quantize", deployment, "--out", "new.safetensors", naming="'deployment' file")
     refused("deploy", deployment, "--out", "new.nc", naming="'deployment' file")
     refused("cost", deployment, "--design", "pcm-256", naming="--design")
@@ -340,14 +340,14 @@ def test_things_that_cannot_be_shown(refused, chain, tmp_path):
 
 def test_work_that_fails_in_the_middle_leaves_nothing(refused):
     words = ("train", "digits", "--out", "m.safetensors")
-    refused(*words, "--rate", 1e30, "--epochs", 2, naming="smaller rate")
+    refused(*words, "--rate", 1e30, "--epochs", 2, naming="smaller learning rate")
     assert run(*words, "--epochs", 1).code == 0  # nothing of the failure stands in the way
 
 
 def test_a_training_that_diverges_late_leaves_nothing(refused):
     # one huge batch an epoch: the first checkpoint is written before the warm-up reaches rates that diverge
     words = ("train", "digits", "--batch", 2000, "--rate", 1e30, "--epochs", 40, "--out", "m.safetensors")
-    result = refused(*words, naming="smaller rate")
+    result = refused(*words, naming="smaller learning rate")
     assert "epoch 1/" not in result.err
 
 

@@ -10,7 +10,7 @@ from cli_runs import done
 
 from imc_ssm import results
 from imc_ssm.modelfile import load_model
-from imc_ssm.quantize import Bits, DiscreteS4D, Scheme
+from imc_ssm.quantization import Bits, DiscreteS4D, Scheme
 
 STUDY = Path(__file__).parents[2] / "experiments" / "zhao2025" / "results"
 
@@ -28,7 +28,7 @@ STUDY = Path(__file__).parents[2] / "experiments" / "zhao2025" / "results"
         ),
         (
             ("--order", "separate", "--rounding", "half_up", "--gelu", "piecewise"),
-            Scheme(order="separate", rounding="half_up", gelu="piecewise"),
+            Scheme(rounding_placement="separate", rounding="half_up", gelu="piecewise"),
         ),
         (
             ("--parameterisation", "discrete", "--state-clip", 0, "--grad-clamp", 5),
@@ -57,12 +57,12 @@ def test_frozen_poles_stay_through_training(chain, tmp_path):
     assert not np.array_equal(before.B.detach(), after.B.detach())
 
 
-def test_a_shipped_model_is_quantised_by_its_name(tmp_path):
+def test_a_shipped_model_is_quantized_by_its_name(tmp_path):
     # on the digits, which need no download: another task, but the same channels and classes
     done("quantize", "s4d-16h-seed1", "--dataset", "digits", "--out", tmp_path / "q.safetensors")
     stored = load_model(tmp_path / "q.safetensors")
     assert stored.scheme == Scheme()
-    assert stored.info["quantised_from"] == "s4d-16h-seed1.safetensors"
+    assert stored.info["quantized_from"] == "s4d-16h-seed1.safetensors"
     assert stored.info["training"]["seed"] == 1
 
 
@@ -75,7 +75,7 @@ def test_a_shipped_model_is_quantised_by_its_name(tmp_path):
         (("--granularity", "channel"), "'granularity' = 'channel'"),
         (("--calibration", "on"), "'calibration' = 'on'"),
         (("--state-calibration", "off"), "'state_calibration' = 'off'"),
-        (("--order", "jiont"), "'order' = 'jiont'"),
+        (("--order", "jiont"), "'rounding_placement' = 'jiont'"),
         (("--rounding", "nearest"), "'rounding' = 'nearest'"),
         (("--parameterisation", "free"), "'parameterisation' = 'free'"),
         (("--gelu", "tanh"), "'gelu' = 'tanh'"),
@@ -96,9 +96,9 @@ def test_refusals(refused, chain, words, naming):
 def test_a_chip_has_no_full_precision(refused, chain, tmp_path):
     model = tmp_path / "q.safetensors"
     printed = done("quantize", chain["m.safetensors"], "--scheme", "w4a6", "--out", model).out
-    assert "for a chip quantise with --biases 16" in printed
+    assert "for a chip quantize with --biases 16" in printed
     refused(
-        "cost", model, "--out", "c.nc", naming="give bits to biases and quantise again (imc-ssm quantize --biases"
+        "cost", model, "--out", "c.nc", naming="give bits to biases and quantize again (imc-ssm quantize --biases"
     )
     printed = done("quantize", chain["m.safetensors"], "--scheme", "w4a6", "--biases", 16, "--out", model).out
     assert "--biases" not in printed
@@ -116,7 +116,7 @@ def test_what_is_drawn_follows_the_seed(chain, tmp_path):
     assert any(not value.equal(models[1][name]) for name, value in models[0].items())
 
 
-def test_the_command_quantises_as_the_study_does(tmp_path, mnist_folder):
+def test_the_command_quantizes_as_the_study_does(tmp_path, mnist_folder):
     """Table III's PTQ cell of a shipped model, computed by another process: the same accuracy."""
     done(
         "quantize",

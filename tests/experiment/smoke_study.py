@@ -1,9 +1,9 @@
 """A study of seconds on the digits: copied to `experiments/smoke/study.py` by the tests."""
 
 from imc_ssm.experiment import Experiment, Recipe, Study, full, kernel, poles, ptq, qat
-from imc_ssm.quantize import Scheme
+from imc_ssm.quantization import Scheme
 from imc_ssm.s4d import ModelConfig
-from imc_ssm.train import TrainConfig
+from imc_ssm.training import TrainConfig
 
 
 def rounded(bits):
@@ -22,8 +22,8 @@ STUDY = Study(
     "Smoke study",
     "digits",
     Recipe(
-        pretraining=TrainConfig(epochs=2, batch=64, rate=3e-2),
-        qat=TrainConfig(epochs=2, batch=64, rate=1e-3),
+        pretraining=TrainConfig(epochs=2, batch=64, learning_rate=3e-2),
+        qat=TrainConfig(epochs=2, batch=64, learning_rate=1e-3),
         calibration=64,
     ),
     (

@@ -19,7 +19,7 @@ from imc_ssm.experiment.dataset import assemble
 from imc_ssm.experiment.ledger import locked
 from imc_ssm.files import save_tensors
 from imc_ssm.modelfile import save_model
-from imc_ssm.quantize import Scheme
+from imc_ssm.quantization import Scheme
 
 JOBS = {"full": full("tiny"), "ptq": ptq("tiny", Scheme()), "qat": qat("tiny", Scheme())}
 
@@ -99,7 +99,7 @@ def test_experiments_share_jobs_and_models(done):
         curves["accuracy"].sel(bits=8, seed=0, model="tiny")
     )
     left = [path.name for path in done.runs.iterdir()]
-    assert len(left) == 2  # the two quantised models: neither locks nor checkpoints
+    assert len(left) == 2  # the two quantized models: neither locks nor checkpoints
     assert all(name.startswith("qat-tiny-seed0-") for name in left)
 
 
@@ -166,7 +166,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_values(done, tmp_path):
 
 def test_a_training_that_diverges_leaves_its_cell_missing(tmp_path):
     place = smoke_place(tmp_path)
-    wild = place.study.recipe.qat.model_copy(update={"rate": 1e30, "epochs": 1, "clip": 1e30})
+    wild = place.study.recipe.qat.model_copy(update={"learning_rate": 1e30, "epochs": 1, "clip": 1e30})
     recipe = place.study.recipe.model_copy(update={"qat": wild})
     place.study = dataclasses.replace(place.study, recipe=recipe)
     seen = []
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_another_training_is_a_failure_of_its_cell(done, tmp_pat
     shutil.copytree(done.folder / "models", place.folder / "models")
     cells = place.study.experiment("curves").cells(1)
     path = place.run_path(cells[0].job, 0, ".checkpoint.safetensors")
-    other = {"identity": {"config": {"rate": 7.0}, "task": "digits"}}
+    other = {"identity": {"config": {"learning_rate": 7.0}, "task": "digits"}}
     save_tensors(path, {"random": np.zeros(1)}, other, "checkpoint")
     failures, ds = compute(place, "curves", seeds=1)
     assert [f.cell for f in failures] == cells[:1]
@@ -221,7 +221,7 @@ def test_other_schemes_are_another_configuration(done, tmp_path):
 
 def test_a_training_that_diverges_is_not_repeated_for_every_cell(tmp_path):
     place = smoke_place(tmp_path)
-    wild = place.study.recipe.pretraining.model_copy(update={"rate": 1e30, "epochs": 1, "clip": 1e30})
+    wild = place.study.recipe.pretraining.model_copy(update={"learning_rate": 1e30, "epochs": 1, "clip": 1e30})
     place.study = dataclasses.replace(
         place.study, recipe=place.study.recipe.model_copy(update={"pretraining": wild})
     )
@@ -277,7 +277,7 @@ def test_another_recipe_is_another_key_and_never_mixes(done):
     recipe = done.study.recipe
     job = done.study.experiment("again").cells()[0].job
     other = dataclasses.replace(
-        done.study, recipe=recipe.model_copy(update={"qat": recipe.qat.model_copy(update={"rate": 1e-4})})
+        done.study, recipe=recipe.model_copy(update={"qat": recipe.qat.model_copy(update={"learning_rate": 1e-4})})
     )
     place = Workplace(other, done.folder)
     assert done.find(job, 0) is not None
@@ -292,23 +292,23 @@ def test_another_recipe_is_another_key_and_never_mixes(done):
 def test_a_training_of_its_own(done, tmp_path):
     """Its model stays out of `models/`, and equal numbers are the same job as the recipe's."""
     recipe = done.study.recipe
-    other = recipe.pretraining.model_copy(update={"rate": 1e-3, "epochs": 1})
+    other = recipe.pretraining.model_copy(update={"learning_rate": 1e-3, "epochs": 1})
     place = smoke_place(tmp_path)
     jobs = {"own": full("tiny", other), "same": full("tiny", recipe.pretraining)}
     trials = Experiment("trials", "Trials", {"how": tuple(jobs)}, lambda cell: jobs[cell["how"]], seeds=1)
     place.study = dataclasses.replace(place.study, experiments=(trials,))
     assert compute(place, "trials", only={"how": ["own"]})[0] == []
     assert not place.model_path(full("tiny"), 0).exists()
-    assert place.stored_model(jobs["own"], 0).info["training"]["rate"] == 1e-3
+    assert place.stored_model(jobs["own"], 0).info["training"]["learning_rate"] == 1e-3
     assert place.find(full("tiny"), 0) is None
     assert place.spent(trials.cells(), place.ledger.entries()) > 0
     assert done.study.key(jobs["same"], 0) == done.study.key(full("tiny"), 0)
     assert done.model_path(jobs["same"], 0) == done.model_path(full("tiny"), 0)
     start = qat("tiny", Scheme())
-    tuned = qat("tiny", Scheme(), recipe.qat.model_copy(update={"rate": 1e-4}))
+    tuned = qat("tiny", Scheme(), recipe.qat.model_copy(update={"learning_rate": 1e-4}))
     keys = [done.study.identity(job, 0) for job in (start, tuned)]
     assert keys[0] | {"qat": None} == keys[1] | {"qat": None} != keys[0]
-    assert keys[1]["qat"]["rate"] == 1e-4
+    assert keys[1]["qat"]["learning_rate"] == 1e-4
 
 
 def test_keys_leave_out_defaults_but_a_changed_default_is_noticed(done):

@@ -12,7 +12,7 @@ from fakes import ZHAO, fake_dataset, silent
 from imc_ssm.experiment import Recipe, Workplace, load_study, run
 from imc_ssm.experiment.report import compare, markdown
 from imc_ssm.s4d import ModelConfig
-from imc_ssm.train import TrainConfig
+from imc_ssm.training import TrainConfig
 
 NAMES = [
     "table1",
@@ -82,12 +82,12 @@ def test_schemes_are_those_of_the_paper(study):
     assert (bits.encoder, bits.recurrent, bits.gelu, bits.pool) == (6, 6, 6, 6)
     for job in (ptq, qat):
         scheme = job.scheme
-        assert (scheme.order, scheme.gelu, scheme.granularity) == ("separate", "piecewise", "head")
+        assert (scheme.rounding_placement, scheme.gelu, scheme.granularity) == ("separate", "piecewise", "head")
         assert (scheme.percentile, scheme.state_clip, scheme.grad_clamp) == (99.999, 50, 1000)
         assert (scheme.symmetric, scheme.calibration) == (False, "static")
     one = {tuple(at.values()): job for at, job in study.experiment("fig2a").grid()}["s4d-16h", "B", 4].scheme
     assert {part: width for part, width in one.bits.model_dump().items() if width} == {"b": 4}
-    assert (one.gelu, one.order) == ("exact", "joint")  # nothing else is rounded
+    assert (one.gelu, one.rounding_placement) == ("exact", "joint")  # nothing else is rounded
     moved = {tuple(at.values()): job for at, job in study.experiment("fig2b").grid()}
     assert moved["s4d-16h", "x", "dynamic", 8].scheme.state_calibration == "dynamic"
     assert moved["s4d-16h", "activations", "dynamic", 8].scheme.calibration == "dynamic"
@@ -151,7 +151,9 @@ def test_one_cell_of_every_kind_runs_on_a_tiny_model(study, tmp_path):
     """The same declarations on the digits: first and last cell of every experiment, and every option."""
     build = sys.modules["imc_ssm_study_zhao2025"].build
     recipe = Recipe(
-        pretraining=TrainConfig(epochs=1, batch=64), qat=TrainConfig(epochs=1, batch=64, rate=1e-3), calibration=32
+        pretraining=TrainConfig(epochs=1, batch=64),
+        qat=TrainConfig(epochs=1, batch=64, learning_rate=1e-3),
+        calibration=32,
     )
     tiny = ModelConfig(heads=4, n_state=8, dt_min=0.0125, dt_max=0.5)
     models = {"s4d-16h": tiny, "s4d-64h": tiny.model_copy(update={"heads": 6})}

@@ -29,9 +29,9 @@ def test_approaches_the_real_recurrence_as_bits_grow() -> None:
         span = [(v.min(), v.max()) for v in (parts(a), u, parts(np.stack(xs)), parts(b), parts(c), exact)]
         fa, fu, fx, fb, fc, fy = (Format.from_range(low, high, bits) for low, high in span)
         plan = plan_scan(ScanFormats(a=fa, u=fu, x=fx, b=fb, c=fc, y=fy), heads, states)
-        coded = (f.quantise(parts(z)) for f, z in ((fa, a), (fb, b), (fc, c)))
-        y, _, overflow = scan_codes(plan, fu.quantise(u), *coded)
-        errors.append(np.abs(fy.dequantise(y) - exact).max() / np.abs(exact).max())
+        coded = (f.quantize(parts(z)) for f, z in ((fa, a), (fb, b), (fc, c)))
+        y, _, overflow = scan_codes(plan, fu.quantize(u), *coded)
+        errors.append(np.abs(fy.dequantize(y) - exact).max() / np.abs(exact).max())
         assert overflow.output.sum() <= y.size * 0.01
     # Two more bits: about four times less error, and never less than twice.
     assert all(later < earlier / 2 for earlier, later in pairwise(errors)), errors
@@ -50,17 +50,17 @@ def test_a_free_decay_follows_the_pole_whatever_the_inputs_word(fine: int, coars
     fx = Format.from_range(-4.0, 4.0, fine)
     fu = Format.from_range(-1.0, 1.0, coarse) if coarse else Format.from_range(-32.0, 32.0, fine)
     fb = Format.from_range(-1.0, 1.0, coarse) if coarse else None
-    plan = plan_scan(ScanFormats(a=fa, u=fu, x=fx, b=fb, order=order), 1, 1)  # type: ignore[arg-type]
-    x0 = fx.quantise(np.array([[[[3.0, 0.0]]]]))
-    zero = fu.quantise(np.zeros((1, 1, 20)))
+    plan = plan_scan(ScanFormats(a=fa, u=fu, x=fx, b=fb, rounding_placement=order), 1, 1)  # type: ignore[arg-type]
+    x0 = fx.quantize(np.array([[[[3.0, 0.0]]]]))
+    zero = fu.quantize(np.zeros((1, 1, 20)))
     _, last, overflow = scan_codes(
-        plan, zero, fa.quantise(part), None if fb is None else fb.quantise(part), None, x0
+        plan, zero, fa.quantize(part), None if fb is None else fb.quantize(part), None, x0
     )
     assert overflow.state.tolist() == [0]
-    stored = complex(*fa.dequantise(fa.quantise(part)).ravel())
-    start = complex(*fx.dequantise(x0).ravel())
+    stored = complex(*fa.dequantize(fa.quantize(part)).ravel())
+    start = complex(*fx.dequantize(x0).ravel())
     exact = start * stored**20
-    found = complex(*fx.dequantise(last).ravel())
+    found = complex(*fx.dequantize(last).ravel())
     # 20 roundings of the state, each at most half a code per part; the multiplier's relative error, 2^-12 at most.
     allowed = 20 * 0.71 * float(fx.scale) + 20 * 2.0**-12 * abs(exact)
     assert abs(found - exact) < allowed

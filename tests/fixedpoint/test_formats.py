@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint import Format, ScanFormats, spread
+from imc_ssm.fixedpoint import Format, ScanFormats, broadcast_heads
 
 BITS = st.integers(2, 16)
 REAL = st.floats(-1e6, 1e6).filter(lambda v: v == 0 or abs(v) > 1e-20)
@@ -44,13 +44,13 @@ class TestFromRange:
         fmt = Format.from_range([0.0, 0.0], [high, 2.0], 8, symmetric=symmetric)
         assert fmt.scale[0] == 1
         assert fmt.scale[1] == np.float32(2 / (127 if symmetric else 255))
-        assert fmt.quantise([high, 0.0])[0] == fmt.zero_point[0]
+        assert fmt.quantize([high, 0.0])[0] == fmt.zero_point[0]
 
     @pytest.mark.parametrize("symmetric", [False, True])
     def test_an_empty_range_gets_scale_one(self, symmetric: bool) -> None:
         fmt = Format.from_range(0.0, 0.0, 4, symmetric=symmetric)
         assert fmt.scale == 1
-        assert fmt.quantise(0.0) == fmt.zero_point
+        assert fmt.quantize(0.0) == fmt.zero_point
 
     def test_per_head(self) -> None:
         fmt = Format.from_range([-1.0, 0.0], [2.0, 5.0], 8)
@@ -60,8 +60,8 @@ class TestFromRange:
         assert fmt.magnitude().tolist() == [170, 255]
         # The head axis is where it is said to be.
         value = np.array([[2.0, 5.0], [-1.0, 2.0]])
-        assert fmt.quantise(value, head_axis=1).tolist() == [[127, 127], [-128, -26]]
-        assert fmt.quantise(value.T, head_axis=0).tolist() == [[127, -128], [127, -26]]
+        assert fmt.quantize(value, head_axis=1).tolist() == [[127, 127], [-128, -26]]
+        assert fmt.quantize(value.T, head_axis=0).tolist() == [[127, -128], [127, -26]]
 
     def test_per_state(self) -> None:
         low, high = [[-1.0, 0.0, -3.0], [0.0, -1.0, -2.0]], [[2.0, 5.0, 0.0], [4.0, 0.0, 2.0]]
@@ -69,14 +69,14 @@ class TestFromRange:
         assert (fmt.heads, fmt.states) == (2, 3)
         # Every head and state is the format that it would be alone.
         value = np.linspace(-4, 6, 2 * 2 * 3 * 2).reshape(2, 2, 3, 2)  # (batch, head, state, part)
-        codes, back = fmt.quantise(value, 1), fmt.dequantise(fmt.quantise(value, 1), 1)
+        codes, back = fmt.quantize(value, 1), fmt.dequantize(fmt.quantize(value, 1), 1)
         for h in range(2):
             for n in range(3):
                 alone = Format.from_range(low[h][n], high[h][n], 8)
                 assert (fmt.scale[h, n], fmt.zero_point[h, n]) == (alone.scale, alone.zero_point)
                 assert fmt.magnitude()[h, n] == alone.magnitude()
-                assert np.array_equal(codes[:, h, n], alone.quantise(value[:, h, n]))
-                assert np.array_equal(back[:, h, n], alone.dequantise(codes[:, h, n]))
+                assert np.array_equal(codes[:, h, n], alone.quantize(value[:, h, n]))
+                assert np.array_equal(back[:, h, n], alone.dequantize(codes[:, h, n]))
 
     def test_per_tensor_has_no_heads(self) -> None:
         fmt = Format.from_range(-1.0, 1.0, 8)
@@ -91,10 +91,10 @@ class TestFromRange:
     ) -> None:
         low, high = sorted((one, two))
         fmt = Format.from_range(low, high, bits, symmetric=symmetric)
-        assert fmt.dequantise(fmt.quantise(0.0)) == 0.0
+        assert fmt.dequantize(fmt.quantize(0.0)) == 0.0
         for end in (low, high):
             # Rounding the value and rounding the zero point cost half a step each.
-            assert abs(float(fmt.dequantise(fmt.quantise(end))) - end) <= 1.001 * float(fmt.scale)
+            assert abs(float(fmt.dequantize(fmt.quantize(end))) - end) <= 1.001 * float(fmt.scale)
 
 
 class TestBounds:
@@ -103,7 +103,7 @@ class TestBounds:
         assert int(fmt.low) == -20 + 3  # ceil(-20.4) + 3
         assert int(fmt.high) == 20 + 3  # floor(20.4) + 3
         assert int(fmt.magnitude()) == 20
-        assert fmt.quantise([-99.0, -10.2, 10.2, 99.0]).tolist() == [-17, -17, 23, 23]
+        assert fmt.quantize([-99.0, -10.2, 10.2, 99.0]).tolist() == [-17, -17, 23, 23]
 
     def test_a_clip_beyond_the_word_changes_nothing(self) -> None:
         fmt = Format(4, np.float32(0.5), np.int64(0), clip=100.0)
@@ -121,7 +121,7 @@ class TestBounds:
         if fmt.symmetric:
             assert fmt.code_min == -fmt.code_max
         if fmt.clip is not None:
-            ends = np.abs(fmt.dequantise([fmt.low, fmt.high]))
+            ends = np.abs(fmt.dequantize([fmt.low, fmt.high]))
             assert np.all(ends <= fmt.clip * (1 + 1e-12))
 
 
@@ -144,22 +144,22 @@ class TestSpread:
         self, shape: tuple[int, ...], ndim: int, axis: int, wanted: tuple[int, ...]
     ) -> None:
         x = np.arange(np.prod(shape, dtype=int)).reshape(shape)
-        assert spread(x, ndim, axis).shape == wanted
-        assert spread(x, ndim, axis).ravel().tolist() == x.ravel().tolist()
+        assert broadcast_heads(x, ndim, axis).shape == wanted
+        assert broadcast_heads(x, ndim, axis).ravel().tolist() == x.ravel().tolist()
 
 
 class TestRounding:
     def test_half_to_even(self) -> None:
         fmt = Format(8, np.float32(1.0), np.int64(0))
-        assert fmt.quantise([0.5, 1.5, 2.5, -0.5, -1.5, -2.5]).tolist() == [0, 2, 2, 0, -2, -2]
+        assert fmt.quantize([0.5, 1.5, 2.5, -0.5, -1.5, -2.5]).tolist() == [0, 2, 2, 0, -2, -2]
 
     @settings(max_examples=150)
     @given(formats(), st.lists(st.floats(-1e7, 1e7), min_size=1, max_size=8))
     def test_nearest_code_or_saturated(self, fmt: Format, values: list[float]) -> None:
         scale = float(fmt.scale)
-        for value, code in zip(values, fmt.quantise(values).tolist(), strict=True):
+        for value, code in zip(values, fmt.quantize(values).tolist(), strict=True):
             assert int(fmt.low) <= code <= int(fmt.high)
-            back = float(fmt.dequantise(code))
+            back = float(fmt.dequantize(code))
             if (code == int(fmt.high) and value >= back) or (code == int(fmt.low) and value <= back):
                 continue  # saturated: the bound is the nearest there is
             assert abs(back - value) <= scale * (0.5 + 1e-9) + 1e-12 * abs(value)
@@ -168,7 +168,7 @@ class TestRounding:
     @given(formats())
     def test_every_code_comes_back(self, fmt: Format) -> None:
         codes = np.unique(np.linspace(int(fmt.low), int(fmt.high), 257).astype(np.int64))
-        assert np.array_equal(fmt.quantise(fmt.dequantise(codes)), codes)
+        assert np.array_equal(fmt.quantize(fmt.dequantize(codes)), codes)
 
 
 class TestErrors:
@@ -223,9 +223,11 @@ class TestErrors:
 
     def test_not_a_number(self) -> None:
         with pytest.raises(FormatError, match="not a number"):
-            Format(8, np.float32(1), np.int64(0)).quantise([0.0, float("nan")])
+            Format(8, np.float32(1), np.int64(0)).quantize([0.0, float("nan")])
 
-    @pytest.mark.parametrize(("field", "value"), [("order", "both"), ("rounding", "floor"), ("rounding", "")])
+    @pytest.mark.parametrize(
+        ("field", "value"), [("rounding_placement", "both"), ("rounding", "floor"), ("rounding", "")]
+    )
     def test_unknown_rules(self, field: str, value: str) -> None:
         fmt = Format.from_range(-1, 1, 8)
         with pytest.raises(FormatError, match=f"{field} {value!r}; allowed are '(joint|half_even)', '"):

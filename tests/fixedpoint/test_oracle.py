@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, plan_scan, scan_codes, spread
-from imc_ssm.fixedpoint.formats import ORDERS, ROUNDINGS
+from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, broadcast_heads, plan_scan, scan_codes
+from imc_ssm.fixedpoint.formats import ROUNDING_PLACEMENTS, ROUNDINGS
 
 Operands = tuple[np.ndarray | None, ...]
 """Codes of u, a, b, c."""
@@ -71,7 +71,7 @@ class TestWorkedExample:
     ) -> None:
         # Without a pole the state is b' u' / 2, here 0.5, 1.5, -0.5, -1.5.
         none = np.zeros_like(A)
-        rules = {"order": order, "rounding": rounding}
+        rules = {"rounding_placement": order, "rounding": rounding}
         plan = plan_scan(replace(WORKED, c=None, y=None, **rules), 1, 1)  # type: ignore[arg-type]
         y, _, _ = scan_codes(plan, np.array([[[1, 3, -1, -3]]]), none, np.array([[[1, 0]]]))
         assert y.tolist() == [[state]]
@@ -165,7 +165,7 @@ def in_python(plan: ScanPlan, operands: Operands, x0: np.ndarray | None, noise: 
         zero = int(plan.zero(part)[h, n])
         return int(codes[h, n, 0]) - zero, int(codes[h, n, 1]) - zero
 
-    def requantised(terms: list[int], shift: int) -> int:
+    def requantized(terms: list[int], shift: int) -> int:
         found.wide = max(found.wide, sum(abs(term) for term in terms) + 2**shift // 2)
         return nearest(Fraction(sum(terms), 2**shift), f.rounding)
 
@@ -196,11 +196,11 @@ def in_python(plan: ScanPlan, operands: Operands, x0: np.ndarray | None, noise: 
                     if drawn is not None and plan.m_z is not None:
                         ax.append(int(plan.m_z[h, n]) * int(drawn[i, h, n, k]))
                     bu = [m_b * bs[k] * drive]
-                    if f.order == "joint":
-                        free = requantised(ax + bu, shift)
+                    if f.rounding_placement == "joint":
+                        free = requantized(ax + bu, shift)
                         lost = not low <= free <= high
                     else:
-                        p, q = requantised(ax, shift), requantised(bu, shift_b)
+                        p, q = requantized(ax, shift), requantized(bu, shift_b)
                         free = min(max(p, low), high) + min(max(q, low), high)
                         lost = any(not low <= v <= high for v in (p, q, free))
                     new.append(min(max(free, low), high))
@@ -250,7 +250,7 @@ def scans(draw: st.DrawFn) -> tuple[ScanPlan, Operands, np.ndarray | None, Noise
         b=fmt(1.0) if draw(st.booleans()) else None,
         c=fmt(1.0) if draw(st.booleans()) else None,
         y=fmt(2.0, shape=draw(per_head)) if draw(st.booleans()) else None,
-        order=draw(st.sampled_from(ORDERS)),  # type: ignore[arg-type]
+        rounding_placement=draw(st.sampled_from(ROUNDING_PLACEMENTS)),  # type: ignore[arg-type]
         rounding=draw(st.sampled_from(ROUNDINGS)),  # type: ignore[arg-type]
     )
     noise = Noise(draw(st.integers(0, 2**64 - 1)), draw(st.sampled_from([0.01, 0.5])), sample=7, time=3)
@@ -260,7 +260,7 @@ def scans(draw: st.DrawFn) -> tuple[ScanPlan, Operands, np.ndarray | None, Noise
     def codes(part: Format | None, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
         if part is None:
             return None
-        low, high = (spread(v, len(shape), axis) for v in (part.low, part.high))
+        low, high = (broadcast_heads(v, len(shape), axis) for v in (part.low, part.high))
         wild = rng.integers(low, high, shape, endpoint=True)
         # Half of the codes are the extreme ones, which make the widest words.
         return np.where(rng.random(shape) < 0.5, wild, np.where(rng.random(shape) < 0.5, low, high))
@@ -268,7 +268,7 @@ def scans(draw: st.DrawFn) -> tuple[ScanPlan, Operands, np.ndarray | None, Noise
     shape = (heads, states, 2)
     if draw(st.booleans()):  # poles with |a| up to 1.05, on their grid
         angle, size = rng.uniform(-3.15, 3.15, shape[:2]), rng.uniform(0.8, 1.05, shape[:2])
-        a = formats.a.quantise(np.stack([size * np.cos(angle), size * np.sin(angle)], -1))
+        a = formats.a.quantize(np.stack([size * np.cos(angle), size * np.sin(angle)], -1))
     else:
         a = codes(formats.a, shape, 0)
     operands = (codes(formats.u, (2, heads, 6), 1), a, codes(formats.b, shape, 0), codes(formats.c, shape, 0))
@@ -303,8 +303,8 @@ class TestExactness:
         zero = np.broadcast_to(plan.zero("u")[:, None], (2, plan.heads, 6)).copy()
         formats = replace(plan.formats, b=None)
         found = []
-        for order in ORDERS:
-            other = plan_scan(replace(formats, order=order), plan.heads, plan.states)  # type: ignore[arg-type]
+        for order in ROUNDING_PLACEMENTS:
+            other = plan_scan(replace(formats, rounding_placement=order), plan.heads, plan.states)  # type: ignore[arg-type]
             other = replace(other, m_a=plan.m_a, shift=plan.shift)
             found.append(scan_codes(other, zero, a, None, c, x0))  # type: ignore[arg-type]
         assert np.array_equal(found[0][1], found[1][1])
@@ -318,7 +318,7 @@ def test_formats_per_state_equal_states_alone(order: str) -> None:
     low, high = -rng.uniform(0.5, 3, (4, 2, 3)), rng.uniform(0.5, 3, (4, 2, 3))
     a, b, c, x = (Format.from_range(lo, hi, 16) for lo, hi in zip(low, high, strict=True))
     u_fmt = Format.from_range([-1.0, -2.0], [1.5, 1.0], 16)
-    formats = ScanFormats(a=a, u=u_fmt, x=x, b=b, c=c, order=order)  # type: ignore[arg-type]
+    formats = ScanFormats(a=a, u=u_fmt, x=x, b=b, c=c, rounding_placement=order)  # type: ignore[arg-type]
     u = rng.integers(-(2**15), 2**15, (2, 2, 9))
     codes = [rng.integers(-(2**15), 2**15, (2, 3, 2)) for _ in range(3)]
     plan = plan_scan(formats, 2, 3)
@@ -331,7 +331,7 @@ def test_formats_per_state_equal_states_alone(order: str) -> None:
             for name, fmt in (("a", a), ("b", b), ("c", c), ("x", x))
         }
         alone = plan_scan(
-            ScanFormats(u=Format(16, u_fmt.scale[h], u_fmt.zero_point[h]), order=order, **one),  # type: ignore[arg-type]
+            ScanFormats(u=Format(16, u_fmt.scale[h], u_fmt.zero_point[h]), rounding_placement=order, **one),  # type: ignore[arg-type]
             1,
             1,
         )
@@ -352,7 +352,7 @@ class TestNoise:
     @pytest.mark.parametrize("codes", [0.7, 12.5])
     def test_has_its_deviation(self, order: str, codes: float) -> None:
         # A state that forgets (a' = 0) without input is the noise, rounded: variance sigma^2 + 1/12.
-        formats = replace(WORKED, x=dyadic(12, 1 / 16), c=None, y=None, order=order)
+        formats = replace(WORKED, x=dyadic(12, 1 / 16), c=None, y=None, rounding_placement=order)
         plan = plan_scan(formats, 3, 5, codes / 16)
         shape = (3, 5, 2)
         _, last, _ = scan_codes(
@@ -396,7 +396,7 @@ class TestNoise:
 def test_a_state_word_counts_once_however_often_it_saturates() -> None:
     # a x = -1.5 * 100 = -150 and b u = -160 saturate at -128 each, and so does their sum; imaginary parts are 0.
     formats = ScanFormats(
-        a=dyadic(8, 1 / 64), u=dyadic(8, 1), x=dyadic(8, 1), b=dyadic(8, 1 / 2), order="separate"
+        a=dyadic(8, 1 / 64), u=dyadic(8, 1), x=dyadic(8, 1), b=dyadic(8, 1 / 2), rounding_placement="separate"
     )
     plan = plan_scan(formats, 1, 1)
     x0, a, b = (np.array(q) for q in ([[[[100, 0]]]], [[[-96, 0]]], [[[8, 0]]]))
@@ -407,7 +407,7 @@ def test_a_state_word_counts_once_however_often_it_saturates() -> None:
     assert y.tolist() == [[[-128, 127]]]
     # In the joint order -310 saturates once and 192 once.
     _, last, overflow = scan_codes(
-        plan_scan(replace(formats, order="joint"), 1, 1), np.array([[[-40, 0]]]), a, b, None, x0
+        plan_scan(replace(formats, rounding_placement="joint"), 1, 1), np.array([[[-40, 0]]]), a, b, None, x0
     )
     assert (last.tolist(), overflow.state.tolist()) == ([[[[127, 0]]]], [2])
 
@@ -417,8 +417,8 @@ def test_the_orders_differ_where_both_saturate_against_each_other() -> None:
     formats = ScanFormats(a=dyadic(8, 1 / 64), u=dyadic(8, 1), x=dyadic(8, 1), b=dyadic(8, 1 / 2))
     x0, a, b = (np.array(q) for q in ([[[[100, 0]]]], [[[96, 0]]], [[[8, 0]]]))
     found = {}
-    for order in ORDERS:
-        plan = plan_scan(replace(formats, order=order), 1, 1)  # type: ignore[arg-type]
+    for order in ROUNDING_PLACEMENTS:
+        plan = plan_scan(replace(formats, rounding_placement=order), 1, 1)  # type: ignore[arg-type]
         y, _, overflow = scan_codes(plan, np.array([[[-40]]]), a, b, None, x0)
         found[order] = (y.item(), overflow.state.item())
     assert found == {"joint": (-10, 0), "separate": (-1, 1)}

@@ -10,7 +10,7 @@ from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Format, ScanFormats, plan_scan
 from imc_ssm.fixedpoint.gaussian import GAUSSIAN_MAX, GAUSSIAN_ONE
 
-ORDERS = ("joint", "separate")
+ROUNDING_PLACEMENTS = ("joint", "separate")
 
 
 def over(reach: float, bits: int, shape: tuple[int, ...] = ()) -> Format:
@@ -26,12 +26,12 @@ def uniform(bits: int, *, y_scale: float = 0.5, order: str = "joint", shape: tup
         b=over(1, bits, shape),
         c=over(1, bits, shape),
         y=Format(bits, np.float32(y_scale), np.int64(0)),
-        order=order,  # type: ignore[arg-type]
+        rounding_placement=order,  # type: ignore[arg-type]
     )
 
 
 class TestWords:
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     @pytest.mark.parametrize(("bits", "word"), [(2, 32), (4, 32), (8, 32), (9, 32), (12, 53), (16, 53)])
     def test_accumulator(self, bits: int, word: int, order: str) -> None:
         assert plan_scan(uniform(bits, order=order), 3, 32).word == word
@@ -50,14 +50,14 @@ class TestWords:
         assert np.all(plan.m_a > alone.m_a)
 
     def test_orders_share_or_part_their_shifts(self) -> None:
-        joint, separate = (plan_scan(uniform(8, order=order), 2, 3) for order in ORDERS)
+        joint, separate = (plan_scan(uniform(8, order=order), 2, 3) for order in ROUNDING_PLACEMENTS)
         assert np.array_equal(joint.shift, joint.shift_b)
         assert not np.array_equal(separate.shift, separate.shift_b)
         # Alone, neither product has to leave room for the other.
         assert np.all(separate.shift >= joint.shift)
         assert np.all(separate.shift_b >= joint.shift_b)
 
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     @pytest.mark.parametrize("bits", [2, 5, 8, 11, 16])
     @pytest.mark.parametrize("sigma", [0.0, 0.3])
     @pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
@@ -100,13 +100,13 @@ class TestWords:
 
 
 class TestMultipliers:
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     def test_are_the_ratios_of_the_scales(self, order: str) -> None:
         rng = np.random.default_rng(1)
         reach = rng.uniform(0.5, 2, (6, 2, 3))
         parts = dict(zip("abcx", (Format.from_range(-r, r, 8) for r in reach), strict=False))
         per_head = [Format.from_range(-r[:, 0], r[:, 0], 8) for r in reach[4:]]
-        formats = ScanFormats(**parts, u=per_head[0], y=per_head[1], order=order)  # type: ignore[arg-type]
+        formats = ScanFormats(**parts, u=per_head[0], y=per_head[1], rounding_placement=order)  # type: ignore[arg-type]
         plan = plan_scan(formats, 2, 3, [0.5, 0.1])
         s_a, s_b, s_c, s_x = (parts[p].scale.astype(float) for p in "abcx")
         s_u, s_y = (fmt.scale.astype(float)[:, None] for fmt in per_head)
@@ -179,7 +179,7 @@ class TestNoise:
         assert none.m_z is None
         assert none.m_a.tolist() == plain.m_a.tolist()
 
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     @pytest.mark.parametrize("bits", [2, 4, 8, 16])
     @pytest.mark.parametrize("codes", [0.02, 0.3, 1.0, 7.0])
     def test_the_deviation_survives_its_multiplier(self, bits: int, codes: float, order: str) -> None:
@@ -273,8 +273,8 @@ def test_mixed_formats_keep_their_poles(name: str) -> None:
     ratio = s_b * Fraction(float(formats.u.scale)) / Fraction(float(formats.x.scale))
     left = Fraction(2**24) / ratio * Fraction(float(formats.a.scale))  # m_a where m_b has 24 bits
     assert left < 2**8
-    for order in ORDERS:
-        plan = plan_scan(replace(formats, order=order), 2, 4)  # type: ignore[arg-type]
+    for order in ROUNDING_PLACEMENTS:
+        plan = plan_scan(replace(formats, rounding_placement=order), 2, 4)  # type: ignore[arg-type]
         gain = plan.m_a / np.exp2(plan.shift) / float(formats.a.scale)
         assert np.all(np.abs(gain - 1) < 2.0**-15)
         drive = plan.m_b / np.exp2(plan.shift_b) / float(ratio)

@@ -35,7 +35,7 @@ def tables() -> dict[str, list[Row]]:
 
 
 TABLES = tables()
-ORDERS = {"joint": ("E5", "E6"), "separate": ("E7", "E8")}
+ROUNDING_PLACEMENTS = {"joint": ("E5", "E6"), "separate": ("E7", "E8")}
 
 
 def test_the_page_has_all_its_tables() -> None:
@@ -88,7 +88,7 @@ def formats(order: str) -> ScanFormats:
         b=fmt("b"),
         c=fmt("c, state 0", "c, state 1"),
         y=fmt("y"),
-        order=order,  # type: ignore[arg-type]
+        rounding_placement=order,  # type: ignore[arg-type]
     )
 
 
@@ -159,7 +159,7 @@ def test_steps(order: str) -> None:
     drive = {row["t"]: int(row["u'"]) for row in TABLES["E3"]}
     x = {("-1", state, part): 0 for state in "01" for part in ("re", "im")}
     saturated = 0
-    for row in TABLES[ORDERS[order][0]]:
+    for row in TABLES[ROUNDING_PLACEMENTS[order][0]]:
         t, n, part = row["t"], row["state"], row["part"]
         before = [x[str(int(t) - 1), n, k] for k in ("re", "im")]
         (ar, ai), bk = a[n], b[n][part == "im"]
@@ -191,7 +191,7 @@ def test_steps(order: str) -> None:
 
     full = plan(order)
     last, overflow = None, [0, 0]
-    for t, row in enumerate(TABLES[ORDERS[order][1]]):
+    for t, row in enumerate(TABLES[ROUNDING_PLACEMENTS[order][1]]):
         u = np.array([[[int(TABLES["E3"][t]["u"])]]])
         y, last, lost = scan_codes(full, u, *(coefficients(n) for n in "abc"), last)
         stored = [[x[str(t), n, k] for k in ("re", "im")] for n in "01"]
@@ -205,8 +205,8 @@ def test_steps(order: str) -> None:
 def test_outputs(order: str) -> None:
     p = next(row for row in TABLES["E4"] if row["order"] == order)
     c = [(int(r["re'"]), int(r["im'"])) for r in TABLES["E2"] if r["tensor"] == "c"]
-    states = TABLES[ORDERS[order][0]]
-    for row in TABLES[ORDERS[order][1]]:
+    states = TABLES[ROUNDING_PLACEMENTS[order][0]]
+    for row in TABLES[ROUNDING_PLACEMENTS[order][1]]:
         x = [int(r["x'"]) for r in states if r["t"] == row["t"]]  # state 0 re, im, state 1 re, im
         real = [c[n][0] * x[2 * n] - c[n][1] * x[2 * n + 1] for n in (0, 1)]
         total = sum(int(p[f"m_c, state {n}"]) * real[n] for n in (0, 1))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, plan_scan, spread
+from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, broadcast_heads, plan_scan
 
 CODES = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -64,7 +64,7 @@ def code_cases(draw: st.DrawFn) -> CodeCase:
         b=fmt(1.0) if draw(st.booleans()) else None,
         c=fmt(1.0) if draw(st.booleans()) else None,
         y=fmt(draw(st.sampled_from([0.5, 5.0])), per_state=False) if draw(st.booleans()) else None,
-        order=draw(st.sampled_from(["joint", "separate"])),
+        rounding_placement=draw(st.sampled_from(["joint", "separate"])),
         rounding=draw(st.sampled_from(["half_even", "half_up", "half_away"])),
     )
     noise = None
@@ -75,7 +75,7 @@ def code_cases(draw: st.DrawFn) -> CodeCase:
     def codes(part: Format | None, shape: tuple[int, ...], axis: int) -> CODES | None:
         if part is None:
             return None
-        low, high = (spread(v, len(shape), axis) for v in (part.low, part.high))
+        low, high = (broadcast_heads(v, len(shape), axis) for v in (part.low, part.high))
         drawn = rng.integers(low, high, shape, endpoint=True)
         ends = np.where(rng.random(shape) < 0.5, low, high)
         return np.where(rng.random(shape) < 0.1, ends, drawn)  # the extremes more often than by chance
@@ -148,6 +148,6 @@ def formats_for(
         b=None if b is None else fmt("b", torch.view_as_real(b), 0),
         c=None if c is None else fmt("c", torch.view_as_real(c), 0),
         y=None if options.get("bare") else fmt("y", y, 1),
-        order=options.get("order", "joint"),
+        rounding_placement=options.get("order", "joint"),
         rounding=options.get("rounding", "half_even"),
     )

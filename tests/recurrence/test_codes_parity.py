@@ -14,7 +14,7 @@ from scan_cases import CodeCase, code_cases, formats_for, operands
 
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Format, plan_scan, scan_codes
-from imc_ssm.quantize import fake_quantise
+from imc_ssm.quantization import fake_quantize
 from imc_ssm.recurrence import codes_of, diagonal_scan
 from imc_ssm.recurrence.codes import input_codes
 from imc_ssm.recurrence.cpu import scan_codes_cpu
@@ -93,14 +93,14 @@ def test_diagonal_scan_on_both_backends(bits: int, identity: str, bare: bool) ->
 def test_an_activation_on_its_grid_gives_its_own_code(
     bits: int, symmetric: bool, reach: float, share: float, seed: int
 ) -> None:
-    # What a quantiser hands over in float32 is read back as exactly the code it stands for.
+    # What a quantizer hands over in float32 is read back as exactly the code it stands for.
     fmt = Format.from_range(-share * reach, (1 - share) * reach, bits, symmetric=symmetric)
     plan = plan_scan(formats_around(fmt), 1, 1)
     values = torch.from_numpy(np.random.default_rng(seed).uniform(-1.2 * reach, 1.2 * reach, (2, 1, 50)))
-    on_grid = fake_quantise(values.float(), fmt, 1)
+    on_grid = fake_quantize(values.float(), fmt, 1)
     codes = input_codes(on_grid.numpy(), plan)
-    assert np.array_equal(fmt.dequantise(codes).astype(np.float32), on_grid.numpy())
-    assert np.array_equal(fmt.quantise(on_grid.numpy()), codes)
+    assert np.array_equal(fmt.dequantize(codes).astype(np.float32), on_grid.numpy())
+    assert np.array_equal(fmt.quantize(on_grid.numpy()), codes)
 
 
 def formats_around(u: Format) -> object:

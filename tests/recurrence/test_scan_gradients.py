@@ -16,7 +16,7 @@ from scan_cases import formats_for, operands
 from torch import Tensor
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Format, ScanFormats, plan_scan, round_shift, spread
+from imc_ssm.fixedpoint import Format, ScanFormats, broadcast_heads, plan_scan, round_shift
 from imc_ssm.recurrence import diagonal_scan
 
 
@@ -41,7 +41,7 @@ def on_grid(value: Tensor, fmt: Format, axis: int) -> tuple[Tensor, Tensor]:
     """Centred codes (int64) and the straight-through real value (float64) of an operand."""
 
     def on_axis(x: Any) -> Tensor:
-        return tensor(spread(np.asarray(x), value.ndim, axis))
+        return tensor(broadcast_heads(np.asarray(x), value.ndim, axis))
 
     scale, zero = on_axis(fmt.scale.astype(np.float64)), on_axis(fmt.zero_point)
     wanted = torch.round(value.detach() / scale) + zero  # torch rounds half to even
@@ -69,7 +69,7 @@ def emulate(
     qa, ra = on_grid(a, formats.a, 0)
     qb, rb = (one.long(), one) if b is None or formats.b is None else on_grid(b, formats.b, 0)
     qc, rc = (one.long(), one) if c is None or formats.c is None else on_grid(c, formats.c, 0)
-    s_x = tensor(spread(formats.x.scale.astype(np.float64), 3, 1))
+    s_x = tensor(broadcast_heads(formats.x.scale.astype(np.float64), 3, 1))
     m_a, m_b, shift, shift_b, low, high = plan.m_a, plan.m_b, plan.shift, plan.shift_b, plan.low, plan.high
     if x0 is None:
         x0 = torch.zeros(u.shape[0], heads, states, 2, dtype=torch.int64)
@@ -83,7 +83,7 @@ def emulate(
 
     def state(ax: Tensor, bu: Tensor, word_a: Tensor, word_b: Tensor) -> tuple[Tensor, Tensor]:
         words = m_a * word_a.numpy(), m_b * word_b.numpy()
-        if formats.order == "joint":
+        if formats.rounding_placement == "joint":
             return kept(ax + bu, round_shift(words[0] + words[1], shift, formats.rounding), bound)
         one, real_a = kept(ax, round_shift(words[0], shift, formats.rounding))
         two, real_b = kept(bu, round_shift(words[1], shift_b, formats.rounding))
@@ -151,7 +151,7 @@ def compare(
     }
     centred = None
     if x0 is not None:
-        centred = x0 - tensor(spread(formats.x.zero_point, 4, 1))
+        centred = x0 - tensor(broadcast_heads(formats.x.zero_point, 4, 1))
     emulated = emulate(pairs["u"], pairs["a"], pairs.get("b"), pairs.get("c"), formats, clamp, centred)
     (emulated * weight.double()).sum().backward()
     assert torch.allclose(y.double(), emulated, rtol=1e-6, atol=1e-7 * float(emulated.detach().abs().max()))
@@ -184,7 +184,9 @@ def test_plain(bits: int, identity: str, bare: bool) -> None:
 def test_orders_roundings_and_formats_per_state(bits: int, order: str, rounding: str, per_state: str) -> None:
     u, a, b, c = operands(8, 19, 2, 3, 20, radius=0.97)
     shrink = {"x": 0.6, "y": 0.8}
-    formats = formats_for(u, a, b, c, bits, order=order, rounding=rounding, per_state=per_state, shrink=shrink)
+    formats = formats_for(
+        u, a, b, c, bits, rounding_placement=order, rounding=rounding, per_state=per_state, shrink=shrink
+    )
     compare(u, a, b, c, formats, clamp=0.7)
 
 
@@ -230,7 +232,7 @@ def test_a_saturated_constant_input_has_no_gradient_at_all() -> None:
 @pytest.mark.parametrize("order", ["joint", "separate"])
 def test_gradient_clamp(bits: int, size: float, order: str) -> None:
     u, a, b, c = operands(5, 18, 2, 3, 30, radius=1.02)
-    formats = formats_for(u, a, b, c, bits, order=order)
+    formats = formats_for(u, a, b, c, bits, rounding_placement=order)
     clamped = compare(u, a, b, c, formats, clamp=0.5, size=size)
     # The gradient of a state is at most 0.5 in each part, so that of an input is bounded by sum |b| / 2.
     limit = 0.5 * (b.real.abs() + b.imag.abs()).sum(1) * 1.02

@@ -74,7 +74,7 @@ class TestMemory:
     )
     def test_a_training_step(self, bits: int | None, order: str, noise: Noise | None) -> None:
         u, a, b, c = operands(1, 64, 16, 32, 784)
-        formats = None if bits is None else formats_for(u[:2], a, b, c, bits, order=order)
+        formats = None if bits is None else formats_for(u[:2], a, b, c, bits, rounding_placement=order)
         leaves = [z.requires_grad_() for z in (u, a, b, c)]
         gradient = torch.ones_like(u)
 
@@ -221,7 +221,7 @@ from imc_ssm.fixedpoint import Noise
 from imc_ssm.recurrence import diagonal_scan
 u, a, b, c = operands(3, 70, 3, 5, 30)
 noise = Noise(7, state=0.2, poles=0.01, sample=5, time=9)
-separate = formats_for(u, a, b, c, 8, order="separate", shrink={"x": 0.7})
+separate = formats_for(u, a, b, c, 8, rounding_placement="separate", shrink={"x": 0.7})
 cases = [(separate, None), (separate, noise), (formats_for(u, a, b, c, 8), noise), (None, noise)]
 for threads in (1, 2, 3):
     numba.set_num_threads(threads)

@@ -33,7 +33,7 @@ def test_full_precision_agrees(states: int) -> None:
 @pytest.mark.parametrize("order", ["joint", "separate"])
 def test_integer_codes_are_equal(order: str) -> None:
     u, a, b, c = operands(2, 19, 3, 4, 60)
-    formats = formats_for(u, a, b, c, 8, order=order)
+    formats = formats_for(u, a, b, c, 8, rounding_placement=order)
     results = [
         diagonal_scan(u, a, b, c, formats=formats, noise=NOISE, return_state=True, backend=backend)
         for backend in ("reference", "cpu")
@@ -88,7 +88,7 @@ def test_a_silent_state_has_the_variance_of_its_noise(integer: bool) -> None:
         formats = ScanFormats(unit, unit, Format.from_range(-1.0, 1.0, 12))
     noise = Noise(3, state=sigma)
     _, last = diagonal_scan(u, a, formats=formats, noise=noise, return_state=True)
-    x = torch.view_as_real(last).numpy() if formats is None else formats.x.dequantise(last.numpy(), 1)
+    x = torch.view_as_real(last).numpy() if formats is None else formats.x.dequantize(last.numpy(), 1)
     n = x.size
     expected = sigma**2 / (1 - abs(pole) ** 2)
     if formats is not None:  # the rounding of each step adds its own

@@ -40,7 +40,7 @@ def sample() -> tuple[ScanPlan, Codes]:
         )
 
     parts = {part: fmt(part) for part in "abcuxy"}
-    formats = ScanFormats(**parts, order=str(stored["order"]), rounding=str(stored["rounding"]))
+    formats = ScanFormats(**parts, rounding_placement=str(stored["order"]), rounding=str(stored["rounding"]))
     codes = {name: stored[name].astype(np.int64) for name in ("a", "b", "c", "u", "y", "last")}
     return plan_scan(formats, HEADS, STATES), codes
 
@@ -48,8 +48,8 @@ def sample() -> tuple[ScanPlan, Codes]:
 def values() -> tuple[torch.Tensor, ...]:
     """(u, a, b, c) whose codes the sample's are."""
     plan, codes = sample()
-    u = torch.from_numpy(plan.formats.u.dequantise(codes["u"], 1)).float()
-    pairs = (getattr(plan.formats, part).dequantise(codes[part]).astype(np.float32) for part in "abc")
+    u = torch.from_numpy(plan.formats.u.dequantize(codes["u"], 1)).float()
+    pairs = (getattr(plan.formats, part).dequantize(codes[part]).astype(np.float32) for part in "abc")
     return u, *(torch.view_as_complex(torch.from_numpy(z)) for z in pairs)
 
 
@@ -58,7 +58,7 @@ def test_the_sample_is_a_trained_model() -> None:
     assert codes["u"].shape == codes["y"].shape == (IMAGES, HEADS, TIME)
     assert codes["last"].shape == (IMAGES, HEADS, STATES, 2)
     assert {f.bits for f in (getattr(plan.formats, part) for part in "abcuxy")} == {8}
-    assert (plan.formats.order, plan.formats.rounding, plan.word) == ("joint", "half_even", 32)
+    assert (plan.formats.rounding_placement, plan.formats.rounding, plan.word) == ("joint", "half_even", 32)
     # Every head has a format of its own, the codes fill their word, and no two images end alike.
     assert len(np.unique(plan.formats.x.scale)) == HEADS
     assert len(np.unique(codes["y"])) == 256
@@ -86,7 +86,7 @@ def test_one_step_at_a_time(alone: int) -> None:
     u, *coefficients = values()
     formats, y_format = plan.formats, plan.formats.y
     assert y_format is not None
-    exact = torch.from_numpy(y_format.dequantise(codes["y"], 1)).float()
+    exact = torch.from_numpy(y_format.dequantize(codes["y"], 1)).float()
     images, start = (2 if alone == TIME else IMAGES), TIME - alone
     u, exact = u[:images], exact[:images]
     y, state = diagonal_scan(u[..., :start], *coefficients, formats=formats, return_state=True)

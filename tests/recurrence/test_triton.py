@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_cases import CodeCase, code_cases, operands
-from triton_cases import ORDERS, RUNS, formats_around, interpreted, on_device
+from triton_cases import ROUNDING_PLACEMENTS, RUNS, formats_around, interpreted, on_device
 
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Noise, plan_scan, scan_codes
@@ -50,24 +50,24 @@ class TestCodes:
         assert np.array_equal(last, end)
 
     @pytest.mark.parametrize("bits", [8, 16])
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     def test_values_are_the_real_values_of_the_codes(self, bits: int, order: str) -> None:
         # Inputs on, between and beyond the codes; the real output is what the oracle's codes stand for.
         u, a, b, c = operands(1, 3, 2, 5, 12)
         u[0, 0, :6] = torch.tensor([1e30, -1e30, 0.0, -0.0, 1e-40, 7.0])
-        formats = formats_around(3.0, bits, order=order)
+        formats = formats_around(3.0, bits, rounding_placement=order)
         u[1] = (torch.arange(24).reshape(2, 12) - 12.5) * torch.from_numpy(formats.u.scale)[:, None]
         plan = plan_scan(formats, 2, 5)
         with np.errstate(over="ignore"):
             nearest = np.rint(u.numpy() / formats.u.scale[:, None]) + formats.u.zero_point[:, None]
         codes = np.clip(nearest, formats.u.code_min, formats.u.code_max).astype(np.int64)
         coded = (
-            f.quantise(torch.view_as_real(z).numpy())
+            f.quantize(torch.view_as_real(z).numpy())
             for f, z in zip((formats.a, formats.b, formats.c), (a, b, c), strict=True)
         )
         y, last, _ = scan_codes(plan, codes, *coded)
         found, state = cuda.scan_integer(*on_device(u, a, b, c), formats, None, None, None)
-        assert np.array_equal(found.cpu().numpy(), formats.y.dequantise(y, 1).astype(np.float32))
+        assert np.array_equal(found.cpu().numpy(), formats.y.dequantize(y, 1).astype(np.float32))
         assert np.array_equal(state.cpu().numpy(), last)
         assert (found.dtype, state.dtype) == (torch.float32, torch.int64)
 
@@ -118,7 +118,7 @@ class TestCompiling:
 
     @pytest.mark.parametrize("kernel", ["forward", "backward"])
     @pytest.mark.parametrize(
-        ("word", "order", "rounding", "noise", "quantised"),
+        ("word", "order", "rounding", "noise", "quantized"),
         [
             ("i32", "joint", "half_even", False, True),
             ("i64", "separate", "half_away", True, True),
@@ -133,7 +133,7 @@ class TestCompiling:
         order: str,
         rounding: str,
         noise: bool,
-        quantised: bool,
+        quantized: bool,
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
@@ -151,8 +151,8 @@ class TestCompiling:
         types |= dict.fromkeys(("rows", "heads", "states", "time"), "i32")
         constants: dict[str, Any] = {"ROWS": 2, "STATES": 32, "INTEGER": integer, "NOISE": noise, "CLAMP": True}
         constants |= {"CLIP": not integer}
-        constants |= {"SEPARATE": order == "separate", "QUANTISED": quantised, "ROUNDING": rounding}
-        absent = ([] if noise else ["key", "gauss"]) + ([] if quantised else ["outputs"])
+        constants |= {"SEPARATE": order == "separate", "QUANTIZED": quantized, "ROUNDING": rounding}
+        absent = ([] if noise else ["key", "gauss"]) + ([] if quantized else ["outputs"])
         absent += [] if integer else ["inputs", "unit"]
         function = getattr(triton_kernels, kernel)
         names = function.arg_names

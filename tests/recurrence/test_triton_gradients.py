@@ -10,9 +10,19 @@ import pytest
 import torch
 from scan_cases import operands
 from torch import Tensor
-from triton_cases import DEVICE, ORDERS, ROUNDINGS, RUNS, close, formats_around, gradients, interpreted, on_device
+from triton_cases import (
+    DEVICE,
+    ROUNDING_PLACEMENTS,
+    ROUNDINGS,
+    RUNS,
+    close,
+    formats_around,
+    gradients,
+    interpreted,
+    on_device,
+)
 
-from imc_ssm.fixedpoint import Format, Noise, ScanFormats, plan_scan, round_shift, spread
+from imc_ssm.fixedpoint import Format, Noise, ScanFormats, broadcast_heads, plan_scan, round_shift
 from imc_ssm.recurrence import cuda, reference
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -108,7 +118,7 @@ class Rounded(torch.autograd.Function):
 def on_grid(value: Tensor, fmt: Format, axis: int) -> tuple[Ints, Tensor]:
     """Centred codes, and the straight-through real value."""
     parts = (fmt.scale.astype(np.float64), fmt.zero_point, fmt.low, fmt.high)
-    scale, zero, low, high = (spread(v, value.ndim, axis) for v in parts)
+    scale, zero, low, high = (broadcast_heads(v, value.ndim, axis) for v in parts)
     wanted = np.rint(value.detach().numpy() / scale) + zero
     codes = np.clip(wanted, low, high)
     return (codes - zero).astype(np.int64), Rounded.apply(value, scale * (codes - zero), wanted == codes)
@@ -134,7 +144,7 @@ def emulate(
         (one.numpy().astype(np.int64), one) if z is None or f is None else on_grid(z, f, 0)
         for z, f in ((a, formats.a), (b, formats.b), (c, formats.c))
     )
-    s_x = np.broadcast_to(spread(formats.x.scale.astype(np.float64), 2, 0), (heads, states))
+    s_x = np.broadcast_to(broadcast_heads(formats.x.scale.astype(np.float64), 2, 0), (heads, states))
     k = [np.zeros((len(u), heads, states), np.int64)] * 2
     if x0 is not None:
         k = [x0[..., part] - plan.zero("x") for part in (0, 1)]
@@ -146,7 +156,7 @@ def emulate(
         return codes, wanted == codes
 
     def rounded(word_a: Ints, word_b: Ints, real_a: Tensor, real_b: Tensor) -> tuple[Ints, Tensor]:
-        if formats.order == "joint":
+        if formats.rounding_placement == "joint":
             codes, free = cut(word_a + word_b, plan.shift)
         else:
             (code_a, free_a), (code_b, free_b) = cut(word_a, plan.shift), cut(word_b, plan.shift_b)
@@ -180,7 +190,7 @@ def emulate(
             continue
         wanted = round_shift(plan.m_y * total, plan.shift_y, formats.rounding) + plan.zero("y")
         codes = np.clip(wanted, formats.y.low, formats.y.high)
-        outputs.append(Rounded.apply(real, formats.y.dequantise(codes, 1), wanted == codes))
+        outputs.append(Rounded.apply(real, formats.y.dequantize(codes, 1), wanted == codes))
     return torch.stack(outputs, dim=-1)
 
 
@@ -214,35 +224,35 @@ def compare(
 class TestIntegerGradients:
     __test__ = RUNS
 
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     @pytest.mark.parametrize("bits", [4, 8, 16])
     @pytest.mark.parametrize("rounding", ROUNDINGS)
     def test_plain(self, order: str, bits: int, rounding: str) -> None:
-        compare(formats_around(3.0, bits, order=order, rounding=rounding))
+        compare(formats_around(3.0, bits, rounding_placement=order, rounding=rounding))
 
     @pytest.mark.parametrize("absent", ["b", "c", "y", "bcy"])
     def test_absent_parts(self, absent: str) -> None:
         found = compare(formats_around(3.0, 8, **dict.fromkeys(absent, False)))
         assert set(found) == set("uabc") - set(absent)
 
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     @pytest.mark.parametrize("part", ["u", "a", "b", "c", "x", "y", "uabcxy"])
     def test_saturation_masks_the_gradient(self, part: str, order: str) -> None:
-        masked = compare(formats_around(1.0, 8, shrink=part, order=order))
+        masked = compare(formats_around(1.0, 8, shrink=part, rounding_placement=order))
         zeros = {name for name, grad in masked.items() if (grad == 0).any()}
         if len(part) == 1 and part in "uabc":
             assert zeros == {part}
 
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     def test_formats_per_state(self, order: str) -> None:
         wide = np.random.default_rng(1).uniform(0.5, 2.0, (2, 5))
-        formats = formats_around(3.0, 8, order=order)
+        formats = formats_around(3.0, 8, rounding_placement=order)
         a, x, c = (Format.from_range(-s * wide, s * wide, 8) for s in (0.7, 5.0, 1.5))
         compare(replace(formats, a=a, x=x, c=c))
 
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     def test_clamp_bounds_large_gradients(self, order: str) -> None:
-        formats = formats_around(1.0, 8, order=order)
+        formats = formats_around(1.0, 8, rounding_placement=order)
         clamped, free = compare(formats, clamp=0.5, size=1e6), compare(formats, size=1e6)
         _, _, b, _ = operands(6, 3, 2, 5, 12)
         # The gradient of a state is at most 0.5 in each part, so that of an input is bounded by sum |b| / 2.
@@ -250,13 +260,18 @@ class TestIntegerGradients:
         assert torch.all(clamped["u"].abs().amax((0, 2)) <= limit)
         assert free["u"].abs().max() > 100 * clamped["u"].abs().max()
 
-    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
     def test_noise_and_initial_state(self, order: str) -> None:
         x0 = np.random.default_rng(2).integers(-20, 20, (3, 2, 5, 2))
-        compare(formats_around(2.0, 8, order=order), x0=x0, noise=Noise(3, state=0.2, sample=5, time=9), clamp=2.0)
+        compare(
+            formats_around(2.0, 8, rounding_placement=order),
+            x0=x0,
+            noise=Noise(3, state=0.2, sample=5, time=9),
+            clamp=2.0,
+        )
 
     def test_tiles_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        tiles_change_nothing(monkeypatch, formats_around(2.0, 8, order="separate"))
+        tiles_change_nothing(monkeypatch, formats_around(2.0, 8, rounding_placement="separate"))
 
     def test_strided_arguments(self) -> None:
         u, a, b, c = on_device(*operands(7, 2, 2, 3, 6))

@@ -23,7 +23,7 @@ from imc_ssm.recurrence import cuda
 
 RUNS = cuda.unavailable() is None
 DEVICE = torch.device("cpu" if cuda.interpreting() else "cuda")
-ORDERS = ["joint", "separate"]
+ROUNDING_PLACEMENTS = ["joint", "separate"]
 ROUNDINGS = ["half_even", "half_up", "half_away"]
 
 

@@ -1,0 +1,300 @@
+"""Energy, latency, area and memory of a deployment, by component.
+
+Modelled, from cited constants (`devices/components`, `devices/cells`) and the counts of `counts.py`:
+
+  cells           read current of every used device: E = activity V_read^2 G t_read, summed over the mapped
+                  conductances G+ = g_min + max(target, 0) (g_max - g_min) and G- alike for -target
+  dac, adc        one conversion per used row, and per used column (differential pairs are subtracted as
+                  currents), of every tile; sample-and-hold is counted with the adc
+  digital update  products (energy ~ product of both widths), sums and accumulator registers (~ width)
+  memories        coefficients, state and activation buffer, each a static memory of its own size
+  nonlinearity    one table access per GELU and per sigmoid, and the product of the GLU
+  movement        bits over the on-chip bus, to and from tiles and recurrence
+
+Latency is the serial time that each component adds: operators run one after the other, the tiles of one
+matrix side by side; a product takes one DAC conversion, t_read, the hold, then `columns_per_adc` conversions
+in a row; the digital unit starts `lanes` slots per clock; memory reads are pipelined but for the first of
+each operator and store; a bus transfer moves as many bits as the bus has wires. Operators do not overlap.
+
+Area is that of the tiles in use, whole (unused cells included), of `lanes` multipliers, adders, accumulators
+and lookup units as wide as the widest word, of the memories and of one bus.
+
+Not modelled: leakage and clock tree; control and instruction fetch; charging of the array's wires beyond the
+converters' own energy; reference and supply regulation; programming and its verification; calibration and
+drift measurements; chip input and output; padding, wiring overhead and unused tiles in the area. Predictions
+are therefore low against a measured chip (see `tests/cost/test_cost_published.py` for how low).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from imc_ssm.costs.components import Components, Memory, load_components
+from imc_ssm.costs.counts import Operation, matrix_of, operation_counts, stores
+from imc_ssm.errors import ConfigError, DesignError
+from imc_ssm.operators import Mvm
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from imc_ssm.analog.mapping import MappedMatrix
+    from imc_ssm.analog.schema import Cell
+    from imc_ssm.deployment import Deployment
+
+__all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "cell_energy", "cost", "table"]
+
+COMPONENTS = ("cells", "dac", "adc", "digital update", "memories", "nonlinearity", "movement")
+"""The parts of the breakdown, in the order of every result."""
+
+DEFAULT_ACTIVITY = 1.0 / 9.0
+"""Mean squared input over squared DAC full scale: the range of a centred input set at three deviations."""
+
+
+def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Dataset:
+    """Cost of one inference of `deployment.steps` time steps.
+
+    `activity`, in [0, 1], is the mean squared DAC input over its squared full scale, for matrices without a
+    calibrated `input_activity` of their own. (Pulse-width inputs would need the mean magnitude instead.)
+
+    Returns a dataset over `component`: `energy` (J per inference), `energy_step` (J per time step, operators
+    of rate "step" alone), `latency` and `latency_step` (s), `area` (m2), `memory` (bits; only "memories" has
+    any); their totals; `memory_part` (part), `devices`, `tiles`. NaN: the quantity has no meaning there.
+
+    Raises `ConfigError` for an activity outside [0, 1], `DesignError` for an operator that is not mapped, a
+    component that the table does not have or that resolves too few bits, or a table for another node.
+    """
+    if not 0.0 <= activity <= 1.0:
+        raise ConfigError(f"activity = {activity!r}; allowed is a mean square between 0 and 1")
+    design = deployment.design
+    components = load_components(design.components)
+    if not math.isclose(design.node.value, components.node.value, rel_tol=1e-3):
+        raise DesignError(
+            f"design {design.name!r} has a periphery at {design.node.value * 1e9:g} nm, its component table "
+            f"{components.name!r} is for {components.node.value * 1e9:g} nm; name a table for that node"
+        )
+    operations = operation_counts(deployment)
+    parts = stores(deployment)
+    memories = _memories(components, parts)
+
+    energy = _energy(deployment, components, memories, operations, activity)
+    latency = _latency(deployment, components, memories, operations)
+    area = _area(deployment, components, memories, operations)
+    bits = dict.fromkeys(COMPONENTS, math.nan) | {"memories": float(sum(parts.values()))}
+    steps = deployment.steps
+    whole = {name: steps * energy["step"][name] + energy["sequence"][name] for name in COMPONENTS}
+    time = {name: steps * latency["step"][name] + latency["sequence"][name] for name in COMPONENTS}
+    used = {matrix_of(deployment, op).name: matrix_of(deployment, op) for op in _matrices(deployment)}
+    devices = sum(2 * matrix.target.size for matrix in used.values())
+
+    out = xr.Dataset(coords={"component": list(COMPONENTS), "part": list(parts)})
+    for name, values, units, label in (
+        ("energy", whole, "J", "Energy per inference"),
+        ("energy_step", energy["step"], "J", "Energy per time step"),
+        ("latency", time, "s", "Serial time per inference"),
+        ("latency_step", latency["step"], "s", "Serial time per time step"),
+        ("area", area, "m2", "Silicon area"),
+        ("memory", bits, "bit", "Digital memory"),
+    ):
+        row = np.array([values[component] for component in COMPONENTS])
+        out[name] = ("component", row, {"units": units, "long_name": label})
+        if not name.endswith("_step"):
+            total = float(np.nansum(row))
+            out[f"{name}_total"] = ((), total, {"units": units, "long_name": f"{label}, all components"})
+    out["memory_part"] = (
+        "part",
+        np.array([float(value) for value in parts.values()]),
+        {"units": "bit", "long_name": "Digital memory by content"},
+    )
+    out["devices"] = ((), float(devices), {"units": "1", "long_name": "Memristive devices in use"})
+    tiles = sum(len(matrix.tiles) for matrix in used.values())
+    out["tiles"] = ((), float(tiles), {"units": "1", "long_name": "Tiles in use"})
+    out.attrs = {
+        "title": f"Cost on {design.name}",
+        "design": design.name,
+        "components": components.name,
+        "steps": steps,
+        "activity": activity,
+    }
+    return out
+
+
+def cell_energy(matrix: MappedMatrix, cell: Cell, activity: float) -> float:
+    """Energy of reading every used device of a matrix once, J: activity V_read^2 t_read sum G.
+
+    sum G = sum over weights of 2 g_min + |target| (g_max - g_min): G+ and G- of the differential pair.
+    """
+    span = cell.g_max.value - cell.g_min.value
+    conductance = 2 * cell.g_min.value * matrix.target.size
+    conductance += span * float(np.abs(matrix.target).sum(dtype=np.float64))
+    return activity * cell.v_read.value**2 * cell.t_read.value * conductance
+
+
+def _matrices(deployment: Deployment) -> list[Mvm]:
+    return [operator for operator in deployment.operators if isinstance(operator, Mvm)]
+
+
+def _memories(components: Components, parts: dict[str, int]) -> dict[str, Memory]:
+    """The three static memories of the digital unit, each of the size it needs."""
+    return {
+        "coefficients": components.memory(parts["parameters"] + parts["requantization"]),
+        "state": components.memory(parts["state"]),
+        "activations": components.memory(parts["activations"]),
+    }
+
+
+def _energy(
+    deployment: Deployment,
+    components: Components,
+    memories: dict[str, Memory],
+    operations: Iterable[Operation],
+    activity: float,
+) -> dict[str, dict[str, float]]:
+    """Energy by rate and component, J, each time that the operators of that rate run."""
+    design = deployment.design
+    adc = components.converter("adc", design.adc, design.adc_bits)
+    dac = components.converter("dac", design.dac, design.dac_bits)
+    hold = components.hold(design.sample_hold)
+    cell = design.load_cell()
+    matrices = {op.name: matrix_of(deployment, op) for op in _matrices(deployment)}
+
+    def one(op: Operation) -> float:
+        """Energy of one action, J."""
+        match op.action:
+            case "adc":
+                return adc.energy.value
+            case "dac":
+                return dac.energy.value
+            case "sample hold":
+                return hold.energy.value
+            case "multiply":
+                return components.multiply.energy.value * components.multiply_scale(*op.bits)
+            case "add":
+                return components.add.energy.value * components.add_scale(*op.bits)
+            case "register":
+                return components.flip_flop.energy.value * components.register_scale(*op.bits)
+            case "lookup":
+                return components.lookup.energy.value
+            case "bus":
+                return components.bus.energy.value * op.bits[0]
+            case "read":
+                return memories[str(op.store)].read * op.bits[0]
+            case "write":
+                return memories[str(op.store)].write * op.bits[0]
+            case "cell":
+                matrix = matrices[op.operator]
+                own = getattr(matrix, "input_activity", None)
+                return cell_energy(matrix, cell, activity if own is None else float(own)) / op.count
+
+    out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
+    for op in operations:
+        out[op.rate][op.component] += op.count * one(op)
+    return out
+
+
+def _latency(
+    deployment: Deployment,
+    components: Components,
+    memories: dict[str, Memory],
+    operations: Iterable[Operation],
+) -> dict[str, dict[str, float]]:
+    """Serial time by rate and component, s, each time that the operators of that rate run."""
+    design = deployment.design
+    cell, clock = design.load_cell(), design.clock.value
+    adc = components.converter("adc", design.adc, design.adc_bits)
+    dac = components.converter("dac", design.dac, design.dac_bits)
+    hold = components.hold(design.sample_hold)
+    out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
+    for operator in _matrices(deployment):
+        widest = max(tile.column[1] - tile.column[0] for tile in matrix_of(deployment, operator).tiles)
+        row = out[operator.rate]
+        row["dac"] += dac.latency.value
+        row["cells"] += cell.t_read.value
+        row["adc"] += hold.latency.value + min(design.columns_per_adc, widest) * adc.latency.value
+
+    slots: dict[tuple[str, str, str], int] = {}
+    lookups: dict[tuple[str, str, str], int] = {}
+    traffic: dict[tuple[str, str], int] = {}
+    touched: set[tuple[str, str, str]] = set()
+    for op in operations:
+        place = (op.rate, op.component, op.operator)
+        slots[place] = slots.get(place, 0) + op.slots
+        if op.action == "lookup":
+            lookups[place] = lookups.get(place, 0) + op.count
+        elif op.action == "bus":
+            traffic[op.rate, op.operator] = traffic.get((op.rate, op.operator), 0) + op.count * op.bits[0]
+        elif op.action == "read":
+            touched.add((op.rate, op.operator, str(op.store)))
+    for work in (slots, lookups):
+        for (rate, component, _), count in work.items():
+            out[rate][component] += math.ceil(count / design.lanes) / clock
+    for (rate, _), amount in traffic.items():
+        out[rate]["movement"] += math.ceil(amount / components.bus.bits) * components.bus.latency.value
+    for rate, _, store in sorted(touched):  # sorted: the order of a set would show in the last bit
+        out[rate]["memories"] += memories[store].latency
+    return out
+
+
+def _area(
+    deployment: Deployment,
+    components: Components,
+    memories: dict[str, Memory],
+    operations: list[Operation],
+) -> dict[str, float]:
+    """Area by component, m2."""
+    design = deployment.design
+    tiles = sum(len(matrix_of(deployment, operator).tiles) for operator in _matrices(deployment))
+    adc = components.converter("adc", design.adc, design.adc_bits).area.value
+    dac = components.converter("dac", design.dac, design.dac_bits).area.value
+    hold = components.hold(design.sample_hold).area.value
+    multiplier = max(
+        (components.multiply_scale(*op.bits) for op in operations if op.action == "multiply"), default=0.0
+    )
+    widest = max((op.bits[0] for op in operations if op.action == "add"), default=0)
+    lane = (
+        multiplier * components.multiply.area.value
+        + components.add_scale(widest) * components.add.area.value
+        + components.register_scale(widest) * components.flip_flop.area.value
+    )
+    looks_up = any(op.action == "lookup" for op in operations)
+    converters = math.ceil(design.columns / design.columns_per_adc)
+    return {
+        "cells": tiles * 2 * design.rows * design.columns * design.load_cell().area.value,
+        "dac": tiles * design.rows * dac,
+        "adc": tiles * (converters * adc + design.columns * hold),
+        "digital update": design.lanes * lane,
+        "memories": sum(memory.area for memory in memories.values()),
+        "nonlinearity": design.lanes * components.lookup.area.value if looks_up else 0.0,
+        "movement": components.bus.area.value,
+    }
+
+
+def table(ds: xr.Dataset) -> Table:
+    """A cost dataset as a table for the terminal: one row per component, the total last."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    columns = (
+        ("energy", "nJ", 1e9),
+        ("energy_step", "pJ per step", 1e12),
+        ("latency", "us", 1e6),
+        ("area", "mm2", 1e6),
+        ("memory", "bit", 1.0),
+    )
+    out = Table(title=ds.attrs.get("title", "Cost"), box=SIMPLE, padding=(0, 1, 0, 0))
+    out.add_column("component", no_wrap=True)
+    for name, unit, _ in columns:
+        out.add_column(f"{name.replace('_step', '')} ({unit})", justify="right")
+
+    def cell(value: float) -> str:
+        return "-" if math.isnan(value) else f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
+
+    for i, component in enumerate(ds["component"].values):
+        out.add_row(str(component), *(cell(float(ds[name][i]) * factor) for name, _, factor in columns))
+    totals = (cell(float(np.nansum(ds[name])) * factor) for name, _, factor in columns)
+    out.add_row("total", *totals, style="bold")
+    return out

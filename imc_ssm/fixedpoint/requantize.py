@@ -1,0 +1,105 @@
+"""Requantization: from a sum of integer products to a code, by integer multipliers and a shift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imc_ssm.errors import FormatError
+from imc_ssm.fixedpoint.formats import Rounding
+
+__all__ = ["MULTIPLIER_BITS", "WORD_BITS", "Requantizer", "requantize", "round_shift"]
+
+MULTIPLIER_BITS = 24
+"""Widest multiplier of the unit, in significant bits."""
+WORD_BITS = 53
+"""Widest word of the unit, sign included. Twice such an integer is exact in double precision, and so is its
+half: the fused kernels compute in doubles without a single rounding."""
+NARROW_BITS = 32
+"""The narrow accumulator, sign included."""
+_PRECISE_BITS = 12
+"""The narrow accumulator is used where it leaves the first multiplier at least this many bits."""
+
+Ints = NDArray[np.int64]
+
+
+def round_shift(value: Ints, shift: Ints, rounding: Rounding = "half_even") -> Ints:
+    """value / 2^shift as an integer, by an arithmetic shift; shift 0 leaves the value.
+
+    half_even: (value + 2^(shift-1) - 1 + ((value >> shift) & 1)) >> shift;
+    half_up:   (value + 2^(shift-1)) >> shift;
+    half_away: (value + 2^(shift-1) - (value < 0)) >> shift.
+    """
+    value, shift = np.asarray(value, np.int64), np.asarray(shift, np.int64)
+    half = np.int64(1) << np.maximum(shift - 1, 0)
+    if rounding == "half_even":
+        half = half - 1 + ((value >> shift) & 1)
+    elif rounding == "half_away":
+        half = half - (value < 0)
+    return np.asarray((value + np.where(shift > 0, half, 0)) >> shift, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Requantizer:
+    """code = round((sum_k multiplier_k p_k) / 2^shift), for products p_k of k kinds.
+
+    `multipliers` (k, ...) and `shift` (...) int64; one shift serves all kinds, because their products are
+    added before it. `word` is the accumulator's length in bits, sign included: 32 or 53.
+    """
+
+    multipliers: Ints
+    shift: Ints
+    word: int
+
+
+def requantize(ratios: NDArray[np.float64], bounds: Ints, *, allow_narrow: bool = True) -> Requantizer:
+    """Integer multipliers and a common shift for real ratios.
+
+    `ratios` (k, ...): the scale of each kind of product over the scale of the result; `bounds` (k, ...): the
+    largest |p_k|, at least 1. multiplier_0 = round(ratio_0 2^shift); multiplier_k of the other kinds likewise,
+    kept to its 24 leading bits (a multiplier of 24 bits and a left shift). The shift is the largest for which
+    multiplier_0 has at most 24 bits and sum_k multiplier_k bound_k + 2^(shift-1) fits the accumulator: 32 bits
+    where that leaves every multiplier_0, the poles', at least 12 bits (its relative error is then at most
+    2^-12; the largest one may be the input's, and would say nothing about the poles), else 53 bits.
+
+    Raises `FormatError` where not even shift 0 fits 53 bits.
+    """
+    if allow_narrow:
+        narrow = _fit(ratios, bounds, NARROW_BITS)
+        if narrow is not None and np.all(narrow.multipliers[0] >= 2 ** (_PRECISE_BITS - 1)):
+            return narrow
+    wide = _fit(ratios, bounds, WORD_BITS)
+    if wide is None:
+        worst = float(ratios.max())
+        raise FormatError(
+            f"requantization by a ratio of {worst:.4g} needs words of more than {WORD_BITS} bits or a multiplier "
+            f"of more than {MULTIPLIER_BITS} bits; use fewer bits or a coarser result format"
+        )
+    return wide
+
+
+def _fit(ratios: NDArray[np.float64], bounds: Ints, word: int) -> Requantizer | None:
+    """The largest shift whose words fit, elementwise, or None where not even shift 0 does."""
+    limit = 2 ** (word - 1) - 1
+    with np.errstate(divide="ignore"):
+        by_multiplier = MULTIPLIER_BITS - np.log2(ratios[0])
+        by_word = np.log2(float(limit)) - np.log2((ratios * bounds).sum(axis=0))
+    # The estimate is at most one too large, as is 2^(shift-1) beside the limit.
+    shift = np.clip(np.floor(np.minimum(by_multiplier, by_word)) + 1, -1, word - 1).astype(np.int64)
+    for _ in range(4):
+        # Ratios that no multiplier holds are cut to one that is too wide as well: int64 holds what follows.
+        scaled = np.minimum(ratios * np.exp2(np.maximum(shift, 0)), 2.0 ** (word + 1))
+        left = np.maximum(np.floor(np.log2(np.maximum(scaled, 1.0))) + 1 - MULTIPLIER_BITS, 0)
+        left[0] = 0
+        multipliers = np.rint(scaled / np.exp2(left)) * np.exp2(left)
+        # Exact below 2^53, and where it is not exact it is far above the limit.
+        total = (multipliers * bounds).sum(axis=0) + np.where(shift > 0, np.exp2(shift - 1.0), 0)
+        fits = (multipliers[0] < 2**MULTIPLIER_BITS) & (total <= limit)
+        if np.all(fits | (shift < 0)):
+            break
+        shift = np.where(fits, shift, shift - 1)
+    if np.any(~fits | (shift < 0)):
+        return None
+    return Requantizer(multipliers.astype(np.int64), shift, word)

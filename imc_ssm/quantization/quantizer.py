@@ -1,0 +1,199 @@
+"""One activation's quantizer: observe, calibrate, then round; straight-through backwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from imc_ssm.errors import ImcSsmError
+from imc_ssm.fixedpoint import Format, broadcast_heads
+from imc_ssm.quantization import pointwise
+from imc_ssm.quantization.ranges import Range, value_range
+from imc_ssm.s4d import Ends
+
+__all__ = ["Quantizer", "fake_quantize", "parameter_format"]
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """scale * clamp(round_half_even(x / scale), low - zero, high - zero); gradient 1 inside, 0 where saturated."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        rounded = (x / scale).round_()
+        if not ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+            return rounded.clamp_(low, high).mul_(scale)
+        codes = rounded.clamp(low, high)
+        ctx.save_for_backward(rounded == codes)
+        return codes.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None, None
+
+
+def fake_quantize(x: Tensor, fmt: Format, axis: int) -> Tensor:
+    """The values of x on the format's grid, with straight-through gradient.
+
+    `axis` counts heads; a format per state takes the next axis as well. One fused pass on the CPU; elsewhere
+    PyTorch's operations, to the same values.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        return pointwise.quantize(x, fmt, axis)
+    low, high = fmt.low - fmt.zero_point, fmt.high - fmt.zero_point
+    parts = (
+        torch.as_tensor(broadcast_heads(np.asarray(v, np.float32), x.ndim, axis), device=x.device)
+        for v in (fmt.scale, low, high)
+    )
+    out: Tensor = _FakeQuantize.apply(x, *parts)  # type: ignore[no-untyped-call]
+    return out
+
+
+def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, *, symmetric: bool) -> Format:
+    """The format over the range of a parameter's current values; but for "tensor" one for each index of axis 0.
+
+    Complex parameters come as pairs on the last axis. There is none for each state: the range of two values has
+    one of them at its end, where every word length is exact. Raises `ImcSsmError` for a value that is not finite.
+    """
+    array = value.detach().numpy() if isinstance(value, Tensor) else value
+    flat = array.reshape(*array.shape[: int(granularity != "tensor")], -1)
+    low, high = flat.min(-1), flat.max(-1)
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
+        raise ImcSsmError("a parameter is not finite; try a smaller learning rate")
+    return Format.from_range(low, high, bits, symmetric=symmetric)
+
+
+class Quantizer(nn.Module):
+    """An activation quantizer of `bits` (None: passes everything through).
+
+    Buffers `scale` float32 and `zero_point` int64 in `shape`: () or (channels,). Between `observe()` and
+    `calibrate()` it collects what passes; `calibrate(percentile)` then fixes the range so that `percentile` % of
+    the values lie inside, tails split evenly. `axis` is the channel axis of the activation.
+
+    `ends` says how long the sequences are: padding behind them is rounded, but makes no range.
+
+    A `dynamic` one takes the range of every call's values instead, at `percentile`, and rounds to that; its
+    buffers keep the calibrated range.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(
+        self,
+        bits: int | None,
+        shape: int | tuple[int, ...] | None,
+        *,
+        axis: int = -1,
+        symmetric: bool = False,
+        clip: float | None = None,
+        dynamic: bool = False,
+        percentile: float = 100.0,
+    ) -> None:
+        super().__init__()
+        self.bits, self.axis, self.symmetric, self.clip = bits, axis, symmetric, clip
+        self.dynamic, self.percentile = dynamic and bits is not None, percentile
+        size = () if shape is None else (shape,) if isinstance(shape, int) else shape
+        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int64))
+        self.ends = Ends()
+        self._seen: list[Tensor] | None = None
+        self._ranges: list[Range] = []
+        self._format: Format | None = None
+
+    @property
+    def observing(self) -> bool:
+        """True between `observe()` and `calibrate()`."""
+        return self._seen is not None
+
+    def observe(self) -> None:
+        """Start collecting."""
+        self._seen, self._ranges = [], []
+
+    def collect(self, x: Tensor) -> None:
+        """Remember values (channels to the front, the rest flat)."""
+        if self._seen is not None and self.bits is not None:
+            self._seen.append(self._samples(x.detach()))
+
+    def collect_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
+        """Remember a range in the shape of `scale`, of values that are too many to keep; the widest counts."""
+        self._ranges.append((low, high))
+
+    def _samples(self, x: Tensor) -> Tensor:
+        """Values of x (batch, ...) as (channels, samples), without padding."""
+        rows = x.movedim(self.axis, 0)
+        inside = self.ends.mask(rows.shape[2]) if rows.ndim > 2 else None  # (channel, batch, time)
+        return rows.reshape(len(rows), -1) if inside is None else rows[:, inside]
+
+    def calibrate(self, percentile: float) -> None:
+        """Fix scale and zero point from what was collected; `ImcSsmError` if nothing was."""
+        seen, ranges, self._seen, self._ranges = self._seen, self._ranges, None, []
+        self._format = None
+        if self.bits is None:
+            return
+        if ranges:
+            low, high = np.min([r[0] for r in ranges], axis=0), np.max([r[1] for r in ranges], axis=0)
+        elif seen:
+            low, high = self._range(torch.cat(seen, dim=1), percentile)
+        else:
+            raise ImcSsmError("a quantizer saw no data; calibrate with at least one sequence")
+        fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
+        self.scale.copy_(torch.from_numpy(np.asarray(fmt.scale)))
+        self.zero_point.copy_(torch.from_numpy(np.asarray(fmt.zero_point)))
+
+    def _range(self, values: Tensor, percentile: float) -> Range:
+        """The range of values (channels, samples) in the shape of `scale`."""
+        if self.scale.ndim:
+            return value_range(values.numpy(), percentile)
+        low, high = value_range(values.reshape(1, -1).numpy(), percentile)
+        return low[0], high[0]
+
+    def follow(self, x: Tensor) -> None:
+        """Take the range of these values (a dynamic quantizer)."""
+        self.follow_range(*self._range(self._samples(x.detach().float()), self.percentile))
+
+    def follow_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
+        """Take a range, in the shape of `scale`; where it is empty (all zero), the calibrated one stays."""
+        assert self.bits is not None
+        fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
+        empty = (np.asarray(low) >= 0) & (np.asarray(high) <= 0)
+        scale = np.where(empty, self.scale.numpy(), fmt.scale)
+        zero = np.where(empty, self.zero_point.numpy(), fmt.zero_point)
+        self._format = Format(self.bits, scale, zero, self.symmetric, self.clip)
+
+    def format(self) -> Format:
+        """The fixed-point format in force (cached; refreshed when a state is loaded); a dynamic one: the last."""
+        if self.bits is None:
+            raise ImcSsmError("this site is in full precision and has no format")
+        if self._format is None:
+            self._format = Format(
+                self.bits,
+                self.scale.numpy().copy(),
+                self.zero_point.numpy().copy(),
+                self.symmetric,
+                self.clip,
+            )
+        return self._format
+
+    def fixed(self) -> Format | None:
+        """The format, where it is known before the values are: static and calibrated; else None."""
+        return None if self.bits is None or self.dynamic or self.observing else self.format()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._format = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._seen is not None:
+            self.collect(x)
+            return x
+        if self.bits is None:
+            return x
+        if self.dynamic:
+            self.follow(x)
+        return fake_quantize(x, self.format(), self.axis)

@@ -1,0 +1,169 @@
+"""One small deployment, every number worked out by hand from the published constants.
+
+3 inputs, 4 heads, 3 complex states, 5 classes, 10 steps, tiles of 2 x 4; every part has a word length of its
+own, so that a mix-up shows. Nothing here calls the model's own formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from imc_ssm.costs import cost
+
+PJ, NS, UM2 = 1e-12, 1e-9, 1e-12
+BITS = {
+    "poles": 6,
+    "b": 5,
+    "c": 7,
+    "d": 9,
+    "state": 10,
+    "biases": 11,
+    "input": 3,
+    "encoder": 4,
+    "recurrent": 12,
+    "after_d": 8,
+    "gelu": 9,
+    "mixing": 7,
+    "glu": 6,
+    "residual": 5,
+    "pool": 10,
+}
+STEPS = 10
+# Rows and columns over all tiles. encoder 3 x 4: row tiles of 2 and 1. mixing 4 x 8: 2 x 2 tiles.
+# decoder 4 x 5: 2 row tiles, column tiles of 4 and 1.
+ROWS = {"encoder": 2 + 1, "mixing": 4 * 2, "decoder": 4 * 2}
+COLUMNS = {"encoder": 2 * 4, "mixing": 4 * 4, "decoder": 2 * (4 + 1)}
+
+
+@pytest.fixture
+def case(deployment: Callable[..., SimpleNamespace]) -> SimpleNamespace:
+    return deployment(bits=BITS, steps=STEPS)
+
+
+@pytest.fixture
+def result(case: SimpleNamespace) -> xr.Dataset:
+    return cost(case)
+
+
+def energy(ds: xr.Dataset, component: str, name: str = "energy") -> float:
+    return float(ds[name].sel(component=component))
+
+
+def test_dac_and_adc(result: xr.Dataset) -> None:
+    step = ROWS["encoder"] + ROWS["mixing"]  # 11
+    assert energy(result, "dac") == pytest.approx((STEPS * step + ROWS["decoder"]) * 0.291 * PJ)
+    assert energy(result, "dac", "energy_step") == pytest.approx(11 * 0.291 * PJ)
+    conversions = STEPS * (8 + 16) + 10
+    assert energy(result, "adc") == pytest.approx(conversions * (1.667 + 0.00098) * PJ)
+
+
+def test_cells(case: SimpleNamespace, result: xr.Dataset) -> None:
+    """activity V^2 t G over both devices of each pair; 1 to 11 uS, 0.2 V, 100 ns, activity 1 / 9."""
+    read = {}
+    for matrix in case.matrices:
+        plus = 1e-6 + np.maximum(matrix.target, 0) * 10e-6
+        minus = 1e-6 + np.maximum(-matrix.target, 0) * 10e-6
+        read[matrix.name] = 0.2**2 * 100e-9 * float((plus + minus).sum()) / 9
+    step = read["encoder"] + read["layers.0.mixing"]
+    assert energy(result, "cells") == pytest.approx(STEPS * step + read["decoder"], rel=1e-5)
+
+
+def product(count: int, first: int, second: int) -> float:
+    """Energy of products: 0.1282 pJ for 8 x 8 bits."""
+    return count * first * second / 64 * 0.12820 * PJ
+
+
+def total(count: int, bits: int) -> float:
+    """Energy of sums and the registers that hold them: 0.01923 pJ for 8 bits, 0.00683 pJ a bit."""
+    return count * bits * (0.019230 / 8 + 0.00683) * PJ
+
+
+def test_digital_update(result: xr.Dataset) -> None:
+    # converter codes of 8 bits x 24; two row tiles and a bias: 32 + ceil(log2 3) = 34 bits
+    encoder = product(8, 8, 24) + total(4, 34) + total(4, 34)
+    mixing = product(16, 8, 24) + total(8, 34) + total(8, 34)
+    decoder = product(10, 8, 24) + total(5, 34) + total(5, 34)
+    # 12 complex states
+    recurrence = product(48, 6, 10) + total(24, 17)  # a x, 6 + 10 + 1 bits
+    recurrence += product(24, 5, 4)  # b u, 9 bits
+    recurrence += product(24, 17, 16) + product(24, 9, 13) + total(24, 34)  # m_a 16, m_b 13 bits
+    recurrence += product(24, 7, 10) + total(24, 17 + 3)  # c x, 6 terms
+    recurrence += product(4, 20, 24)
+    scale = product(4, 9, 4) + product(4, 13, 24) + product(4, 12, 24) + total(4, 13 + 25)
+    residual = product(4, 6, 24) + product(4, 4, 24) + total(4, 6 + 25)
+    mean_step, mean_end = total(4, 5 + 4), product(4, 9, 24)
+    step = encoder + recurrence + scale + mixing + residual + mean_step
+    assert energy(result, "digital update", "energy_step") == pytest.approx(step)
+    assert energy(result, "digital update") == pytest.approx(STEPS * step + mean_end + decoder)
+
+
+def test_nonlinearity(result: xr.Dataset) -> None:
+    step = 4 * 0.217 * PJ + 4 * 0.217 * PJ + product(4, 7, 7) + product(4, 14, 24)
+    assert energy(result, "nonlinearity") == pytest.approx(STEPS * step)
+
+
+def test_memories(result: xr.Dataset) -> None:
+    """All three memories are below 1 KB: 0.014 pJ a bit read, 0.0296 pJ a bit written."""
+    read = (3 * 3 + 8 * 30 + 4 * 11) + (4 * 4 + 24 * (6 + 5 + 7) + 12 * 30 + 24 * 10)
+    read += (4 * 12 + 4 * 4 + 4 * 9) + 4 * 8 + (4 * 9 + 16 * 30 + 8 * 11) + 8 * 7 + (4 * 6 + 4 * 4) + 4 * 5
+    write = 4 * 4 + 24 * 10 + 4 * 12 + 4 * 8 + 4 * 9 + 8 * 7 + 4 * 6 + 4 * 5
+    step = (read * 0.014 + write * 0.0296) * PJ
+    end = ((4 * 10 + 10 * 30 + 5 * 11) * 0.014 + (4 * 10 + 5 * 34) * 0.0296) * PJ
+    assert energy(result, "memories") == pytest.approx(STEPS * step + end)
+
+
+def test_memory_bits(result: xr.Dataset) -> None:
+    parts = dict(zip(result["part"].values.tolist(), result["memory_part"].values.tolist(), strict=True))
+    assert parts["parameters"] == 24 * (6 + 5 + 7) + 4 * 9 + 11 * (4 + 8 + 5)
+    assert parts["requantization"] == 30 * (8 + 16 + 10 + 3 * 4 + 2 + 2 + 1 + 1)
+    assert parts["state"] == 24 * 10
+    assert parts["activations"] == 4 * (4 + 12 + 8 + 9 + 6 + 5 + 10) + 8 * 7 + 5 * 34
+    assert float(result["memory_total"]) == sum(parts.values())
+
+
+def test_movement(result: xr.Dataset) -> None:
+    step = (3 * 3 + 8 * 8) + (4 * 4 + 4 * 12) + (8 * 9 + 16 * 8)
+    end = 8 * 10 + 10 * 8
+    assert energy(result, "movement") == pytest.approx((STEPS * step + end) * 0.054 * PJ)
+
+
+def test_latency(result: xr.Dataset) -> None:
+    """Two products a step and one at the end; 8 lanes at 1 GHz; every transfer fits the 384 wires."""
+    expected = {
+        "cells": (2 * STEPS + 1) * 100,
+        "dac": (2 * STEPS + 1) * 0.909,
+        "adc": (2 * STEPS + 1) * (1 + 4 * 0.833),
+        # encoder 12, recurrence 148, D 12, mixing 24, residual 8, mean 4 slots; at the end 4 and 15
+        "digital update": STEPS * (2 + 19 + 2 + 3 + 1 + 1) + 1 + 2,
+        "nonlinearity": STEPS * (1 + 1 + 1),
+        # stores touched: encoder 2, recurrence 3, D 2, GELU 1, mixing 2, GLU 1, residual 1, mean 1; decoder 2
+        "memories": (STEPS * 13 + 2) * 0.617,
+        "movement": STEPS * 3 + 1,
+    }
+    for component, nanoseconds in expected.items():
+        assert energy(result, component, "latency") == pytest.approx(nanoseconds * NS), component
+    assert float(result["latency_total"]) == pytest.approx(math.fsum(expected.values()) * NS)
+
+
+def test_area(result: xr.Dataset) -> None:
+    tiles = 2 + 4 + 4
+    expected = {
+        "cells": tiles * 2 * 2 * 4 * 1e-14,
+        "dac": tiles * 2 * 438 * UM2,
+        "adc": tiles * (1200 + 4 * 0.039) * UM2,
+        # widest product: requantize y, 20 x 24 bits; widest sum: D u + y, 38 bits
+        "digital update": 8 * (20 * 24 / 64 * 265 + 38 / 8 * 46.4 + 38 * 3.99) * UM2,
+        "memories": 3 * 1800 * UM2,
+        "nonlinearity": 8 * 300 * UM2,
+        "movement": 0.09e-6,
+    }
+    for component, area in expected.items():
+        assert energy(result, component, "area") == pytest.approx(area), component
+    assert float(result["tiles"]) == tiles
+    assert float(result["devices"]) == 2 * (12 + 32 + 20)

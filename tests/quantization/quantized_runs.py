@@ -1,0 +1,73 @@
+"""Ways to run a quantized model, and what must hold for every scheme, for the tests of this folder."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imc_ssm.datasets import SequenceDataset
+from imc_ssm.fixedpoint import ScanFormats, plan_scan, scan_codes
+from imc_ssm.quantization import QuantizedS4D
+from imc_ssm.recurrence import codes_of
+from imc_ssm.s4d import Classifier
+
+
+def stream(model: Classifier, u: Tensor) -> Tensor:
+    """Logits after the last step, one step at a time."""
+    state, logits = model.init_state(len(u)), torch.zeros(0)
+    for t in range(u.shape[1]):
+        logits, state = model.step(u[:, t], state)
+    return logits
+
+
+def some(digits: SequenceDataset, n: int = 20) -> Tensor:
+    """The first test sequences, (n, T, 1)."""
+    return torch.from_numpy(digits.split("test").take(n).values)
+
+
+def ssm_of(model: Classifier) -> QuantizedS4D:
+    """The first recurrence."""
+    ssm = model.blocks[0].ssm
+    assert isinstance(ssm, QuantizedS4D)
+    return ssm
+
+
+def oracle(ssm: QuantizedS4D, formats: ScanFormats, u: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the output (sums, where it has no format) and of the last state, from real inputs u."""
+    *values, _ = ssm.coefficients()
+    codes = [
+        codes_of(torch.view_as_real(z.resolve_conj()).numpy(), f)[0]
+        for z, f in zip(values, (formats.a, formats.b, formats.c), strict=True)
+    ]
+    plan = plan_scan(formats, *values[0].shape)
+    y, last, _ = scan_codes(plan, formats.u.quantize(u.numpy(), head_axis=1), *codes)
+    return (y if formats.y is not None else plan.sum_scale[:, None] * y), last
+
+
+def check_batch_stream_and_partition(model: Classifier, u: Tensor) -> None:
+    """The same bits in a batch, step by step, and wherever the batch is cut."""
+    logits = model(u)
+    assert torch.isfinite(logits).all()
+    assert torch.equal(stream(model, u), logits)
+    for cut in (1, 7, 16):
+        assert torch.equal(torch.cat([model(u[:cut]), model(u[cut:])]), logits)
+
+
+def check_oracle(model: Classifier, sequences: Tensor) -> ScanFormats:
+    """The recurrence returns the oracle's codes, and its stream ends in the oracle's state; gives its formats."""
+    ssm, seen = ssm_of(model), []
+    handle = ssm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    model(sequences)
+    handle.remove()
+    ((u, output),) = seen
+    formats = ssm.formats()
+    # Its input is on the encoder's grid already: nothing is rounded twice.
+    again = formats.u.dequantize(formats.u.quantize(u.numpy(), head_axis=1), head_axis=1)
+    assert torch.equal(torch.from_numpy(again).float(), u)
+    y, last = oracle(ssm, formats, u)
+    real = torch.from_numpy(formats.y.dequantize(y, head_axis=1)).float()
+    assert torch.equal(ssm.after_d(real + ssm.direct()[:, None] * u), output)
+    state = ssm.init_state(len(u))
+    for t in range(u.shape[-1]):
+        _, state = ssm.step(u[..., t], state)
+    assert torch.equal(state, torch.from_numpy(last))
+    return formats

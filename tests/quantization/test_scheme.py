@@ -1,0 +1,161 @@
+"""Schemes: word lengths that parts really have, named schemes, labels, and files from before an option existed."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.quantization import Bits, Scheme
+from imc_ssm.quantization.scheme import ACTIVATIONS, RECURRENCE, WEIGHTS
+
+widths = st.sampled_from([None, 2, 4, 8, 16])
+some_bits = st.dictionaries(st.sampled_from(sorted(Bits.model_fields)), widths, max_size=5)
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "granularity": st.sampled_from(["tensor", "head", "state"]),
+        "symmetric": st.booleans(),
+        "percentile": st.sampled_from([99.0, 99.9, 99.999, 100.0]),
+        "calibration": st.sampled_from(["static", "dynamic"]),
+        "state_calibration": st.sampled_from(["static", "dynamic"]),
+        "rounding_placement": st.sampled_from(["joint", "separate"]),
+        "rounding": st.sampled_from(["half_even", "half_up", "half_away"]),
+        "parameterisation": st.sampled_from(["continuous", "discrete", "frozen"]),
+        "gelu": st.sampled_from(["exact", "piecewise"]),
+        "state_clip": st.sampled_from([None, 1.5, 50.0]),
+        "grad_clamp": st.sampled_from([None, 1.5, 1000.0]),
+    },
+)
+
+
+def of(bits: dict, rest: dict) -> Scheme:
+    return Scheme.parse({"bits": bits} | rest)
+
+
+class TestWords:
+    def test_parts_are_parameters_or_activations(self) -> None:
+        assert sorted((*WEIGHTS, *ACTIVATIONS)) == sorted(Bits.model_fields)
+        assert set(RECURRENCE) <= set(Bits.model_fields)
+
+    @pytest.mark.parametrize("part", RECURRENCE)
+    def test_an_integer_recurrence_has_no_floats(self, part: str) -> None:
+        bits = Bits.only(state=8) if part != "state" else Bits.only(state=6)
+        assert bits.word(part) == {"state": bits.state}.get(part, 16)
+        assert Bits.only(poles=4).word(part) == (4 if part == "poles" else None)
+
+    def test_only(self) -> None:
+        words = Bits.only(state=8, gelu=5).words()
+        assert {p for p, w in words.items() if w == 16} == set(RECURRENCE) - {"state"}
+        assert (words["state"], words["gelu"], words["mixing"], words["d"]) == (8, 5, None, None)
+        with pytest.raises(ConfigError, match="did you mean 'poles'"):
+            Bits.only(pole=4)
+
+
+class TestNamed:
+    def test_w4a6(self) -> None:
+        scheme = Scheme.w4a6(poles=7, state=9)
+        bits = scheme.bits.model_dump()
+        assert (bits.pop("poles"), bits.pop("state"), bits.pop("biases")) == (7, 9, None)
+        assert {bits.pop(part) for part in ("b", "c", "d", "weights")} == {4}
+        assert set(bits.values()) == {6}
+        assert (scheme.rounding_placement, scheme.gelu, scheme.granularity, scheme.symmetric) == (
+            "separate",
+            "piecewise",
+            "head",
+            False,
+        )
+
+    def test_w8a8(self) -> None:
+        bits = Scheme.w8a8().bits.model_dump()
+        assert bits.pop("biases") is None
+        assert set(bits.values()) == {8}
+
+    def test_options_override(self) -> None:
+        scheme = Scheme.named("w4a6", poles=6, rounding_placement="joint", parameterisation="frozen")
+        assert (scheme.bits.poles, scheme.rounding_placement, scheme.gelu, scheme.parameterisation) == (
+            6,
+            "joint",
+            "piecewise",
+            "frozen",
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "options", "message"),
+        [
+            ("w4a", {}, "unknown scheme 'w4a'; did you mean 'w4a6'?"),
+            ("w4a6", {"rounding_placment": "joint"}, "did you mean 'rounding_placement'"),
+            ("w8a8", {"poles": 17}, "poles"),
+            ("uniform", {"rounding": "nearest"}, "rounding"),
+            ("uniform", {"parameterisation": "disrete"}, "parameterisation"),
+            ("uniform", {"calibration": "on"}, "calibration"),
+        ],
+    )
+    def test_refused(self, name: str, options: dict, message: str) -> None:
+        with pytest.raises(ConfigError, match=message) as caught:
+            Scheme.named(name, **options)
+        assert "\n" not in str(caught.value)
+
+
+class TestLabel:
+    @pytest.mark.parametrize(
+        ("scheme", "label"),
+        [
+            (Scheme(), "a8-x8"),
+            (Scheme.uniform(poles=6, state=12), "a6-x12"),
+            (Scheme.uniform(poles=6, state=5, weights=4, activations=7, symmetric=True), "a6-x5-w4-u7-sym"),
+            (Scheme.w4a6(state=6), "a8-x6-w4-u6-biasfp-separate-piecewise"),
+            (Scheme(bits=Bits.only(c=3)), "afp-xfp-wfp-c3-ufp-biasfp"),
+            (Scheme(bits=Bits.only(state=8, encoder=4)), "afp-x8-wfp-ufp-encoder4-biasfp"),
+            (Scheme(state_clip=None, percentile=99.9, granularity="state"), "a8-x8-state-p99.9-clipnone"),
+            (
+                Scheme(state_calibration="dynamic", calibration="dynamic", parameterisation="discrete"),
+                "a8-x8-dynamic-dynamic-x-discrete",
+            ),
+        ],
+    )
+    def test_examples(self, scheme: Scheme, label: str) -> None:
+        assert scheme.label == label
+
+    @settings(max_examples=300, deadline=None)
+    @given(some_bits, options, some_bits, options)
+    def test_different_schemes_have_different_labels(self, b1: dict, o1: dict, b2: dict, o2: dict) -> None:
+        one, two = of(b1, o1), of(b2, o2)
+        assert (one.label == two.label) == (one == two)
+        assert all(c.isalnum() or c in "-._" for c in one.label)
+
+
+class TestFiles:
+    def test_schemes_from_before_the_options_still_load(self) -> None:
+        old = {
+            "bits": Bits().model_dump(),
+            "granularity": "head",
+            "symmetric": False,
+            "percentile": 99.999,
+            "state_clip": 50.0,
+            "grad_clamp": 1000.0,
+        }
+        assert Scheme.from_json(json.dumps(old)) == Scheme()
+
+    @settings(max_examples=50, deadline=None)
+    @given(some_bits, options)
+    def test_round_trip(self, bits: dict, rest: dict) -> None:
+        scheme = of(bits, rest)
+        assert Scheme.from_json(scheme.to_json()) == scheme
+
+
+class TestDynamic:
+    def test_what_needs_fixed_formats_says_so(self) -> None:
+        Scheme().check_static("streaming")
+        with pytest.raises(ImcSsmError, match="streaming needs fixed formats, but the ranges of the activations"):
+            Scheme(calibration="dynamic").check_static("streaming")
+        with pytest.raises(ImcSsmError, match="a chip needs fixed formats, but the ranges of the state"):
+            Scheme(state_calibration="dynamic").check_static("a chip")
+
+    def test_a_state_in_full_precision_has_no_range(self) -> None:
+        scheme = Scheme(bits=Bits.only(poles=6), state_calibration="dynamic")
+        assert not scheme.dynamic
+        assert all(not s.dynamic for s in (Scheme(), scheme))
+        assert all(a.label != b.label for a, b in pairwise([Scheme(), scheme]))
