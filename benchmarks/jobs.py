@@ -3,7 +3,7 @@
     x[t] = a x[t-1] + b u[t],  y[t] = 2 Re(sum_n c x[t]);  gradients of u, a, b, c
 
 None of them discretises or adds D u, so nothing but the recurrence is timed. The float32 FFT convolution is that
-of `imc_ssm.s4d` in its mode "convolution", its kernel included.
+of `imc_ssm.layers` in its mode "convolution", its kernel included.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from imc_ssm.fixedpoint import Format, Noise, ScanFormats
 from imc_ssm.fixedpoint.formats import RoundingPlacement
+from imc_ssm.layers import S4D, ModelConfig
 from imc_ssm.recurrence import diagonal_scan
 from imc_ssm.recurrence.scan import Backend
-from imc_ssm.s4d import S4D, ModelConfig
 
 __all__ = ["EAGER", "FFT", "FUSED", "JOBS", "STEP", "Job", "Shape", "formats_over", "job", "operands"]
 
@@ -123,7 +123,7 @@ def formats_over(
 
 
 def convolve(u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """y by the kernel K[t] = 2 Re(sum_n c a^t b) and FFTs of twice the length; see `imc_ssm.s4d.S4D`."""
+    """y by the kernel K[t] = 2 Re(sum_n c a^t b) and FFTs of twice the length; see `imc_ssm.layers.S4D`."""
     time = u.shape[-1]
     powers = torch.exp(torch.log(a)[..., None] * torch.arange(time))
     kernel = 2 * torch.einsum("hn,hnt->ht", b * c, powers).real

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imc_ssm.cli.process import keep_pages
-from imc_ssm.s4d import Classifier, preset
+from imc_ssm.layers import Classifier, preset
 from imc_ssm.training import TrainConfig, train
 
 BATCH, TIME = 512, 784

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from imc_ssm.cli.process import keep_pages
+from imc_ssm.layers import Classifier, preset
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
-from imc_ssm.s4d import Classifier, preset
 from imc_ssm.training import TrainConfig, accuracy, train
 
 BATCH, TIME, STEPS = 64, 784, 16

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from imc_ssm.errors import ConfigError, FileError, unknown
 
-__all__ = ["Config", "one_line"]
+__all__ = ["Config", "Kinds", "one_line"]
 
 
 class Config(BaseModel):
@@ -22,6 +23,13 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """All fields; `type`, which tells kinds apart, even where defaults are left out."""
+        out: dict[str, Any] = fields(self)
+        kind = getattr(self, "type", None)
+        return {"type": kind} | out if isinstance(kind, str) and "type" not in out else out
 
     @classmethod
     def parse(cls, data: Any, *, where: str = "") -> Self:
@@ -63,6 +71,44 @@ class Config(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
 
+C = TypeVar("C", bound=Config)
+
+
+class Kinds(Generic[C]):
+    """Configurations that a field `type` tells apart: a union that is open, since more can be registered.
+
+    Used as `Annotated[SerializeAsAny[Base], BeforeValidator(KINDS.of)]`: a mapping with `type`, or the name alone,
+    becomes the configuration of that kind. `what` names such a thing in errors.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.known: dict[str, type[C]] = {}
+
+    def register(self, kind: type[C]) -> type[C]:
+        """Class decorator; the name is the default of the field `type`. `ConfigError` for one that is taken."""
+        name = str(kind.model_fields["type"].default)
+        taken = self.known.get(name)
+        if taken is not None and taken.__qualname__ != kind.__qualname__:  # the same again: a module reloaded
+            raise ConfigError(f"the {self.what} {name!r} is registered already; give this one another type")
+        self.known[name] = kind
+        return kind
+
+    def of(self, data: Any) -> Any:
+        """The configuration behind a mapping, a name or itself; `ValueError` names the nearest kind or the wrong
+        field."""
+        if isinstance(data, str):
+            data = {"type": data}
+        if not isinstance(data, Mapping):
+            return data
+        if "type" not in data:
+            raise ValueError(f"the {self.what} needs a type: {', '.join(sorted(self.known))}")
+        name = str(data["type"])
+        if name not in self.known:
+            raise ValueError(unknown(self.what, name, self.known))
+        return self.known[name].parse(data)
+
+
 def one_line(error: ValidationError, where: str) -> str:
     """The first problem of a configuration that was made directly, in the file `where`, as `parse` has it."""
     return _one_line(_named(Config, error.title) or Config, error, where)
@@ -89,6 +135,9 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
         parent = ".".join(str(part) for part in first["loc"][:-1])
         return f"{place}{message}" + (f" (in {parent!r})" if parent else "")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    nested = first.get("ctx", {}).get("error")
+    if isinstance(nested, ConfigError):  # a configuration within, which has said all of it
+        return f"{place}{nested}"
     value = "" if first["type"] == "missing" else f" = {first['input']!r}"
     said = _bounds(cls, first["loc"]) if first["type"] in _OUTSIDE else ""
     return f"{place}{cls.__name__} field {path!r}{value}: {said or first['msg']}{more}"
@@ -113,11 +162,15 @@ def _bounds(cls: type[BaseModel], loc: tuple[int | str, ...]) -> str:
 
 def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The configuration class that a location of pydantic's report points into."""
-    owner: type[BaseModel] | None = cls
+    kind: Any = cls
     for part in loc:
-        field = owner.model_fields.get(str(part)) if owner is not None else None
-        kind = field.annotation if field is not None else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            return None
-        owner = kind
-    return owner
+        if isinstance(part, int):  # an element of a list
+            kind = next(iter(get_args(kind)), None)
+        else:
+            field = kind.model_fields.get(part) if _is_config(kind) else None
+            kind = None if field is None else field.annotation
+    return kind if _is_config(kind) else None
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,67 +25,20 @@ from imc_ssm.analog import (
 )
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import canonical_json, load_tensors, save_tensors
-from imc_ssm.fixedpoint import ScanPlan, plan_scan
+from imc_ssm.graph import Formats, Graph, Matrix
+from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import rebuild, tensors_of
-from imc_ssm.operators import Mvm, Operator, Recurrence
-from imc_ssm.quantization import QuantizedLinear, QuantizedS4D, Scheme
-from imc_ssm.s4d import Classifier
+from imc_ssm.quantization import DigitalMatrix, QuantizedDense, Scheme, formats_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from imc_ssm.analog.linear import Implementation
 
-__all__ = ["Deployment", "Multipliers", "compile"]
+__all__ = ["Deployment", "compile"]
 
 CALIBRATION_TOKENS = 100_000
 """Input vectors of each matrix from which its ranges are taken, at most."""
-
-
-@dataclass(frozen=True)
-class Multipliers:
-    """Widths of one recurrence's integers in bits, the widest of all heads and states.
-
-    Significant bits for what is multiplied: the zeros below are a shift.
-    """
-
-    a: int
-    """m_a, of a x."""
-    b: int
-    """m_b, of b u."""
-    sum: int
-    """The accumulator m_a a x + m_b b u with rounding's half, or the larger one of the two in the separate order;
-    sign included."""
-
-    @classmethod
-    def of(cls, plan: ScanPlan) -> Multipliers:
-        """Those of a plan."""
-        shape = (plan.heads, plan.states)
-
-        def largest(part: str) -> Any:
-            fmt = getattr(plan.formats, part)
-            p = np.maximum(fmt.magnitude(), 1).astype(object)  # Python's integers
-            return np.broadcast_to(p[:, None] if p.ndim == 1 else p, shape)
-
-        first = plan.m_a * 2 * largest("a") * largest("x") + _halves(plan.shift)
-        second = plan.m_b * largest("b") * largest("u")
-        if plan.formats.rounding_placement == "joint":
-            sums = [first + second]
-        else:
-            sums = [first, second + _halves(plan.shift_b)]
-        word = 1 + max(int(v).bit_length() for one in sums for v in one.ravel())
-        return cls(_significant(plan.m_a), _significant(plan.m_b), word)
-
-
-def _halves(shift: np.ndarray[Any, Any]) -> Any:
-    """Half of 2^shift, which rounding adds."""
-    return np.array([1 << s >> 1 for s in shift.ravel().tolist()], dtype=object).reshape(shift.shape)
-
-
-def _significant(multipliers: np.ndarray[Any, Any]) -> int:
-    """Most bits of the multipliers without the zeros below."""
-    widths: list[int] = [(m // (m & -m)).bit_length() for m in multipliers.ravel().tolist() if m]
-    return max(widths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +49,10 @@ class Deployment:
     """The chip design."""
     matrices: tuple[MappedMatrix, ...]
     """Every matrix on its tiles."""
-    operators: tuple[Operator, ...]
+    graph: Graph
     """Every operation of one inference, in order."""
+    formats: Formats
+    """Path -> format of everything digital."""
     scheme: Scheme
     """Number formats of the digital side."""
     steps: int
@@ -109,22 +63,6 @@ class Deployment:
     """The quantized model's parameters and calibrated formats."""
     name: str = "model"
     """What the model is called in results."""
-
-    @property
-    def bits(self) -> dict[str, int]:
-        """Word length of every part."""
-        return {part: width for part, width in self.scheme.bits.words().items() if width is not None}
-
-    @cached_property
-    def multipliers(self) -> dict[str, Multipliers]:
-        """Widths of the multipliers of every recurrence (`fixedpoint.ScanPlan`)."""
-        model, widths = self.digital(), {}
-        for op in self.operators:
-            if isinstance(op, Recurrence):
-                layer = model.get_submodule(op.module)
-                assert isinstance(layer, QuantizedS4D)
-                widths[op.name] = Multipliers.of(plan_scan(layer.formats(), op.heads, op.states))
-        return widths
 
     def digital(self) -> Classifier:
         """The model with its matrices computed digitally: the deployment's reference."""
@@ -138,7 +76,7 @@ class Deployment:
         for matrix in self.matrices:
             analog = AnalogLinear(matrix, self.design, implementation)
             owner = model.get_submodule(matrix.module)
-            assert isinstance(owner, QuantizedLinear)
+            assert isinstance(owner, QuantizedDense)
             owner.matrix = analog
             tiles.append(analog)
         return model.eval(), tiles
@@ -211,7 +149,7 @@ class Deployment:
                 f"{path}: the header of the deployment lacks {error}; compile the model again"
             ) from None
         model, _ = rebuild(tensors, header, str(path))
-        return cls(design, matrices, tuple(model.operators()), scheme, *rest)
+        return cls(design, matrices, model.graph(), formats_of(model), scheme, *rest)
 
     def table(self) -> Table:
         """What sits where, for `rich.print`."""
@@ -260,7 +198,7 @@ def compile(
 ) -> Deployment:
     """Map a quantized model onto a chip design.
 
-    Every `Mvm` that the model's `operators()` list is split over tiles; the calibration sequences (B, T, D)
+    Every matrix of the model's `graph()` is split over tiles; the calibration sequences (B, T, D)
     run through the model fix each matrix's DAC range (`input_percentile` % of the input magnitudes: read noise
     is relative to the range, so a few clipped inputs cost less than a wide one) and each tile's ADC range
     (`output_percentile` % of the column sums). The digital side keeps its formats.
@@ -272,24 +210,27 @@ def compile(
     if not isinstance(scheme, Scheme):
         raise ImcSsmError("the model is in full precision; quantize it first (imc-ssm quantize)")
     scheme.check_static("a chip")
-    missing = [part for part, width in scheme.bits.words().items() if width is None]
+    graph, formats = model.graph(), formats_of(model)
+    *before, _ = graph.kinds()  # nothing reads the last signal: it needs no word
+    missing = [path for path in before if path not in formats]
     if missing:
+        alone = all(path.endswith(".bias") for path in missing)
         raise ImcSsmError(
             f"a chip has no full precision: give bits to {', '.join(missing)} and quantize again"
-            + (" (imc-ssm quantize --biases 16)" if missing == ["biases"] else "")
+            + (" (imc-ssm quantize --biases 16)" if alone else "")
         )
     model.check(calibration, lengths, "calibration data")
-    operators = tuple(model.operators())
-    products = [op for op in operators if isinstance(op, Mvm)]
+    products = [op for op in graph if isinstance(op, Matrix)]
     model = copy.deepcopy(model).eval()
     with _recorded(model, products) as seen:
         model(calibration, lengths)
     matrices = []
     for op in products:
         owner = model.get_submodule(op.module)
-        assert isinstance(owner, QuantizedLinear)
-        linear = owner.matrix.linear
-        assert isinstance(linear, nn.Linear)
+        assert isinstance(owner, QuantizedDense)
+        digital = owner.matrix
+        assert isinstance(digital, DigitalMatrix)
+        linear = digital.linear
         inputs = torch.cat(seen[op.name])
         span = float(np.percentile(inputs.abs().numpy(), input_percentile))
         mapped = map_matrix(
@@ -308,7 +249,8 @@ def compile(
     return Deployment(
         design,
         tuple(matrices),
-        operators,
+        graph,
+        formats,
         scheme,
         int(calibration.shape[1]),
         model.config.model_dump(mode="json"),
@@ -318,19 +260,20 @@ def compile(
 
 
 @contextmanager
-def _recorded(model: Classifier, products: list[Mvm]) -> Iterator[dict[str, list[Tensor]]]:
+def _recorded(model: Classifier, products: list[Matrix]) -> Iterator[dict[str, list[Tensor]]]:
     """Collect what enters each matrix, as (vectors, inputs) without padding, while the block runs."""
     seen: dict[str, list[Tensor]] = {op.name: [] for op in products}
     handles = []
     for op in products:
 
-        def record(_: nn.Module, inputs: tuple[Tensor, ...], name: str = op.name) -> None:
-            flat = model.ends.vectors(inputs[0])
+        def record(_: nn.Module, inputs: tuple[Any, ...], name: str = op.name) -> None:
+            x, mask = inputs[0], inputs[1] if len(inputs) > 1 else None
+            flat = x.reshape(-1, x.shape[-1]) if mask is None or x.ndim != 3 else x[mask]
             stride = max(1, len(flat) // CALIBRATION_TOKENS)
             seen[name].append(flat[::stride])
 
         owner = model.get_submodule(op.module)
-        assert isinstance(owner, QuantizedLinear)
+        assert isinstance(owner, QuantizedDense)
         handles.append(owner.matrix.register_forward_pre_hook(record))
     try:
         yield seen

@@ -149,8 +149,8 @@ def gather(entries: Sequence[Entry], n_test: int) -> xr.Dataset:
             for part in parts:
                 costs[part][i] = priced[part].values
                 about[part] = dict(priced[part].attrs)
-            bits[0, i] = entry.deployment.bits["state"]
-            bits[1, i] = entry.deployment.bits["poles"]
+            bits[0, i] = entry.deployment.scheme.bits.state
+            bits[1, i] = entry.deployment.scheme.bits.poles
     percent = {"units": "percent", "n_test": n_test}
     dataset = xr.Dataset(
         coords={

@@ -12,8 +12,8 @@ import torch
 
 from imc_ssm.errors import FileError
 from imc_ssm.files import load_tensors, save_tensors
+from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme, wrap
-from imc_ssm.s4d import Classifier, ModelConfig
 
 __all__ = ["StoredModel", "load_model", "rebuild", "save_model", "tensors_of"]
 

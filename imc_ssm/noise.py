@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from imc_ssm.operators import Mvm, Operator
+from imc_ssm.graph import Matrix
 
 __all__ = ["Injection"]
 
@@ -26,7 +26,7 @@ class Injection:
 
     W are the weights that the matrix multiplies with: of a quantized one those on their grid. The noise is not
     rounded with them. The gradient is taken at the noisy weights and belongs to the clean ones, which are back
-    when the context ends. Matrices are the `Mvm`s of the model's `operators()`; a model without operators has
+    when the context ends. Matrices are those of the model's `graph()`; a model without one has
     none. Draws come from torch's global generator. Source: Joshi et al. 2020 (doi:10.1038/s41467-020-16108-9) for
     the weights, Rasch et al. 2023 (doi:10.1038/s41467-023-40770-4) for inputs and outputs.
     """
@@ -35,30 +35,21 @@ class Injection:
         self, model: nn.Module, *, weights: float = 0.0, outputs: float = 0.0, clip: float = 100.0
     ) -> None:
         self.weights, self.outputs, self.clip = weights, outputs, clip
-        self._owners: list[nn.Module] = []
-        if hasattr(model, "operators") and (weights or outputs or clip < 100):
-            operators: list[Operator] = model.operators()  # type: ignore[operator]
-            paths = [op.module for op in operators if isinstance(op, Mvm)]
-            self._owners = [model.get_submodule(path) for path in paths]
-        self._ends: Any = getattr(model, "ends", None)  # a model that knows where its sequences end
-        self._clean: list[tuple[Tensor, Tensor]] = []
-        self._disturbed: list[nn.Module] = []
+        self._products: list[nn.Module] = []
+        if hasattr(model, "graph") and (weights or outputs or clip < 100):
+            paths = [op.module for op in model.graph() if isinstance(op, Matrix)]  # type: ignore[operator]
+            owners = (model.get_submodule(path) for path in paths)
+            self._products = [getattr(owner, "matrix", owner) for owner in owners]
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Injection:
-        for owner in self._owners:
-            weight = owner.weight
+        for product in self._products:
+            weight, grid = product.weight, product.grid
             assert isinstance(weight, Tensor)
-            peak = weight.data.abs().amax(dim=1)
-            product = getattr(owner, "matrix", owner)
+            assert isinstance(grid, nn.Module)
+            peak = weight.detach().abs().amax(dim=1)
             if self.weights:
-                noise = self.weights * peak[:, None] * torch.randn_like(weight.data)
-                if product is owner:
-                    self._clean.append((weight, weight.data))
-                    weight.data = weight.data + noise
-                else:  # it rounds its weights first
-                    self._disturbed.append(product)
-                    product.noise = noise
+                self._handles.append(_disturbed(grid, self.weights * peak[:, None] * torch.randn_like(weight)))
             if self.outputs or self.clip < 100:
                 self._handles += self._hooked(product, peak)
         return self
@@ -67,9 +58,9 @@ class Injection:
         """Clip what enters the product and disturb what leaves it."""
         ranges: list[Tensor] = []
 
-        def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = inputs[0]
-            size = (x if self._ends is None else self._ends.vectors(x)).detach().abs().reshape(-1)
+        def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            x, mask = inputs[0], inputs[1] if len(inputs) > 1 else None
+            size = (x if mask is None or x.ndim != 3 else x[mask]).detach().abs().reshape(-1)
             if self.clip < 100:
                 size = size[:: max(1, len(size) // _SAMPLE)]
                 rank = max(1, min(len(size), round(self.clip / 100 * len(size))))
@@ -86,10 +77,11 @@ class Injection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for weight, clean in self._clean:
-            weight.data = clean
-        for product in self._disturbed:
-            product.noise = None  # type: ignore[assignment]
         for handle in self._handles:
             handle.remove()
-        self._clean, self._disturbed, self._handles = [], [], []
+        self._handles = []
+
+
+def _disturbed(grid: nn.Module, noise: Tensor) -> RemovableHandle:
+    """Add noise to what a weight becomes on its way to the product."""
+    return grid.register_forward_hook(lambda _, __, weight: weight + noise)

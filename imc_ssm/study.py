@@ -16,8 +16,8 @@ from imc_ssm.config import Config
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.deployment import compile
 from imc_ssm.evaluation import TIMES, Entry, evaluate, gather
+from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
-from imc_ssm.s4d import Classifier, ModelConfig
 from imc_ssm.training import Progress, TrainConfig, accuracy, train
 
 __all__ = ["FINE_TUNING", "StudyConfig", "initial_steps", "run"]

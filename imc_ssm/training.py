@@ -23,10 +23,6 @@ from imc_ssm.noise import Injection
 
 __all__ = ["History", "Progress", "TrainConfig", "accuracy", "predict", "train"]
 
-SSM_PARAMETERS = ("log_dt", "log_neg_real", "imag", "A", "B")
-"""Parameters of the dynamics, continuous or discrete (A): a rate of their own and no weight decay, as in
-state-spaces/s4."""
-
 
 class TrainConfig(Config):
     """How to train."""
@@ -215,11 +211,17 @@ def _lengths(lengths: np.ndarray[tuple[int], np.dtype[np.int64]] | None) -> Tens
 def _optimiser(
     model: nn.Module, config: TrainConfig, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over two groups, with a linear warm-up and a half cosine to zero."""
+    """AdamW over two groups, with a linear warm-up and a half cosine to zero.
+
+    Modules say which of their parameters belong to the "dynamics" (`Layer.groups`): these have a rate of their own
+    and no weight decay, as in state-spaces/s4.
+    """
     dynamics: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (dynamics if name.rsplit(".", 1)[-1] in SSM_PARAMETERS else others).append(parameter)
+    for module in model.modules():
+        groups = getattr(module, "groups", {})
+        for name, parameter in module.named_parameters(recurse=False):
+            (dynamics if groups.get(name) == "dynamics" else others).append(parameter)
     rate_ssm = min(config.learning_rate, 1e-2) if config.learning_rate_ssm is None else config.learning_rate_ssm
     groups = [
         {"params": others, "lr": config.learning_rate, "weight_decay": config.weight_decay},

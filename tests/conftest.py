@@ -12,8 +12,8 @@ import torch
 
 from imc_ssm import datasets
 from imc_ssm.datasets import SequenceDataset
+from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
-from imc_ssm.s4d import Classifier, ModelConfig
 from imc_ssm.study import initial_steps
 from imc_ssm.training import TrainConfig, train
 

@@ -1,6 +1,7 @@
 """Compiling: what sits where, with which ranges; a deployment is plain data that survives a file."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from imc_ssm.analog import Design, load_design
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.deployment import Deployment, compile
 from imc_ssm.errors import DesignError, FileError, ImcSsmError
-from imc_ssm.operators import Mvm
-from imc_ssm.quantization import Bits, QuantizedLinear, Scheme, calibration_batch, quantize, wrap
-from imc_ssm.s4d import Classifier, ModelConfig
+from imc_ssm.graph import Matrix
+from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.quantization import Bits, QuantizedDense, Scheme, calibration_batch, quantize, wrap
 from imc_ssm.training import accuracy
 
 Make = Callable[[Scheme], Classifier]
@@ -40,8 +41,11 @@ def deployment(quantized: Make, calibration: torch.Tensor) -> Deployment:
 
 def assert_equal(one: Deployment, two: Deployment) -> None:
     """Every field, exactly."""
-    for field in ("design", "operators", "scheme", "steps", "config", "name", "bits"):
+    for field in ("design", "graph", "scheme", "steps", "config", "name"):
         assert getattr(one, field) == getattr(two, field), field
+    (arrays, rest), (others, other_rest) = one.formats.tensors(), two.formats.tensors()
+    assert (rest, arrays.keys()) == (other_rest, others.keys())
+    assert all(np.array_equal(value, others[n]) for n, value in arrays.items())
     assert set(one.tensors) == set(two.tensors)
     assert all(np.array_equal(value, two.tensors[n]) for n, value in one.tensors.items())
     for a, b in zip(one.matrices, two.matrices, strict=True):
@@ -55,15 +59,18 @@ def assert_equal(one: Deployment, two: Deployment) -> None:
 
 
 class TestPlacement:
-    def test_every_matrix_of_the_operator_list(self, deployment: Deployment, trained: Classifier) -> None:
-        products = [op for op in trained.operators() if isinstance(op, Mvm)]
+    def test_every_matrix_of_the_graph(self, deployment: Deployment, trained: Classifier) -> None:
+        products = [op for op in trained.graph() if isinstance(op, Matrix)]
         assert [(m.name, m.module, m.inputs, m.outputs, m.rate) for m in deployment.matrices] == [
-            (op.name, op.module, op.inputs, op.outputs, op.rate) for op in products
+            (op.name, op.module, op.inputs[0].width, op.output.width, op.rate) for op in products
         ]
-        assert deployment.operators == tuple(trained.operators())
+        assert deployment.graph == trained.graph()
         assert deployment.steps == 64
         assert (deployment.name, deployment.design.name) == ("small one", "small")
-        assert deployment.bits == {part: 16 if part == "biases" else 8 for part in Bits.model_fields}
+        *before, logits = deployment.graph.kinds()
+        widths = {path: fmt.bits for path, fmt in deployment.formats.items()}
+        assert widths == {path: 16 if path.endswith(".bias") else 8 for path in before}
+        assert logits == "decoder"  # leaves as whole sums
 
     def test_weights_and_tiles(self, deployment: Deployment, trained: Classifier) -> None:
         for m in deployment.matrices:
@@ -89,7 +96,7 @@ class TestPlacement:
         seen: dict[str, np.ndarray] = {}
         for m in deployment.matrices:
             owner = model.get_submodule(m.module)
-            assert isinstance(owner, QuantizedLinear)
+            assert isinstance(owner, QuantizedDense)
             owner.matrix.register_forward_pre_hook(
                 lambda _, inputs, name=m.name: seen.update(
                     {name: inputs[0].reshape(-1, inputs[0].shape[-1]).numpy()}
@@ -124,7 +131,7 @@ class TestPlacement:
         assert model.training
         assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
         assert all(
-            isinstance(m.matrix.linear, torch.nn.Linear) for m in model.modules() if isinstance(m, QuantizedLinear)
+            isinstance(m.matrix.linear, torch.nn.Linear) for m in model.modules() if isinstance(m, QuantizedDense)
         )
         assert not any(m._forward_pre_hooks for m in model.modules())
 
@@ -254,10 +261,17 @@ class TestErrors:
         with pytest.raises(ImcSsmError, match="full precision; quantize it first"):
             compile(trained, PCM, calibration)
 
-    @pytest.mark.parametrize("part", ["gelu", "d", "state"])
-    def test_parts_in_full_precision(self, part: str, quantized: Make, calibration: torch.Tensor) -> None:
+    @pytest.mark.parametrize(
+        ("part", "path"),
+        [("gelu", "blocks.0.gelu"), ("d", "blocks.0.ssm.d"), ("state", "blocks.0.ssm.state"), ("pool", "pool")],
+    )
+    def test_parts_in_full_precision(
+        self, part: str, path: str, quantized: Make, calibration: torch.Tensor
+    ) -> None:
         model = quantized(Scheme(bits=Bits.parse({part: None})))
-        with pytest.raises(ImcSsmError, match=f"a chip has no full precision: give bits to {part}"):
+        with pytest.raises(
+            ImcSsmError, match=f"a chip has no full precision: give bits to {re.escape(path)} and quantize again"
+        ):
             compile(model, PCM, calibration)
 
     def test_a_design_too_small(self, quantized: Make, calibration: torch.Tensor) -> None:

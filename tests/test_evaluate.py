@@ -17,8 +17,8 @@ from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.deployment import Deployment, compile
 from imc_ssm.errors import ConfigError, DataError, DesignError, FileError, ImcSsmError
 from imc_ssm.evaluation import DAY, HOUR, TIMES, Entry, evaluate, gather
+from imc_ssm.layers import Classifier, ModelConfig, preset
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
-from imc_ssm.s4d import Classifier, preset
 from imc_ssm.study import initial_steps
 from imc_ssm.training import TrainConfig, accuracy, train
 
@@ -216,7 +216,7 @@ class TestGather:
 def test_end_to_end_nothing_mocked(digits: SequenceDataset, tmp_path: Path) -> None:
     """Train, quantize, fine-tune, compile, evaluate, gather, store: real data, real noise models."""
     dt_min, dt_max = initial_steps(digits.time)
-    config = preset("s4d-16h").model_copy(update={"dt_min": dt_min, "dt_max": dt_max})
+    config = ModelConfig.parse(preset("s4d-16h").model_dump() | {"dt_min": dt_min, "dt_max": dt_max})
     torch.manual_seed(0)
     model = Classifier(config)
     train(model, digits, TrainConfig(epochs=10, batch=32, learning_rate=2e-2))

@@ -9,9 +9,9 @@ import torch
 
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.files import load_tensors, save_tensors
+from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.modelfile import StoredModel, load_model, save_model, tensors_of
 from imc_ssm.quantization import Quantizer, Scheme
-from imc_ssm.s4d import Classifier, ModelConfig
 
 Make = Callable[[Scheme], Classifier]
 INFO = {"task": "digits", "accuracy": {"test": 91.25}, "note": "hélas", "history": [1.5, 0.25]}

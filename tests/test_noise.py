@@ -7,25 +7,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from imc_ssm.graph import Graph, Place, Signal, Source
+from imc_ssm.layers import Classifier, Dense
 from imc_ssm.noise import Injection
-from imc_ssm.operators import Mvm, Operator
 from imc_ssm.quantization import Bits, Scheme, quantize
-from imc_ssm.s4d import Classifier
 
 
 class OneMatrix(nn.Module):
-    """The smallest model with an operator list: one matrix on tiles, and one that is not."""
+    """The smallest model with a graph: one matrix on tiles, and one that is not."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.matrix_owner = nn.Linear(inputs, outputs)
-        self.digital = nn.Linear(outputs, outputs)
+        self.matrix_owner = Dense(inputs, outputs)
+        self.digital = Dense(outputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.matrix_owner(x)
 
-    def operators(self) -> list[Operator]:
-        return [Mvm("m", "matrix_owner", self.matrix_owner.in_features, self.matrix_owner.out_features)]
+    def graph(self) -> Graph:
+        at = Place()
+        x = at.emit(Source("input", "input", (), Signal("input", self.matrix_owner.in_features)))
+        self.matrix_owner.graph(x, at / "matrix_owner")
+        return Graph(tuple(at.operators))
+
+    def used(self) -> Tensor:
+        """What the matrix on tiles multiplies with."""
+        return self.matrix_owner.grid(self.matrix_owner.weight).detach().clone()
 
 
 @pytest.fixture
@@ -58,9 +65,10 @@ class TestWeights:
         drawn = []
         for _ in range(100):
             with Injection(model, weights=0.05):
-                drawn.append((model.matrix_owner.weight.detach() - clean["matrix_owner.weight"]).clone())
-                for name, p in model.named_parameters():
-                    assert torch.equal(p, clean[name]) == (name != "matrix_owner.weight")
+                drawn.append(model.used() - clean["matrix_owner.weight"])
+                assert torch.equal(model.digital.grid(model.digital.weight), clean["digital.weight"])
+                assert all(torch.equal(p, clean[name]) for name, p in model.named_parameters())
+        assert torch.equal(model.used(), clean["matrix_owner.weight"])
         z = torch.stack(drawn) / (0.05 * peaks(clean["matrix_owner.weight"])[:, None])
         assert_standard_normal(z)
         # Drawn once per context, independently: no two entries and no two contexts are alike.
@@ -71,9 +79,8 @@ class TestWeights:
         x = torch.randn(3, 40)
         with Injection(model, weights=0.1):
             assert torch.equal(model(x), model(x))
-            assert torch.equal(
-                model(x), nn.functional.linear(x, model.matrix_owner.weight, model.matrix_owner.bias)
-            )
+            assert torch.equal(model(x), nn.functional.linear(x, model.used(), model.matrix_owner.bias))
+            assert not torch.equal(model.used(), model.matrix_owner.weight)
 
     @pytest.mark.parametrize("fail", [False, True])
     def test_weights_come_back_exactly(self, model: OneMatrix, fail: bool) -> None:
@@ -101,7 +108,7 @@ class TestWeights:
     def test_gradient_is_taken_at_the_noisy_weights_and_belongs_to_the_clean_ones(self, model: OneMatrix) -> None:
         x = torch.randn(4, 40, requires_grad=True)
         with Injection(model, weights=0.2):
-            noisy = model.matrix_owner.weight.detach().clone()
+            noisy = model.used()
             model(x).square().sum().backward()
         y = nn.functional.linear(x.detach(), noisy, model.matrix_owner.bias.detach())
         assert x.grad is not None
@@ -175,19 +182,19 @@ class TestModels:
         model = quantized(Scheme()) if quantize else trained
         clean = {name: p.detach().clone() for name, p in model.named_parameters()}
         names = ("encoder", "blocks.0.mixing", "decoder")
-        matrices = {name: model.get_submodule(name) for name in names}
+        owners = {name: model.get_submodule(name) for name in names}
+        matrices = {name: owner.matrix if quantize else owner for name, owner in owners.items()}
 
         def used() -> dict[str, Tensor]:
             """What the matrices multiply with."""
-            return {
-                n: m.matrix.weights()[0] if quantize else m.weight.detach().clone() for n, m in matrices.items()
-            }
+            return {name: m.grid(m.weight).detach().clone() for name, m in matrices.items()}
 
         before = used()
         with Injection(model, weights=0.1):
-            changed = {name for name, p in model.named_parameters() if not torch.equal(p, clean[name])}
+            assert all(torch.equal(p, clean[name]) for name, p in model.named_parameters())
+            hooked = {name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks}
             noise = {name: weight - before[name] for name, weight in used().items()}
-        assert changed == (set() if quantize else {f"{name}.weight" for name in names})
+        assert hooked == {f"{name}.matrix.grid" if quantize else f"{name}.grid" for name in names}
         for name, matrix in matrices.items():  # one deviation of the outputs' largest weights, on any grid
             size = (noise[name] / (0.1 * peaks(matrix.weight)[:, None])).detach()
             assert abs(float(size.square().mean()) - 1) < 5 * (2 / size.numel()) ** 0.5, name
@@ -200,15 +207,15 @@ class TestModels:
         model = quantize(trained, Scheme(bits=Bits.only(weights=2)), u)
         matrix = model.decoder.matrix
         with torch.no_grad():
-            grid = matrix.weights()[0].clone()
+            grid = matrix.grid(matrix.weight).clone()
             with Injection(model, weights=0.01):
-                moved = matrix.weights()[0] - grid
+                moved = matrix.grid(matrix.weight) - grid
         size = moved / (0.01 * peaks(matrix.linear.weight)[:, None])
         assert (moved != 0).all()
         assert abs(float(size.square().mean()) - 1) < 5 * (2 / size.numel()) ** 0.5
         x = torch.randn(5, 8, requires_grad=True)
         with Injection(model, weights=0.5):
-            noisy = matrix.weights()[0].detach()
+            noisy = matrix.grid(matrix.weight).detach()
             y = model.decoder(x)
             y.sum().backward()
         assert torch.allclose(x.grad, noisy.sum(0).expand(5, -1), atol=1e-5)

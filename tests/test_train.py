@@ -12,8 +12,8 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.errors import CheckpointError, ConfigError, FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
+from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme, quantize
-from imc_ssm.s4d import Classifier, ModelConfig
 from imc_ssm.training import History, TrainConfig, _optimiser, accuracy, predict, train
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from imc_ssm.experiment import Job, full, ptq, qat
+from imc_ssm.layers import ModelConfig
 from imc_ssm.quantization import Bits, Scheme
 from imc_ssm.quantization.memory import memory_saving
-from imc_ssm.s4d import ModelConfig
 
 FULL_PRECISION = 32
 """The word length that stands for full precision in the dimension `bits`."""

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imc_ssm.experiment import Constant, Experiment, Job, Recipe, Study, full, kernel, poles, qat
+from imc_ssm.layers import PRESETS, ModelConfig
 from imc_ssm.plots import zhao
-from imc_ssm.s4d import PRESETS, ModelConfig
 
 from . import paper, schemes
 from .recipe import RECIPE, RECIPES

@@ -116,7 +116,7 @@ class AnalogLinear(nn.Module):
         self.alphas = tuple(alphas)
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(..., inputs) -> (..., outputs), float32; `DataError` for another number of inputs."""
         if x.ndim == 0 or x.shape[-1] != self.mapped.inputs:
             raise DataError(f"{self.mapped.name!r} takes (..., {self.mapped.inputs}), got {tuple(x.shape)}")

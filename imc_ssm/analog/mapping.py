@@ -12,7 +12,7 @@ import numpy.typing as npt
 from imc_ssm.analog.schema import Design
 from imc_ssm.devices import device_names
 from imc_ssm.errors import ConfigError, DataError, DesignError
-from imc_ssm.operators import Rate
+from imc_ssm.graph import Rate
 
 __all__ = [
     "MappedMatrix",

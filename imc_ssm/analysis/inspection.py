@@ -25,8 +25,8 @@ from imc_ssm.analysis.saturation import Saturation
 from imc_ssm.analysis.states import RunningPercentile, state_magnitudes
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.quantization import QuantizedS4D, Scheme
-from imc_ssm.s4d import S4D, Classifier
+from imc_ssm.layers import S4D, Classifier
+from imc_ssm.quantization import Percentile, QuantizedS4D, Scheme
 from imc_ssm.training import check_model_fits
 
 __all__ = ["PERCENTILE", "inspect_model"]
@@ -99,11 +99,12 @@ def inspect_model(
     if scheme is not None:
         scheme.check_static("the analysis")
     if percentile is None:
-        percentile = PERCENTILE if scheme is None else scheme.percentile
-    heads, states = model.config.heads, model.config.n_state // 2
+        observer = None if scheme is None else scheme.spec("state").observer
+        percentile = observer.percent if isinstance(observer, Percentile) else PERCENTILE
+    (heads, states) = next(iter(layers.values())).shape
     batch = max(1, _STATES // (heads * states))
     train, test = (_drawn(data.split(name), sequences, seed) for name in ("train", "test"))
-    integer = scheme is not None and scheme.bits.state is not None
+    integer = any(isinstance(layer, QuantizedS4D) and layer.integer for layer in layers.values())
     work = _Work(progress, (len(train) + integer * len(test) + 2) * len(layers))
     observed = _observe(model, train, percentile, batch, work)
     saturated = _saturate(model, test, batch, work)
@@ -201,7 +202,7 @@ def _saturate(model: Classifier, part: Split, batch: int, work: _Work) -> dict[s
     counters = {
         path: Saturation(layer)
         for path, layer in layers_of(model).items()
-        if isinstance(layer, QuantizedS4D) and layer.scheme.bits.state is not None
+        if isinstance(layer, QuantizedS4D) and layer.integer
     }
     if not counters:
         return {}
@@ -226,8 +227,8 @@ def _of_poles(before: Coefficients, after: Coefficients, grid: NDArray[np.int64]
 def _register(layer: object, calibrated: Array, bits: int) -> dict[str, Array]:
     """Word length and resolution (head, state) of the state register, real or assumed."""
     shape = calibrated.shape[:2]
-    if isinstance(layer, QuantizedS4D) and layer.scheme.bits.state is not None:
-        fmt = layer.formats().x
+    if isinstance(layer, QuantizedS4D) and layer.integer:
+        fmt = layer.state.format()
         scale = np.asarray(fmt.scale, float)
         scale = scale.reshape(scale.shape + (1,) * (2 - scale.ndim))
         return {"bits_state": np.array(float(fmt.bits)), "resolution": np.broadcast_to(scale, shape)}
@@ -241,7 +242,7 @@ def _of_ranges(
 ) -> dict[str, Array]:
     """Guaranteed bounds before and after rounding, and all word lengths."""
     a, b, error = after.a, after.b, 0.5
-    if isinstance(layer, QuantizedS4D) and layer.scheme.bits.state is not None:
+    if isinstance(layer, QuantizedS4D) and layer.integer:
         a, b, error = unit_coefficients(layer)
     norms, modulus = impulse_norms(np.stack([before.a, a]), np.stack([before.b, b]))
     reach = row["input_bound"][:, None]

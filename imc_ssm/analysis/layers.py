@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from imc_ssm.datasets.sequence import Split
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, plan_scan
-from imc_ssm.operators import Recurrence
-from imc_ssm.quantization import DiscreteS4D, QuantizedLinear, QuantizedS4D, Quantizer, Scheme
-from imc_ssm.quantization.sites import GeluSite
-from imc_ssm.s4d import S4D, Block, Classifier
+from imc_ssm.graph import Recurrence
+from imc_ssm.layers import S4D, Classifier
+from imc_ssm.quantization import QuantizedS4D, Quantizer, Scheme
+from imc_ssm.quantization.wrap import quantizers_of
 
 __all__ = [
     "Coefficients",
@@ -46,14 +46,16 @@ class Coefficients:
 
 
 def layers_of(model: Classifier) -> dict[str, Layer]:
-    """Every recurrent layer of a model by the path of its module, in order."""
+    """Every S4D layer of a model by the path of its module, in order; `ImcSsmError` where it has none."""
     found: dict[str, Layer] = {}
-    for op in model.operators():
+    for op in model.graph():
         if isinstance(op, Recurrence):
             layer = model.get_submodule(op.module)
             if not isinstance(layer, Layer):
                 raise ImcSsmError(f"{op.module} is a {type(layer).__name__}; the analysis reads S4D layers")
             found[op.module] = layer
+    if not found:
+        raise ImcSsmError("the model has no layer with inputs and outputs per head; the analysis reads S4D layers")
     return found
 
 
@@ -75,7 +77,7 @@ def rounded_coefficients(
             raise ImcSsmError("the layer is in full precision; give a scheme or a word length in bits")
         if isinstance(scheme, int):
             scheme = Scheme.uniform(poles=scheme, weights=scheme)
-        quantized = QuantizedS4D(layer, scheme, Quantizer(None, None))
+        quantized = QuantizedS4D.alone(layer, scheme)
     *values, formats = quantized.coefficients()
     before, after = [], []
     for part, value in zip("abc", values, strict=True):
@@ -96,7 +98,7 @@ def unit_coefficients(layer: QuantizedS4D) -> tuple[Complex, Complex, float]:
     x[t] = a x[t-1] + b u[t] + e[t] with |Re e|, |Im e| <= r units, exactly.
     """
     poles, inputs, _, _ = layer.coefficients()
-    formats = layer.formats()
+    formats = layer.scan_formats()
     heads, states = poles.shape
     plan = plan_scan(formats, heads, states)
 
@@ -134,36 +136,20 @@ def full_precision(model: Classifier) -> Classifier:
 
     Where the discrete matrices are the parameters, their layer keeps them; a piecewise GELU stays.
     """
-    if not any(isinstance(module, QuantizedLinear) for module in model.modules()):
+    if getattr(model, "scheme", None) is None:
         return model.eval()
     with torch.random.fork_rng(devices=[]):
         plain = Classifier(model.config)
-    for path, module in list(plain.named_modules()):
-        wrapped = model.get_submodule(path) if isinstance(module, nn.Linear | S4D | nn.GELU) else None
-        source: Any = None
-        if isinstance(wrapped, QuantizedLinear):
-            source = getattr(wrapped.matrix, "linear", None)
-        elif isinstance(wrapped, QuantizedS4D):
-            source = wrapped.inner
-        elif isinstance(wrapped, GeluSite):
-            plain.set_submodule(path, copy.deepcopy(wrapped.inner))
-        if isinstance(source, DiscreteS4D):  # its parameters are others than those of the layer it was made from
-            plain.set_submodule(path, copy.deepcopy(source))
-        elif source is not None:
-            module.load_state_dict(source.state_dict())
+    for path in model.graph().modules():
+        plain.set_submodule(path, copy.deepcopy(model.get_submodule(path).inner))  # type: ignore[arg-type]
     return plain.eval()
 
 
 def input_quantizer(model: Classifier, path: str) -> Quantizer | None:
     """The quantizer whose values enter the recurrence at `path` (of the encoder or of the block before)."""
-    before: nn.Module = model.encoder
-    for name, block in model.blocks.named_children():
-        if path.startswith(f"blocks.{name}."):
-            break
-        assert isinstance(block, Block)
-        before = block.residual
-    output = getattr(before, "output", None)
-    return output if isinstance(output, Quantizer) and output.bits is not None else None
+    entering = model.graph().of_module(path)[0].inputs[0].name
+    found = quantizers_of(model).get(entering)
+    return None if found is None or found.bits is None else found
 
 
 @torch.no_grad()
@@ -173,8 +159,8 @@ def layer_inputs(model: Classifier, part: Split, batch: int) -> Iterator[tuple[s
     handles = []
     for path, layer in layers_of(model).items():
 
-        def record(_: nn.Module, inputs: tuple[Tensor, ...], path: str = path) -> None:
-            seen[path] = inputs[0].detach()
+        def record(_: nn.Module, inputs: tuple[Any, ...], path: str = path) -> None:
+            seen[path] = inputs[0].detach().transpose(1, 2)
 
         handles.append(layer.register_forward_pre_hook(record))
     try:

@@ -26,7 +26,7 @@ class Saturation:
 
     def __init__(self, layer: QuantizedS4D) -> None:
         a, b, c, _ = layer.coefficients()
-        self.formats = layer.formats()
+        self.formats = layer.scan_formats()
         heads, states = a.shape
         self.plan = plan_scan(self.formats, heads, states)
         self.codes = [

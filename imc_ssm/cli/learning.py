@@ -39,9 +39,12 @@ def train(
     ] = 2e-2,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of everything but the dynamics.")] = 0.01,
     layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
+    layer: Annotated[str, typer.Option(help="Layer of every block: s4d, s5.")] = "s4d",
     n_state: Annotated[int, typer.Option(min=2, help="Real state size N per head (even).")] = 64,
     norm: Annotated[str, typer.Option(help="Normalisation: none, layer, batch.")] = "none",
-    initialisation: Annotated[str, typer.Option(help="Poles at the start: lin, inv, legs.")] = "lin",
+    initialisation: Annotated[
+        str | None, typer.Option(help="Poles of S4D at the start: lin (default), inv, legs.")
+    ] = None,
     discretisation: Annotated[str, typer.Option(help="zoh or bilinear.")] = "zoh",
     dropout: Annotated[float, typer.Option(help="Dropout after the GELU.")] = 0.0,
     data_dir: DataDir = None,
@@ -53,8 +56,8 @@ def train(
     """
     import torch
 
+    from imc_ssm.layers import Classifier, ModelConfig, preset
     from imc_ssm.modelfile import StoredModel
-    from imc_ssm.s4d import Classifier, ModelConfig, preset
     from imc_ssm.study import initial_steps
     from imc_ssm.training import TrainConfig
     from imc_ssm.training import train as fit
@@ -73,21 +76,20 @@ def train(
     )
     data = load_data(dataset, data_dir)
     dt_min, dt_max = initial_steps(data.time)
-    config = ModelConfig.parse(
-        base.model_dump()
-        | {
-            "inputs": data.channels,
-            "classes": data.n_classes,
-            "layers": layers,
-            "n_state": n_state,
-            "norm": norm,
-            "initialisation": initialisation,
-            "discretisation": discretisation,
-            "dropout": dropout,
-            "dt_min": dt_min,
-            "dt_max": dt_max,
-        }
-    )
+    shape = {
+        "heads": base.heads,
+        "inputs": data.channels,
+        "classes": data.n_classes,
+        "layers": layers,
+        "norm": norm,
+        "dropout": dropout,
+        "layer": {"type": layer},
+        "n_state": n_state,
+        "discretisation": discretisation,
+        "dt_min": dt_min,
+        "dt_max": dt_max,
+    }
+    config = ModelConfig.parse(shape | ({} if initialisation is None else {"initialisation": initialisation}))
     torch.manual_seed(seed)
     network = Classifier(config)
     with stages() as stage, resumable(out) as checkpoint:
@@ -194,7 +196,7 @@ def _scheme(
     """The scheme of the command line; `ConfigError` for what is not known or out of range, or a contradiction."""
     from imc_ssm.errors import ConfigError, unknown
     from imc_ssm.quantization import Bits, Scheme
-    from imc_ssm.quantization.scheme import ACTIVATIONS
+    from imc_ssm.quantization.rules import ROLES
 
     fixed = [word for word in ("weights", "activations") if words[word] is not None]
     if name != "uniform" and fixed:
@@ -212,14 +214,17 @@ def _scheme(
         for part in parts:
             if part not in bits:
                 raise ConfigError(unknown("part", part, bits))
-        of_words = {"weights": ("weights", "b", "c", "d"), "activations": ACTIVATIONS}
+        of_words = {
+            "weights": ("weights", "b", "c", "d"),
+            "activations": tuple(part for part in bits if ROLES.get(part, "parameter") != "parameter"),
+        }
         for word, width in {**words, "biases": biases}.items():
             if width is not None and not set(of_words.get(word, (word,))) & set(parts):
                 raise ConfigError(
                     f"--{word} {width} is of no part in --only {only}; leave it out, or add the part"
                 )
         bits = {part: width if part in parts else None for part, width in bits.items()}
-    return Scheme.parse(made.model_dump() | {"bits": Bits.parse(bits)})
+    return made.with_bits(Bits.parse(bits))
 
 
 def _recipe(config: TrainConfig) -> dict[str, Any]:

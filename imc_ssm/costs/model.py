@@ -35,9 +35,9 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.costs.components import Components, Memory, load_components
-from imc_ssm.costs.counts import Operation, matrix_of, operation_counts, stores
+from imc_ssm.costs.counts import Taken, actions_of, matrix_of, stores
 from imc_ssm.errors import ConfigError, DesignError
-from imc_ssm.operators import Mvm
+from imc_ssm.graph import COMPONENTS, Action, Matrix
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from imc_ssm.deployment import Deployment
 
 __all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "cell_energy", "cost", "table"]
-
-COMPONENTS = ("cells", "dac", "adc", "digital update", "memories", "nonlinearity", "movement")
-"""The parts of the breakdown, in the order of every result."""
 
 DEFAULT_ACTIVITY = 1.0 / 9.0
 """Mean squared input over squared DAC full scale: the range of a centred input set at three deviations."""
@@ -77,7 +74,7 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
             f"design {design.name!r} has a periphery at {design.node.value * 1e9:g} nm, its component table "
             f"{components.name!r} is for {components.node.value * 1e9:g} nm; name a table for that node"
         )
-    operations = operation_counts(deployment)
+    operations = actions_of(deployment)
     parts = stores(deployment)
     memories = _memories(components, parts)
 
@@ -134,8 +131,8 @@ def cell_energy(matrix: MappedMatrix, cell: Cell, activity: float) -> float:
     return activity * cell.v_read.value**2 * cell.t_read.value * conductance
 
 
-def _matrices(deployment: Deployment) -> list[Mvm]:
-    return [operator for operator in deployment.operators if isinstance(operator, Mvm)]
+def _matrices(deployment: Deployment) -> list[Matrix]:
+    return [op for op in deployment.graph if isinstance(op, Matrix)]
 
 
 def _memories(components: Components, parts: dict[str, int]) -> dict[str, Memory]:
@@ -151,7 +148,7 @@ def _energy(
     deployment: Deployment,
     components: Components,
     memories: dict[str, Memory],
-    operations: Iterable[Operation],
+    operations: Iterable[Taken],
     activity: float,
 ) -> dict[str, dict[str, float]]:
     """Energy by rate and component, J, each time that the operators of that rate run."""
@@ -160,11 +157,11 @@ def _energy(
     dac = components.converter("dac", design.dac, design.dac_bits)
     hold = components.hold(design.sample_hold)
     cell = design.load_cell()
-    matrices = {op.name: matrix_of(deployment, op) for op in _matrices(deployment)}
+    matrices = {op.module: matrix_of(deployment, op) for op in _matrices(deployment)}
 
-    def one(op: Operation) -> float:
+    def one(module: str, op: Action) -> float:
         """Energy of one action, J."""
-        match op.action:
+        match op.verb:
             case "adc":
                 return adc.energy.value
             case "dac":
@@ -186,13 +183,14 @@ def _energy(
             case "write":
                 return memories[str(op.store)].write * op.bits[0]
             case "cell":
-                matrix = matrices[op.operator]
+                matrix = matrices[module]
                 own = getattr(matrix, "input_activity", None)
                 return cell_energy(matrix, cell, activity if own is None else float(own)) / op.count
 
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
-    for op in operations:
-        out[op.rate][op.component] += op.count * one(op)
+    for taken in operations:
+        op = taken.action
+        out[op.rate][op.component] += op.count * one(taken.operator.module, op)
     return out
 
 
@@ -200,7 +198,7 @@ def _latency(
     deployment: Deployment,
     components: Components,
     memories: dict[str, Memory],
-    operations: Iterable[Operation],
+    operations: Iterable[Taken],
 ) -> dict[str, dict[str, float]]:
     """Serial time by rate and component, s, each time that the operators of that rate run."""
     design = deployment.design
@@ -219,22 +217,23 @@ def _latency(
     slots: dict[tuple[str, str, str], int] = {}
     lookups: dict[tuple[str, str, str], int] = {}
     traffic: dict[tuple[str, str], int] = {}
-    touched: set[tuple[str, str, str]] = set()
-    for op in operations:
-        place = (op.rate, op.component, op.operator)
+    touched: dict[tuple[str, str, str], None] = {}  # in the order of the graph, which sums keep
+    for taken in operations:
+        op, name = taken.action, taken.operator.output.name
+        place = (op.rate, op.component, name)
         slots[place] = slots.get(place, 0) + op.slots
-        if op.action == "lookup":
+        if op.verb == "lookup":
             lookups[place] = lookups.get(place, 0) + op.count
-        elif op.action == "bus":
-            traffic[op.rate, op.operator] = traffic.get((op.rate, op.operator), 0) + op.count * op.bits[0]
-        elif op.action == "read":
-            touched.add((op.rate, op.operator, str(op.store)))
+        elif op.verb == "bus":
+            traffic[op.rate, name] = traffic.get((op.rate, name), 0) + op.count * op.bits[0]
+        elif op.verb == "read":
+            touched[op.rate, name, str(op.store)] = None
     for work in (slots, lookups):
         for (rate, component, _), count in work.items():
             out[rate][component] += math.ceil(count / design.lanes) / clock
     for (rate, _), amount in traffic.items():
         out[rate]["movement"] += math.ceil(amount / components.bus.bits) * components.bus.latency.value
-    for rate, _, store in sorted(touched):  # sorted: the order of a set would show in the last bit
+    for rate, _, store in touched:
         out[rate]["memories"] += memories[store].latency
     return out
 
@@ -243,7 +242,7 @@ def _area(
     deployment: Deployment,
     components: Components,
     memories: dict[str, Memory],
-    operations: list[Operation],
+    operations: list[Taken],
 ) -> dict[str, float]:
     """Area by component, m2."""
     design = deployment.design
@@ -251,16 +250,15 @@ def _area(
     adc = components.converter("adc", design.adc, design.adc_bits).area.value
     dac = components.converter("dac", design.dac, design.dac_bits).area.value
     hold = components.hold(design.sample_hold).area.value
-    multiplier = max(
-        (components.multiply_scale(*op.bits) for op in operations if op.action == "multiply"), default=0.0
-    )
-    widest = max((op.bits[0] for op in operations if op.action == "add"), default=0)
+    actions = [taken.action for taken in operations]
+    multiplier = max((components.multiply_scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0)
+    widest = max((op.bits[0] for op in actions if op.verb == "add"), default=0)
     lane = (
         multiplier * components.multiply.area.value
         + components.add_scale(widest) * components.add.area.value
         + components.register_scale(widest) * components.flip_flop.area.value
     )
-    looks_up = any(op.action == "lookup" for op in operations)
+    looks_up = any(op.verb == "lookup" for op in actions)
     converters = math.ceil(design.columns / design.columns_per_adc)
     return {
         "cells": tiles * 2 * design.rows * design.columns * design.load_cell().area.value,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,65 @@ from imc_ssm.datasets.npz import load_npz
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import DataError, unknown
 
-__all__ = ["SequenceDataset", "Split", "digest", "info", "load", "load_npz", "names"]
+__all__ = [
+    "TASKS",
+    "SequenceDataset",
+    "Split",
+    "Task",
+    "digest",
+    "info",
+    "load",
+    "load_npz",
+    "names",
+    "register_task",
+]
 
-_TASKS: dict[str, tuple[Callable[[str | Path | None], SequenceDataset], dict[str, Any]]] = {
-    "digits": (lambda data_dir: digits.load_digits(), digits.INFO),
-    "smnist": (smnist.load_smnist, smnist.INFO),
-}
+Loader = Callable[[str | Path | None], SequenceDataset]
+"""From a folder to look into first, or None, to the sequences."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset with a name."""
+
+    load: Loader
+    info: dict[str, Any]
+    """See `info`."""
+
+
+TASKS: dict[str, Task] = {}
+"""Name -> task, of all that are registered."""
+
+
+def register_task(info: dict[str, Any]) -> Callable[[Loader], Loader]:
+    """Decorator of a loader: make its dataset known under `info["name"]`; `info` is what `info()` returns.
+
+    Raises `DataError` for a name that is taken or an `info` that lacks something.
+    """
+    lacks = [key for key in INFO if key not in info]
+    if lacks:
+        raise DataError(f"the info of task {info.get('name')!r} lacks {', '.join(lacks)}; give {', '.join(INFO)}")
+
+    def known(load: Loader) -> Loader:
+        name = str(info["name"])
+        if name in TASKS and TASKS[name].load.__qualname__ != load.__qualname__:
+            raise DataError(f"a task {name!r} is registered already; give this one another name")
+        TASKS[name] = Task(load, info)
+        return load
+
+    return known
+
+
+INFO = ("name", "description", "shape", "classes", "sample_rate", "splits", "source", "licence")
+"""What the info of a task says."""
+
+register_task(digits.INFO)(lambda data_dir: digits.load_digits())
+register_task(smnist.INFO)(smnist.load_smnist)
 
 
 def names() -> list[str]:
-    """The tasks that ship with the library."""
-    return sorted(_TASKS)
+    """The tasks that are registered."""
+    return sorted(TASKS)
 
 
 def load(name_or_path: str | Path, data_dir: str | Path | None = None) -> SequenceDataset:
@@ -39,7 +88,7 @@ def load(name_or_path: str | Path, data_dir: str | Path | None = None) -> Sequen
     """
     if Path(name_or_path).suffix == ".npz":
         return load_npz(name_or_path)
-    return _task(str(name_or_path))[0](data_dir)
+    return _task(str(name_or_path)).load(data_dir)
 
 
 def info(name: str | Path) -> dict[str, Any]:
@@ -50,7 +99,7 @@ def info(name: str | Path) -> dict[str, Any]:
     """
     if Path(name).suffix == ".npz":
         return npz.describe(name)
-    return dict(_task(str(name))[1])
+    return dict(_task(str(name)).info)
 
 
 def digest(name: str | Path) -> str | None:
@@ -75,8 +124,8 @@ def _sha256(path: Path, _changed: int, _size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _task(name: str) -> tuple[Callable[[str | Path | None], SequenceDataset], dict[str, Any]]:
-    """How to load a shipped task, and what it is."""
-    if name not in _TASKS:
-        raise DataError(f"{unknown('dataset', name, _TASKS)}; or give the path of your own file, ending in .npz")
-    return _TASKS[name]
+def _task(name: str) -> Task:
+    """The task of a name."""
+    if name not in TASKS:
+        raise DataError(f"{unknown('dataset', name, TASKS)}; or give the path of your own file, ending in .npz")
+    return TASKS[name]

@@ -14,8 +14,8 @@ from imc_ssm import datasets
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.files import canonical_json
+from imc_ssm.layers import PRESETS, ModelConfig
 from imc_ssm.quantization import Scheme
-from imc_ssm.s4d import PRESETS, ModelConfig
 from imc_ssm.training import TrainConfig
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ class Study:
         if job.steps is not None:
             out["steps"] = job.steps
         numerics: dict[str, int] = {kind: NUMERICS[kind] for kind in ("full", job.kind) if NUMERICS[kind] > 1}
-        if job.scheme is not None and job.scheme.granularity == "state":
+        if job.scheme is not None and job.scheme.spec("state").granularity == "state":
             numerics["state"] = NUMERICS["state"]
         if numerics:
             out["numerics"] = numerics

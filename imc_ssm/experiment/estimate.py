@@ -30,7 +30,7 @@ def work(study: Study, job: Job, shape: dict[str, Any]) -> float:
     elif job.kind == "qat":
         sequences = recipe.qat.epochs * (train + _FORWARD * valid) + _FORWARD * (valid + test)
     # poles and kernels take less than a second; what counts is loading the model
-    return max(float(sequences * time), 1e5) * model.heads * model.n_state / 2 * model.layers
+    return max(float(sequences * time), 1e5) * model.heads * getattr(model.layer, "n_state", 2) / 2 * model.layers
 
 
 def estimate(job: Job, size: float, entries: Iterable[Entry], heads: int) -> float:

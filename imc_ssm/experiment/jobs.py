@@ -16,9 +16,9 @@ from imc_ssm.analysis.poles import PARTS
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.experiment.declare import Job, start_of
 from imc_ssm.experiment.workplace import Workplace
+from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import StoredModel, save_model
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
-from imc_ssm.s4d import Classifier
 from imc_ssm.training import Progress, TrainConfig, accuracy, train
 
 __all__ = ["DIMENSIONS", "LABELS", "VARIABLES", "Measured", "perform"]

@@ -130,6 +130,8 @@ def fits(old: Any, new: Any) -> bool:
     """Whether all fields that were there when `old` was written have the same values now."""
     if isinstance(old, dict) and isinstance(new, dict):
         return all(name not in new or fits(value, new[name]) for name, value in old.items())
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(fits, old, new))
     return bool(old == new)
 
 

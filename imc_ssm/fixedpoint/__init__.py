@@ -3,17 +3,21 @@
 The specification is docs/fixed_point.md.
 """
 
-from imc_ssm.fixedpoint.formats import Format, ScanFormats, broadcast_heads
+from imc_ssm.fixedpoint.formats import Format, Rounding, RoundingPlacement, ScanFormats, broadcast_heads
 from imc_ssm.fixedpoint.gaussian import Noise
 from imc_ssm.fixedpoint.oracle import Overflows, scan_codes
 from imc_ssm.fixedpoint.plan import ScanPlan, plan_scan
 from imc_ssm.fixedpoint.requantize import Requantizer, requantize, round_shift
+from imc_ssm.fixedpoint.widths import Multipliers
 
 __all__ = [
     "Format",
+    "Multipliers",
     "Noise",
     "Overflows",
     "Requantizer",
+    "Rounding",
+    "RoundingPlacement",
     "ScanFormats",
     "ScanPlan",
     "broadcast_heads",

@@ -1,29 +1,49 @@
 """Quantization of a model: `quantize(model, scheme, calibration)` returns a model with wrapped modules."""
 
+from imc_ssm.quantization.context import QUANTIZED, Context, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
 from imc_ssm.quantization.memory import MemoryWord, MemoryWords, memory_saving, memory_words
-from imc_ssm.quantization.modules import QuantizedLinear
+from imc_ssm.quantization.modules import DigitalMatrix, QuantizedDense
+from imc_ssm.quantization.observers import OBSERVERS, MinMax, Mse, Observer, Percentile
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize
 from imc_ssm.quantization.recurrent import QuantizedS4D
+from imc_ssm.quantization.rules import FormatSpec, Rule
 from imc_ssm.quantization.scheme import Bits, Scheme
-from imc_ssm.quantization.sites import PiecewiseGelu, Site
-from imc_ssm.quantization.wrap import calibration_batch, quantize, wrap
+from imc_ssm.quantization.sites import QuantizedGelu, QuantizedGlu, QuantizedPool, QuantizedSum
+from imc_ssm.quantization.states import QuantizedStateUnit
+from imc_ssm.quantization.wrap import calibration_batch, formats_of, quantize, resolve, wrap
 
 __all__ = [
+    "OBSERVERS",
+    "QUANTIZED",
     "Bits",
+    "Context",
+    "DigitalMatrix",
     "DiscreteS4D",
+    "FormatSpec",
     "MemoryWord",
     "MemoryWords",
-    "PiecewiseGelu",
-    "QuantizedLinear",
+    "MinMax",
+    "Mse",
+    "Observer",
+    "Percentile",
+    "QuantizedDense",
+    "QuantizedGelu",
+    "QuantizedGlu",
+    "QuantizedPool",
     "QuantizedS4D",
+    "QuantizedStateUnit",
+    "QuantizedSum",
     "Quantizer",
+    "Rule",
     "Scheme",
-    "Site",
     "calibration_batch",
     "fake_quantize",
+    "formats_of",
     "memory_saving",
     "memory_words",
     "quantize",
+    "quantizes",
+    "resolve",
     "wrap",
 ]

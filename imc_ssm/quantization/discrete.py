@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from imc_ssm.s4d import S4D
+from imc_ssm.layers import S4D
 
 __all__ = ["DiscreteS4D"]
 
@@ -17,6 +19,8 @@ class DiscreteS4D(S4D):
     With `frozen`, A stays: it takes no gradient. There is no step dt any more, and nothing keeps |A| below 1.
     Source: Zhao et al. 2025 (arXiv:2506.12480), parameterisations "discrete" and "frozen A".
     """
+
+    groups: ClassVar[dict[str, str]] = dict.fromkeys("AB", "dynamics")
 
     def __init__(self, source: S4D, *, frozen: bool = False) -> None:
         nn.Module.__init__(self)  # none of the parameters of the continuous system

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imc_ssm.fixedpoint.formats import MAX_BITS
+from imc_ssm.layers import Classifier, ModelConfig, S4DConfig
 from imc_ssm.quantization.scheme import Scheme
-from imc_ssm.s4d import Classifier, ModelConfig
 
 __all__ = ["MemoryWord", "MemoryWords", "memory_saving", "memory_words"]
 
@@ -66,8 +66,8 @@ def memory_words(model: ModelConfig | Classifier, scheme: Scheme | None) -> Memo
         64      84.05 (84.05)   76.29 (76.29)   76.70 (76.70)   85.89 (85.89)
     """
     config = model.config if isinstance(model, Classifier) else model
-    heads, states, layers = config.heads, config.n_state // 2, config.layers
-    widths = {} if scheme is None else scheme.bits.words()
+    heads, states, layers = config.heads, _states(config), config.layers
+    widths = {} if scheme is None else _words(scheme)
 
     integer = scheme is not None and scheme.bits.state is not None
     if integer and layers > 1:  # the input of the next integer recurrence
@@ -93,6 +93,23 @@ def memory_words(model: ModelConfig | Classifier, scheme: Scheme | None) -> Memo
             MemoryWord("mixing output", 2 * heads, width("mixing", "glu")),
         )
     )
+
+
+def _states(config: ModelConfig) -> int:
+    """Complex states per head."""
+    assert isinstance(config.layer, S4DConfig)
+    return config.layer.n_state // 2
+
+
+_UNIT = ("poles", "b", "c", "state", "encoder", "recurrent")
+"""What an integer recurrence needs as codes."""
+
+
+def _words(scheme: Scheme) -> dict[str, int | None]:
+    """Word length of every part, 16 where the integer recurrence needs one and the scheme has none."""
+    bits = scheme.bits
+    unit = MAX_BITS if bits.state is not None else None
+    return {part: width or (unit if part in _UNIT else None) for part, width in bits.model_dump().items()}
 
 
 def memory_saving(model: ModelConfig | Classifier, scheme: Scheme) -> float:

@@ -1,4 +1,4 @@
-"""The wrapped matrices."""
+"""The quantized matrices."""
 
 from __future__ import annotations
 
@@ -6,83 +6,122 @@ import torch
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
+from imc_ssm.graph import Place, Signal
+from imc_ssm.layers import Dense
+from imc_ssm.quantization.context import Context, quantizes
 from imc_ssm.quantization.dense import linear as product
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
-from imc_ssm.quantization.scheme import Scheme
+from imc_ssm.quantization.rules import FormatSpec
 
-__all__ = ["DigitalMatrix", "QuantizedLinear"]
+__all__ = ["DigitalMatrix", "ParameterGrid", "QuantizedDense"]
+
+
+class ParameterGrid(nn.Module):
+    """A parameter on the grid over its current values: one format per row, or per tensor.
+
+    Rows of one value share a format: one each would hold every value exactly, at any word length.
+    """
+
+    def __init__(self, spec: FormatSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def format(self, value: Tensor) -> Format | None:
+        """The format in force; None in full precision."""
+        spec = self.spec
+        if spec.bits is None:
+            return None
+        alone = value.ndim == 1 or value.shape[1] == 1
+        rows = "tensor" if spec.granularity == "tensor" or alone else "head"
+        return parameter_format(value, spec.bits, rows, symmetric=spec.symmetric)
+
+    def forward(self, value: Tensor) -> Tensor:
+        fmt = self.format(value)
+        return value if fmt is None else fake_quantize(value, fmt, 0)
 
 
 class DigitalMatrix(nn.Module):
     """W x + b with W and b on their grids.
 
     The product is summed in float64, so that the result does not depend on the order of the sum: batched and
-    streaming inference give the same codes.
+    streaming inference give the same codes. The weight passes through `grid`: the place of a hook that disturbs
+    it.
     """
 
-    def __init__(self, linear: nn.Linear, scheme: Scheme) -> None:
+    def __init__(self, linear: Dense, weight: FormatSpec, bias: FormatSpec) -> None:
         super().__init__()
-        self.linear, self.scheme = linear, scheme
-        self.noise: Tensor | None = None
-
-    def weights(self) -> tuple[Tensor, Tensor | None]:
-        """W (outputs, inputs) and b (outputs,) on their grids (one format per output row, or per tensor), plus the
-        noise on W, if there is some.
-
-        Rows of one value share a format: one each would hold every value exactly, at any word length.
-        """
-        scheme = self.scheme
-        weight: Tensor = self.linear.weight
-        rows = "tensor" if scheme.granularity == "tensor" or weight.shape[1] == 1 else "head"
-        bias: Tensor | None = self.linear.bias
-        if scheme.bits.weights is not None:
-            fmt = parameter_format(weight, scheme.bits.weights, rows, symmetric=scheme.symmetric)
-            weight = fake_quantize(weight, fmt, 0)
-        if self.noise is not None:
-            weight = weight + self.noise
-        if bias is not None and scheme.bits.biases is not None:
-            fmt = parameter_format(bias, scheme.bits.biases, "tensor", symmetric=scheme.symmetric)
-            bias = fake_quantize(bias, fmt, 0)
-        return weight, bias
-
-    def forward(self, x: Tensor, fmt: Format | None = None) -> Tensor:
-        """The product, on the grid of `fmt` if one is given."""
-        weight, bias = self.weights()
-        if x.device.type == "cpu" and x.dtype == torch.float32:
-            return product(x, weight, bias, fmt)
-        bias = None if bias is None else bias.double()
-        y = nn.functional.linear(x.double(), weight.double(), bias).to(x.dtype)
-        return y if fmt is None else fake_quantize(y, fmt, -1)
-
-
-class QuantizedLinear(nn.Module):
-    """A dense matrix with quantized input (where it is the first of the model), weights and output.
-
-    `matrix` does the product: digital here; a compiled model puts the analog tiles in its place.
-    """
-
-    def __init__(
-        self, linear: nn.Linear, scheme: Scheme, source: Quantizer | None, output: Quantizer | None
-    ) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.input, self.output = source, output
-        self.matrix: nn.Module = DigitalMatrix(linear, scheme)
+        self.linear = linear
+        self.grid, self.bias_grid = ParameterGrid(weight), ParameterGrid(bias)
 
     @property
     def weight(self) -> Tensor:
         """The weights as trained, (outputs, inputs)."""
-        linear = getattr(self.matrix, "linear", None)
-        assert isinstance(linear, nn.Linear)
-        return linear.weight
+        return self.linear.weight
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.input is not None:
-            x = self.input(x)
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias on its grid, (outputs,)."""
+        bias: Tensor | None = self.linear.bias
+        return None if bias is None else self.bias_grid(bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, fmt: Format | None = None) -> Tensor:
+        """The product, on the grid of `fmt` if one is given."""
+        return product(x, self.grid(self.weight), self.bias, fmt)
+
+    def formats(self) -> dict[str, Format]:
+        """Those of "weight" and "bias", where they have bits."""
+        pairs = {"weight": (self.grid, self.weight), "bias": (self.bias_grid, self.linear.bias)}
+        made = {name: grid.format(value) for name, (grid, value) in pairs.items() if value is not None}
+        return {name: fmt for name, fmt in made.items() if fmt is not None}
+
+
+@quantizes(Dense)
+class QuantizedDense(nn.Module):
+    """A dense matrix with quantized weights and output.
+
+    `matrix` does the product: digital here; a compiled model puts analog tiles in its place.
+    """
+
+    def __init__(self, linear: Dense, weight: FormatSpec, bias: FormatSpec, output: Quantizer | None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.complex_output, self.biased = linear.complex_output, linear.bias is not None
+        self.output = output
+        self.matrix: nn.Module = DigitalMatrix(linear, weight, bias)
+
+    @property
+    def inner(self) -> nn.Module:
+        """The matrix in full precision."""
+        assert isinstance(self.matrix, DigitalMatrix)
+        return self.matrix.linear
+
+    @classmethod
+    def of(cls, module: Dense, context: Context) -> QuantizedDense:
+        """A matrix whose output nothing reads (a decoder's logits) has no quantizer for it."""
+        bias = context.spec("bias") if module.bias is not None else FormatSpec()
+        read = any(s.name == context.path for op in context.graph for s in op.inputs)
+        return cls(module, context.spec("weight"), bias, context.output() if read else None)
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """The output's."""
+        return {} if self.output is None else {"": self.output}
+
+    def formats(self) -> dict[str, Format]:
+        """Of the output, weights and bias."""
+        made = self.matrix.formats() if isinstance(self.matrix, DigitalMatrix) else {}
+        if self.output is not None and self.output.bits is not None:
+            made[""] = self.output.format()
+        return made
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         matrix = self.matrix
         fmt = None if self.output is None else self.output.fixed()
         # One pass for product and rounding, unless someone looks at, or disturbs, what is between the two.
         if fmt is not None and isinstance(matrix, DigitalMatrix) and not matrix._forward_hooks:
-            return torch.as_tensor(matrix(x, fmt))
-        y = torch.as_tensor(matrix(x))
-        return y if self.output is None else torch.as_tensor(self.output(y))
+            return torch.as_tensor(matrix(x, mask, fmt))
+        y = torch.as_tensor(matrix(x, mask))
+        return y if self.output is None else torch.as_tensor(self.output(y, mask))
+
+    def graph(self, x: Signal, at: Place) -> Signal:
+        """One matrix, as in full precision."""
+        return Dense.graph(self, x, at)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch.autograd.function import FunctionCtx
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, broadcast_heads
 from imc_ssm.quantization import pointwise
-from imc_ssm.quantization.ranges import Range, value_range
-from imc_ssm.s4d import Ends
+from imc_ssm.quantization.observers import MinMax, Observer
+from imc_ssm.quantization.ranges import Range
 
 __all__ = ["Quantizer", "fake_quantize", "parameter_format"]
 
@@ -60,7 +61,7 @@ def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, 
     Complex parameters come as pairs on the last axis. There is none for each state: the range of two values has
     one of them at its end, where every word length is exact. Raises `ImcSsmError` for a value that is not finite.
     """
-    array = value.detach().numpy() if isinstance(value, Tensor) else value
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
     flat = array.reshape(*array.shape[: int(granularity != "tensor")], -1)
     low, high = flat.min(-1), flat.max(-1)
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
@@ -69,16 +70,16 @@ def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, 
 
 
 class Quantizer(nn.Module):
-    """An activation quantizer of `bits` (None: passes everything through).
+    """The quantizer of one signal: `bits` (None: passes everything through), ranges by an observer.
 
-    Buffers `scale` float32 and `zero_point` int64 in `shape`: () or (channels,). Between `observe()` and
-    `calibrate()` it collects what passes; `calibrate(percentile)` then fixes the range so that `percentile` % of
-    the values lie inside, tails split evenly. `axis` is the channel axis of the activation.
+    Buffers `scale` float32 and `zero_point` int64 in `shape`: () or (channels,), or what a state needs. Between
+    `observe()` and `calibrate()` it collects what passes; `calibrate()` then fixes the range. `axis` is the
+    channel axis of the activation. With `parts` = 2 the channels are real parts and then imaginary parts, which
+    share formats: `format()` has half as many as there are channels, `channels()` one for each.
 
-    `ends` says how long the sequences are: padding behind them is rounded, but makes no range.
-
-    A `dynamic` one takes the range of every call's values instead, at `percentile`, and rounds to that; its
-    buffers keep the calibrated range.
+    Where a padding mask (batch, time) comes with the values, what it leaves out is rounded, but makes no range. A
+    `dynamic` one takes the range of every call's values instead, and rounds to that; its buffers keep the
+    calibrated range.
     """
 
     scale: Tensor
@@ -93,18 +94,19 @@ class Quantizer(nn.Module):
         symmetric: bool = False,
         clip: float | None = None,
         dynamic: bool = False,
-        percentile: float = 100.0,
+        observer: Observer | None = None,
+        parts: int = 1,
     ) -> None:
         super().__init__()
-        self.bits, self.axis, self.symmetric, self.clip = bits, axis, symmetric, clip
-        self.dynamic, self.percentile = dynamic and bits is not None, percentile
+        self.bits, self.axis, self.symmetric, self.clip, self.parts = bits, axis, symmetric, clip, parts
+        self.dynamic, self.observer = dynamic and bits is not None, observer or MinMax()
         size = () if shape is None else (shape,) if isinstance(shape, int) else shape
         self.register_buffer("scale", torch.ones(size))
         self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int64))
-        self.ends = Ends()
         self._seen: list[Tensor] | None = None
         self._ranges: list[Range] = []
         self._format: Format | None = None
+        self._channels: Format | None = None
 
     @property
     def observing(self) -> bool:
@@ -115,85 +117,92 @@ class Quantizer(nn.Module):
         """Start collecting."""
         self._seen, self._ranges = [], []
 
-    def collect(self, x: Tensor) -> None:
+    def collect(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Remember values (channels to the front, the rest flat)."""
         if self._seen is not None and self.bits is not None:
-            self._seen.append(self._samples(x.detach()))
+            self._seen.append(self._samples(x.detach(), mask))
 
     def collect_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
         """Remember a range in the shape of `scale`, of values that are too many to keep; the widest counts."""
         self._ranges.append((low, high))
 
-    def _samples(self, x: Tensor) -> Tensor:
-        """Values of x (batch, ...) as (channels, samples), without padding."""
+    def _samples(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Values of x (batch, ...) as (series, samples), without padding."""
         rows = x.movedim(self.axis, 0)
-        inside = self.ends.mask(rows.shape[2]) if rows.ndim > 2 else None  # (channel, batch, time)
-        return rows.reshape(len(rows), -1) if inside is None else rows[:, inside]
+        flat = rows[:, mask] if mask is not None and rows.ndim > 2 else rows.reshape(len(rows), -1)
+        return flat if self.parts == 1 else torch.cat(flat.chunk(self.parts), 1)
 
-    def calibrate(self, percentile: float) -> None:
+    def calibrate(self) -> None:
         """Fix scale and zero point from what was collected; `ImcSsmError` if nothing was."""
         seen, ranges, self._seen, self._ranges = self._seen, self._ranges, None, []
-        self._format = None
+        self._format = self._channels = None
         if self.bits is None:
             return
         if ranges:
             low, high = np.min([r[0] for r in ranges], axis=0), np.max([r[1] for r in ranges], axis=0)
         elif seen:
-            low, high = self._range(torch.cat(seen, dim=1), percentile)
+            low, high = self._range(torch.cat(seen, dim=1))
         else:
             raise ImcSsmError("a quantizer saw no data; calibrate with at least one sequence")
         fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
         self.scale.copy_(torch.from_numpy(np.asarray(fmt.scale)))
         self.zero_point.copy_(torch.from_numpy(np.asarray(fmt.zero_point)))
 
-    def _range(self, values: Tensor, percentile: float) -> Range:
-        """The range of values (channels, samples) in the shape of `scale`."""
+    def _range(self, values: Tensor) -> Range:
+        """The range of values (series, samples) in the shape of `scale`."""
+        assert self.bits is not None
+        array = values.cpu().numpy()
         if self.scale.ndim:
-            return value_range(values.numpy(), percentile)
-        low, high = value_range(values.reshape(1, -1).numpy(), percentile)
+            return self.observer.range(array, self.bits, self.symmetric)
+        low, high = self.observer.range(array.reshape(1, -1), self.bits, self.symmetric)
         return low[0], high[0]
 
-    def follow(self, x: Tensor) -> None:
+    def follow(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take the range of these values (a dynamic quantizer)."""
-        self.follow_range(*self._range(self._samples(x.detach().float()), self.percentile))
+        self.follow_range(*self._range(self._samples(x.detach().float(), mask)))
 
     def follow_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
         """Take a range, in the shape of `scale`; where it is empty (all zero), the calibrated one stays."""
         assert self.bits is not None
         fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
         empty = (np.asarray(low) >= 0) & (np.asarray(high) <= 0)
-        scale = np.where(empty, self.scale.numpy(), fmt.scale)
-        zero = np.where(empty, self.zero_point.numpy(), fmt.zero_point)
-        self._format = Format(self.bits, scale, zero, self.symmetric, self.clip)
+        scale = np.where(empty, self.scale.cpu().numpy(), fmt.scale)
+        zero = np.where(empty, self.zero_point.cpu().numpy(), fmt.zero_point)
+        self._format, self._channels = Format(self.bits, scale, zero, self.symmetric, self.clip), None
 
     def format(self) -> Format:
         """The fixed-point format in force (cached; refreshed when a state is loaded); a dynamic one: the last."""
         if self.bits is None:
             raise ImcSsmError("this site is in full precision and has no format")
         if self._format is None:
-            self._format = Format(
-                self.bits,
-                self.scale.numpy().copy(),
-                self.zero_point.numpy().copy(),
-                self.symmetric,
-                self.clip,
-            )
+            scale, zero = self.scale.cpu().numpy().copy(), self.zero_point.cpu().numpy().copy()
+            self._format, self._channels = Format(self.bits, scale, zero, self.symmetric, self.clip), None
         return self._format
 
+    def channels(self) -> Format:
+        """The format in force with one entry for each channel, where parts share theirs."""
+        fmt = self.format()
+        if self.parts == 1 or not fmt.scale.ndim:
+            return fmt
+        if self._channels is None:
+            scale, zero = np.tile(fmt.scale, self.parts), np.tile(fmt.zero_point, self.parts)
+            self._channels = replace(fmt, scale=scale, zero_point=zero)
+        return self._channels
+
     def fixed(self) -> Format | None:
-        """The format, where it is known before the values are: static and calibrated; else None."""
-        return None if self.bits is None or self.dynamic or self.observing else self.format()
+        """`channels()`, where they are known before the values are: static and calibrated; else None."""
+        return None if self.bits is None or self.dynamic or self.observing else self.channels()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._format = None
+        self._format = self._channels = None
         super()._load_from_state_dict(*args, **kwargs)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self._seen is not None:
-            self.collect(x)
+            self.collect(x, mask)
             return x
         if self.bits is None:
             return x
         if self.dynamic:
-            self.follow(x)
-        return fake_quantize(x, self.format(), self.axis)
+            self.follow(x, mask)
+        return fake_quantize(x, self.channels(), self.axis)

@@ -1,7 +1,8 @@
-"""The wrapped recurrence: an SSM whose parts have word lengths, integer where the state has one."""
+"""The quantized S4D layer: an SSM whose parts have word lengths, integer where the state has one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,54 +12,91 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format, ScanFormats
-from imc_ssm.operators import Operator
-from imc_ssm.quantization import pointwise
+from imc_ssm.graph import Place, Signal
+from imc_ssm.layers import S4D
+from imc_ssm.quantization.context import Context, quantizes
+from imc_ssm.quantization.discrete import DiscreteS4D
+from imc_ssm.quantization.modules import ParameterGrid
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
-from imc_ssm.quantization.ranges import Range, state_range
+from imc_ssm.quantization.ranges import Range
+from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
+from imc_ssm.quantization.sites import scale_add
 from imc_ssm.recurrence import diagonal_scan
-from imc_ssm.s4d import S4D
 
-__all__ = ["QuantizedS4D"]
+__all__ = ["QuantizedS4D", "rounded"]
 
 _FINEST = 2.0**-12
 """Smallest range of a state, of its head's widest."""
 
 
+@quantizes(S4D)
 class QuantizedS4D(nn.Module):
-    """The SSM in recurrent mode with quantized poles, B, C, D, state and outputs; u, y (batch, head, time).
+    """The SSM in recurrent mode with quantized poles, B, C, D, state and outputs; u, y (batch, time, head).
 
     The parameters of `inner` stay the trained ones: a, b and c are made of them, then rounded to the range of
     their current values, in every call, so that training sees what is deployed. With bits for the state the
     recurrence is the integer one.
 
-    Dynamic ranges are those of the call's batch: the state's of the full-precision states that it would have,
-    the output's of the output before it is rounded. They need the whole sequence: such a layer cannot stream.
+    Dynamic ranges are those of the call's batch: the state's of the full-precision states that it would have, the
+    output's of the output before it is rounded. They need the whole sequence: such a layer cannot stream.
     """
 
-    def __init__(self, inner: S4D, scheme: Scheme, source: Quantizer) -> None:
+    def __init__(
+        self,
+        inner: S4D,
+        scheme: Scheme,
+        specs: Mapping[str, FormatSpec],
+        source: Quantizer,
+        quantizers: tuple[Quantizer, Quantizer, Quantizer],
+    ) -> None:
+        """`specs` of "poles", "b", "c", "d" and "state"; `quantizers` of state, "recurrent" and "after_d"."""
         super().__init__()
-        self.inner, self.scheme = inner, scheme
-        heads, states, _ = inner.B.shape
-        bits = scheme.bits
-
-        def quantizer(part: str, axis: int, shape: int | tuple[int, ...], **options: Any) -> Quantizer:
-            return Quantizer(
-                bits.word(part),
-                None if scheme.granularity == "tensor" else shape,
-                axis=axis,
-                symmetric=scheme.symmetric,
-                percentile=scheme.percentile,
-                **options,
-            )
-
-        # The encoder's output is this recurrence's input: one quantizer, owned by the encoder.
+        self.inner, self.scheme, self.specs = inner, scheme, dict(specs)
+        # The signal that enters is this recurrence's input: one quantizer, owned by the module before.
         self._source = [source]
-        per_state = (heads, states) if scheme.granularity == "state" else heads
-        self.state = quantizer("state", 0, per_state, clip=scheme.state_clip, dynamic=scheme.dynamic_state)
-        dynamic = scheme.calibration == "dynamic"
-        self.recurrent = quantizer("recurrent", 1, heads, dynamic=dynamic)
-        self.after_d = quantizer("after_d", 1, heads, dynamic=dynamic)
+        self.state, self.recurrent, self.after_d = quantizers
+        self.grid = ParameterGrid(self.specs["d"])
+
+    @classmethod
+    def of(cls, module: S4D, context: Context) -> QuantizedS4D:
+        """In the parameterisation of the scheme."""
+        scheme, (heads, states) = context.scheme, module.shape
+        if scheme.parameterisation != "continuous":
+            module = DiscreteS4D(module, frozen=scheme.parameterisation == "frozen")
+        specs = {part: context.spec(part) for part in ("poles", "b", "c", "d", "state")}
+        per_state = (heads, states) if specs["state"].granularity == "state" else heads
+        state = context.quantizer("state", per_state, axis=0, clip=scheme.state_clip)
+        outputs = (context.output("recurrent", axis=1), context.output("after_d"))
+        return cls(module, scheme, specs, context.source(), (state, *outputs))
+
+    @classmethod
+    def alone(cls, layer: S4D, scheme: Scheme) -> QuantizedS4D:
+        """A layer outside of a model, not calibrated: its coefficients are rounded as the scheme says."""
+        specs = {part: scheme.spec(part) for part in ("poles", "b", "c", "d", "state")}
+        quantizers = (Quantizer(scheme.spec(part).bits, None) for part in ("state", "recurrent", "after_d"))
+        return cls(layer, scheme, specs, Quantizer(None, None), tuple(quantizers))  # type: ignore[arg-type]
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """Of the state and the two signals."""
+        return {"state": self.state, "recurrent": self.recurrent, "after_d": self.after_d}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Heads, and complex states of each."""
+        return self.inner.shape
+
+    @property
+    def integer(self) -> bool:
+        """Whether the recurrence computes on integers."""
+        return self.state.bits is not None
+
+    def formats(self) -> dict[str, Format]:
+        """Of everything that has bits."""
+        *_, of = self.coefficients()
+        made = {"poles": of.get("a"), "b": of.get("b"), "c": of.get("c"), "d": self.grid.format(self.inner.D)}
+        made |= {name: None if q.bits is None else q.format() for name, q in self.quantizers().items()}
+        return {name: fmt for name, fmt in made.items() if fmt is not None}
 
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         """(a, b, c) discretised, (head, state) complex, and the formats of those that have a word."""
@@ -67,25 +105,25 @@ class QuantizedS4D(nn.Module):
 
     def _coefficient_formats(self, a: Tensor, b: Tensor, c: Tensor) -> dict[str, Format]:
         """Formats of a, b and c, where they have bits; of c with the registers' format in force."""
-        scheme, formats = self.scheme, {}
+        formats = {}
         for part, name, value in (("a", "poles", a), ("b", "b", b), ("c", "c", c)):
-            bits = scheme.bits.word(name)
-            if bits is not None:
-                pairs = torch.view_as_real(value.detach().resolve_conj()).numpy()
-                apart = part == "c" and scheme.granularity == "state" and self.state.bits is not None
+            spec = self.specs[name]
+            if spec.bits is not None:
+                pairs = torch.view_as_real(value.detach().resolve_conj()).cpu().numpy()
+                apart = part == "c" and self.specs["state"].granularity == "state" and self.integer
                 formats[part] = (
-                    _register_format(pairs, bits, self.state.format(), symmetric=scheme.symmetric)
+                    _register_format(pairs, spec.bits, self.state.format(), symmetric=spec.symmetric)
                     if apart
-                    else parameter_format(pairs, bits, scheme.granularity, symmetric=scheme.symmetric)
+                    else parameter_format(pairs, spec.bits, spec.granularity, symmetric=spec.symmetric)
                 )
         return formats
 
-    def formats(self) -> ScanFormats:
+    def scan_formats(self) -> ScanFormats:
         """All formats of the integer recurrence; dynamic ones are those of the last batch."""
         *_, coefficients = self.coefficients()
-        return self._formats(coefficients)
+        return self._scan_formats(coefficients)
 
-    def _formats(self, coefficients: dict[str, Any]) -> ScanFormats:
+    def _scan_formats(self, coefficients: dict[str, Any]) -> ScanFormats:
         return ScanFormats(
             u=self._source[0].format(),
             x=self.state.format(),
@@ -95,62 +133,53 @@ class QuantizedS4D(nn.Module):
             **coefficients,
         )
 
-    def direct(self) -> Tensor:
-        """D (head,) on its grid."""
-        D, bits = self.inner.D, self.scheme.bits.d
-        if bits is None:
-            return D
-        # One value per head: a format of its own per head would be exact and meaningless, so per tensor.
-        return fake_quantize(D, parameter_format(D, bits, "tensor", symmetric=self.scheme.symmetric), 0)
+    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._run(u.transpose(1, 2), mask, None)[0].transpose(1, 2)
 
-    def forward(self, u: Tensor) -> Tensor:
-        return self._run(u, None)[0]
-
-    def _run(self, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _run(self, u: Tensor, mask: Tensor | None, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """y (batch, head, time) and the last state."""
         u = u.contiguous()
-        y, last = self._recurrence(u, x0)
-        fmt = self.after_d.fixed()
-        if fmt is None or u.device.type != "cpu" or u.dtype != torch.float32:
-            return torch.as_tensor(self.after_d(y + self.direct()[:, None] * u)), last
-        return pointwise.scale_add_quantized(y, u, self.direct(), fmt), last
+        y, last = self._recurrence(u, mask, x0)
+        return scale_add(y, u, self.grid(self.inner.D), self.after_d, mask), last
 
-    def _recurrence(self, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _recurrence(self, u: Tensor, mask: Tensor | None, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """y (batch, head, time) on its grid, and the last state."""
         a, b, c = self.inner.discrete()
         scheme = self.scheme
         if self.state.observing:
             if self.state.bits is not None:
-                self.state.collect_range(*self._states(u, a, b))
-            return self.recurrent(diagonal_scan(u, a, b, c, state_clip=scheme.state_clip)), None
+                self.state.collect_range(*self._states(u, a, b, mask))
+            return self.recurrent(diagonal_scan(u, a, b, c, state_clip=scheme.state_clip), mask), None
         if self.state.dynamic:
-            self.state.follow_range(*self._states(u, a, b))
+            self.state.follow_range(*self._states(u, a, b, mask))
         coefficients = self._coefficient_formats(a, b, c)
         options: dict[str, Any] = {"x0": x0, "return_state": True, "grad_clamp": scheme.grad_clamp}
-        if scheme.bits.state is None:
-            a, b, c = (_rounded(z, coefficients.get(p)) for p, z in (("a", a), ("b", b), ("c", c)))
+        if not self.integer:
+            a, b, c = (rounded(z, coefficients.get(p)) for p, z in (("a", a), ("b", b), ("c", c)))
             y, last = diagonal_scan(u, a, b, c, state_clip=scheme.state_clip, **options)
-            return self.recurrent(y), last
-        formats = self._formats(coefficients)
+            return self.recurrent(y, mask), last
+        formats = self._scan_formats(coefficients)
         if self.recurrent.dynamic:
             with torch.no_grad():  # the same integers without the last rounding
-                self.recurrent.follow(diagonal_scan(u, a, b, c, formats=replace(formats, y=None)))
+                self.recurrent.follow(diagonal_scan(u, a, b, c, formats=replace(formats, y=None)), mask)
             formats = replace(formats, y=self.recurrent.format())
         y, last = diagonal_scan(u, a, b, c, formats=formats, **options)
         return y, last
 
-    def _states(self, u: Tensor, a: Tensor, b: Tensor) -> Range:
+    def _states(self, u: Tensor, a: Tensor, b: Tensor, mask: Tensor | None) -> Range:
         """The range of the full-precision states, and of a x and b u where the unit gives them the same format.
 
         The clip ends it. Where states have ranges of their own, those below 2^-12 of their head's widest have that
         much, so that a state that hardly moves needs neither a fine format nor, in these units, a large C.
         """
-        scheme = self.scheme
+        scheme, spec = self.scheme, self.specs["state"]
+        assert spec.bits is not None
+        lengths = None if mask is None else mask.sum(1)
         separate = scheme.rounding_placement == "separate"
-        lengths = self.state.ends.lengths
-        low, high = state_range(u, a, b, scheme.percentile, scheme.granularity, addends=separate, lengths=lengths)
+        low, high = spec.observer.states(u, a, b, spec.granularity, lengths, separate, spec.bits, spec.symmetric)
         if scheme.state_clip is not None:
             low, high = np.maximum(low, -scheme.state_clip), np.minimum(high, scheme.state_clip)
-        if scheme.granularity == "state":
+        if spec.granularity == "state":
             width = np.maximum(high, 0) - np.minimum(low, 0)
             least = _FINEST * width.max(axis=1, keepdims=True)
             low, high = np.where(width < least, -least, low), np.where(width < least, least, high)
@@ -162,9 +191,9 @@ class QuantizedS4D(nn.Module):
         Raises `ImcSsmError` where ranges are dynamic.
         """
         self.scheme.check_static("streaming")
-        if self.scheme.bits.state is None:
+        if not self.integer:
             return self.inner.init_state(batch)
-        heads, states, _ = self.inner.B.shape
+        heads, states = self.shape
         zero = self.state.zero_point
         zero = zero if zero.ndim == 2 else zero.expand(heads)[:, None]
         return zero[..., None].expand(batch, heads, states, 2).clone()
@@ -172,13 +201,14 @@ class QuantizedS4D(nn.Module):
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: u (batch, head) -> y (batch, head), next state; `ImcSsmError` where ranges are dynamic."""
         self.scheme.check_static("streaming")
-        y, last = self._run(u[..., None], state)
+        y, last = self._run(u[..., None], None, state)
         assert last is not None
         return y[..., 0], last
 
-    def operators(self) -> list[Operator]:
-        """Those of the wrapped layer."""
-        return self.inner.operators()
+    def graph(self, u: Signal, at: Place) -> Signal:
+        """As in full precision, with the scheme's roundings."""
+        scheme = self.scheme
+        return self.inner.graph(u, at, rounding_placement=scheme.rounding_placement, rounding=scheme.rounding)
 
 
 def _register_format(pairs: NDArray[Any], bits: int, registers: Format, *, symmetric: bool) -> Format:
@@ -193,7 +223,7 @@ def _register_format(pairs: NDArray[Any], bits: int, registers: Format, *, symme
     return Format(bits, (shared.scale[:, None] / units).astype(np.float32), zero, symmetric)
 
 
-def _rounded(z: Tensor, fmt: Format | None) -> Tensor:
+def rounded(z: Tensor, fmt: Format | None) -> Tensor:
     """A coefficient on its grid (full-precision state: the rounding is all there is)."""
     if fmt is None:
         return z

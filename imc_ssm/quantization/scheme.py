@@ -1,46 +1,31 @@
-"""The quantization scheme: how many bits each part has, how its range is found, and what the unit computes."""
+"""The quantization scheme: rules that give every path of a model its format, and what the digital unit
+computes."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, ImcSsmError, unknown
-from imc_ssm.fixedpoint.formats import MAX_BITS, Rounding, RoundingPlacement
+from imc_ssm.fixedpoint import Rounding, RoundingPlacement
+from imc_ssm.graph import Kind
+from imc_ssm.quantization.observers import Percentile
+from imc_ssm.quantization.rules import ROLES, Calibration, FormatSpec, Granularity, Rule, spec_of
 
-__all__ = ["ACTIVATIONS", "NAMED", "RECURRENCE", "WEIGHTS", "Bits", "Calibration", "Granularity", "Scheme"]
+__all__ = ["NAMED", "Bits", "Scheme"]
 
 Word = Field(8, ge=2, le=16)
-Granularity = Literal["tensor", "head", "state"]
-Calibration = Literal["static", "dynamic"]
 Parameterisation = Literal["continuous", "discrete", "frozen"]
 Gelu = Literal["exact", "piecewise"]
 
-RECURRENCE = ("poles", "b", "c", "state", "encoder", "recurrent")
-"""The parts that the integer recurrence needs as codes (`encoder` is its input, `recurrent` its output)."""
-WEIGHTS = ("poles", "b", "c", "d", "weights", "biases")
-"""The parts that are parameters; the others are activations."""
-ACTIVATIONS = (
-    "state",
-    "input",
-    "encoder",
-    "recurrent",
-    "after_d",
-    "gelu",
-    "mixing",
-    "glu",
-    "residual",
-    "pool",
-)
-
 
 class Bits(Config):
-    """Word length of every part, 2 to 16 bits, or None: that part stays in full precision.
+    """Word length of every part of an S4D classifier, 2 to 16 bits, or None: that part stays in full precision.
 
-    The integer recurrence has no floats: where the state has bits, a part of `RECURRENCE` without any gets
-    the unit's widest word, 16 bits (`word`).
+    A shorthand for the rules of a `Scheme` (`rules`).
     """
 
     poles: int | None = Word
@@ -84,39 +69,76 @@ class Bits(Config):
         """
         return cls.parse(dict.fromkeys(cls.model_fields) | parts)
 
-    def word(self, part: str) -> int | None:
-        """Bits that a part really has: its own, or 16 where the integer recurrence needs a code; None: none."""
-        width: int | None = getattr(self, part)
-        return MAX_BITS if width is None and self.state is not None and part in RECURRENCE else width
+    def rules(self) -> list[Rule]:
+        """One rule for every kind with the word length that most of its parts have, and one for every other
+        part."""
+        rules = []
+        for kind in ("activation", "parameter", "state"):
+            own = {part: width for part, width in self.by_role().items() if ROLES[part] == kind}
+            usual = _usual(list(own.values()))
+            if usual is not None:
+                rules.append(Rule(kind=kind, bits=usual))
+            rules += [Rule(path=part, bits=width or "full") for part, width in own.items() if width != usual]
+        return rules
 
-    def words(self) -> dict[str, int | None]:
-        """`word` of every part."""
-        return {part: self.word(part) for part in type(self).model_fields}
+    def by_role(self) -> dict[str, int | None]:
+        """Word lengths by the last name of a path."""
+        return {_ROLE.get(part, part): getattr(self, part) for part in type(self).model_fields}
 
 
-class Scheme(Config):
-    """A uniform quantization of a model. Source: Zhao et al. 2025 (arXiv:2506.12480), Sec. II-III.
+_ROLE = {"weights": "weight", "biases": "bias"}
 
-    Static ranges of activations are percentiles over calibration data, fixed afterwards; dynamic ones are
-    those of the batch that is being run. Ranges of parameters are those of the current values, so that QAT
-    follows them.
-    """
+
+def _usual(widths: list[int | None]) -> int | None:
+    return max(widths, key=widths.count)
+
+
+class Uniform(Config):
+    """Shorthand for a scheme whose rules are the same in every layer."""
 
     bits: Bits = Bits()
     """Word lengths."""
     granularity: Granularity = "head"
-    """One scale and zero point per tensor, per head (per output row for matrices), or "state", an extension of
-    ours: one for every state register, the rest per head, C in units of the registers (one format per head for
-    C s_x). D, biases and a matrix with one input share one per tensor in any case: a scale for one value would
-    make it exact. The same speaks against A, B and C per state: the larger part of each would be exact."""
+    """What shares a scale (`Rule`)."""
     symmetric: bool = False
     """Zero point fixed at 0, or free."""
     percentile: float = Field(99.999, gt=50, le=100)
-    """Share of an activation's values inside the range, in percent, both tails together (parameters: all)."""
+    """Share of an activation's values inside the range, in percent, both tails together."""
     calibration: Calibration = "static"
     """Ranges of the activations other than the state: of the calibration data, or of each batch."""
     state_calibration: Calibration = "static"
     """Ranges of the state likewise; dynamic: of the full-precision states that the batch would have."""
+
+    def rules(self) -> list[Rule]:
+        """Options that are not the default, then the word lengths."""
+        plain, base = type(self)(), {}
+        for name in ("granularity", "symmetric", "calibration"):
+            if getattr(self, name) != getattr(plain, name):
+                base[name] = getattr(self, name)
+        if self.percentile != plain.percentile:
+            base["observer"] = Percentile(percent=self.percentile)
+        rules = [Rule.parse(base)] if base else []
+        if self.state_calibration != self.calibration:
+            rules.append(Rule(kind="state", calibration=self.state_calibration))
+        return rules + self.bits.rules()
+
+
+class Scheme(Config):
+    """A quantization of a model. Source: Zhao et al. 2025 (arXiv:2506.12480), Sec. II-III.
+
+    `rules` give every signal, state and parameter of a model its word length, symmetry, granularity and observer,
+    in order: later ones win, what no rule names stays in full precision. Where a scheme is the same in all layers,
+    the fields of `Uniform` say so more briefly, before the rules: `Scheme(bits=Bits(poles=6), percentile=99.9)`.
+    Without either everything has 8 bits, biases 16.
+
+    Static ranges of activations are found on calibration data and fixed afterwards; dynamic ones are those of the
+    batch that is being run. Ranges of parameters are those of the current values, so that QAT follows them. The
+    integer recurrence has no floats: where a state has bits, what its unit reads and writes and has none gets the
+    unit's widest word, 16 bits.
+    """
+
+    rules: tuple[Rule, ...] = tuple(Uniform().rules())
+    """Path pattern -> format, in order."""
     rounding_placement: RoundingPlacement = "joint"
     """The unit rounds A x + B u once, or A x and B u each to the state's format (`fixedpoint.ScanFormats`).
     This and `rounding` are of the integer recurrence: without bits for the state they change nothing."""
@@ -131,6 +153,31 @@ class Scheme(Config):
     """The state's real and imaginary parts are clipped to +- this value; None: only by its word."""
     grad_clamp: float | None = Field(1000.0, gt=0)
     """Bound on the gradient of the state in QAT; None: unbounded."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, data: Any) -> Any:
+        """The fields of `Uniform` become rules, before those that are given."""
+        if not isinstance(data, dict):
+            return data
+        for name in data:
+            if name not in cls.model_fields and name not in Uniform.model_fields:
+                raise ConfigError(unknown("field", str(name), [*cls.model_fields, *Uniform.model_fields]))
+        brief = {name: value for name, value in data.items() if name in Uniform.model_fields}
+        if not brief:
+            return data
+        rest = {name: value for name, value in data.items() if name not in brief}
+        return rest | {"rules": [*Uniform.parse(brief).rules(), *rest.get("rules", ())]}
+
+    def spec(self, path: str, kind: Kind | None = None) -> FormatSpec:
+        """What a path of a model gets; its kind is known where its last name is one of `ROLES`."""
+        known = ROLES.get(path.rsplit(".", 1)[-1], "activation")
+        return spec_of(self.rules, path, known if kind is None else kind)
+
+    @property
+    def bits(self) -> Bits:
+        """Word lengths of the parts of an S4D classifier, where no rule tells layers apart."""
+        return Bits.parse({part: self.spec(_ROLE.get(part, part)).bits for part in Bits.model_fields})
 
     @classmethod
     def uniform(
@@ -153,7 +200,7 @@ class Scheme(Config):
         """The heterogeneous scheme of Zhao et al. 2025: 4 bits for the matrices and B, C, D, 6 bits for
         activations other than the state; A and x varied; the piecewise GELU; A x and B u rounded apart.
 
-        Biases stay in full precision: so the memory savings that the paper prints (`memory_words`).
+        Biases stay in full precision: so the memory savings that the paper prints (experiments/zhao2025).
         """
         return cls._of(poles, state, 4, 6, {"biases": None}, _PAPER | options)
 
@@ -180,25 +227,37 @@ class Scheme(Config):
         bits: dict[str, int | None],
         options: dict[str, Any],
     ) -> Self:
-        widths: dict[str, int | None] = dict.fromkeys(ACTIVATIONS, activations)
+        parts = [part for part in Bits.model_fields if ROLES.get(part) == "activation"]
+        widths: dict[str, int | None] = dict.fromkeys(parts, activations)
         widths |= dict.fromkeys(("b", "c", "d", "weights"), weights)
         widths |= {"poles": poles, "state": state, **bits}
         return cls.parse({"bits": Bits.parse(widths), **options})
 
+    def with_bits(self, bits: Bits) -> Self:
+        """The same in all layers alike, with these word lengths in the place of its own."""
+        short = self._uniform().model_dump() | {"bits": bits}
+        rest = {name: getattr(self, name) for name in type(self).model_fields if name != "rules"}
+        return type(self).parse(rest | {"rules": Uniform.parse(short).rules()})
+
+    def _dynamic(self) -> tuple[bool, bool]:
+        """Whether ranges of the state, and of other activations, follow the batch."""
+        state = self.spec("state")
+        others = [self.spec(role) for role, kind in ROLES.items() if kind == "activation"]
+        named = any(rule.calibration == "dynamic" and "." in rule.path for rule in self.rules)
+        return state.calibration == "dynamic" and state.bits is not None, named or any(
+            spec.calibration == "dynamic" for spec in others
+        )
+
     @property
     def dynamic(self) -> bool:
         """Whether any range follows the batch."""
-        return self.calibration == "dynamic" or self.dynamic_state
-
-    @property
-    def dynamic_state(self) -> bool:
-        """Whether the state's range does."""
-        return self.state_calibration == "dynamic" and self.bits.state is not None
+        return any(self._dynamic())
 
     def check_static(self, what: str) -> None:
         """`ImcSsmError` that says that `what` needs fixed formats, where a range follows the batch."""
+        _, others = self._dynamic()
         if self.dynamic:
-            which = "the state" if self.calibration == "static" else "the activations"
+            which = "the activations" if others else "the state"
             raise ImcSsmError(
                 f"{what} needs fixed formats, but the ranges of {which} are dynamic: they follow each batch; "
                 "quantize with static calibration"
@@ -208,25 +267,48 @@ class Scheme(Config):
     def label(self) -> str:
         """Short name, different for different schemes and fit for file names.
 
-        Word lengths of poles and state, then what differs from the defaults: "a8-x8", "a8-x8-w4-u6-frozen".
+        Word lengths of poles and state, then what differs from the defaults: "a8-x8", "a8-x8-w4-u6-frozen"; where
+        rules tell more than that, a hash of them.
         """
-        bits, plain, words = self.bits, Bits(), [f"a{_bits(self.bits.poles)}", f"x{_bits(self.bits.state)}"]
+        uniform = self._uniform()
+        bits, plain, words = (
+            uniform.bits,
+            Bits(),
+            [f"a{_bits(uniform.bits.poles)}", f"x{_bits(uniform.bits.state)}"],
+        )
         groups = {
             "w": ("b", "c", "d", "weights"),
-            "u": tuple(p for p in ACTIVATIONS if p != "state"),
+            "u": tuple(p for p in Bits.model_fields if ROLES.get(p) == "activation"),
             "bias": ("biases",),
         }
         for short, parts in groups.items():
             widths = [getattr(bits, part) for part in parts]
-            usual = max(widths, key=widths.count)
+            usual = _usual(widths)
             if usual != getattr(plain, parts[0]):
                 words.append(f"{short}{_bits(usual)}")
             words += [f"{p}{_bits(w)}" for p, w in zip(parts, widths, strict=True) if w != usual]
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if name != "bits" and value != field.default:
-                words.append(_SHORT.get(name, "{}").format("none" if value is None else value))
+        for source in (uniform, self):
+            for name, field in type(source).model_fields.items():
+                value = getattr(source, name)
+                if name not in ("bits", "rules") and value != field.default:
+                    words.append(_SHORT.get(name, "{}").format("none" if value is None else value))
+        if tuple(uniform.rules()) != self.rules:
+            text = "".join(rule.to_json() for rule in self.rules)
+            words.append("rules" + hashlib.sha256(text.encode()).hexdigest()[:8])
         return "-".join(words)
+
+    def _uniform(self) -> Uniform:
+        """The shorthand that says most of the scheme."""
+        other, state = self.spec("gelu"), self.spec("state")
+        percent = other.observer.percent if isinstance(other.observer, Percentile) else 99.999
+        return Uniform(
+            bits=self.bits,
+            granularity=state.granularity,
+            symmetric=other.symmetric,
+            percentile=percent,
+            calibration=other.calibration,
+            state_calibration=state.calibration,
+        )
 
 
 NAMED = ("uniform", "w4a6", "w8a8")

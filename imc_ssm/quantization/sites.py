@@ -1,50 +1,73 @@
-"""The wrapped modules between the matrices: nonlinearities, sums and the pool, each with its quantizer."""
+"""The quantized modules between the matrices: input, nonlinearities, sums and the pool, each with its
+quantizer."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
+from imc_ssm.graph import Signal
+from imc_ssm.layers import Direct, Gelu, Glu, Input, MeanPool, PiecewiseGelu, Residual
 from imc_ssm.quantization import pointwise
+from imc_ssm.quantization.context import Context, quantizes
 from imc_ssm.quantization.dense import mean
+from imc_ssm.quantization.modules import ParameterGrid
 from imc_ssm.quantization.quantizer import Quantizer
 
-__all__ = ["AddSite", "GeluSite", "GluSite", "PiecewiseGelu", "QuantizedPool", "Site"]
-
-
-class PiecewiseGelu(nn.Module):
-    """x min(max(0, x + 2), 4) / 4: the GELU of quantized S4D, an addition, a clamp, a product and a shift.
-
-    Source: Zhao et al. 2025 (arXiv:2506.12480).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (x + 2).clamp(0, 4) / 4
+__all__ = ["QuantizedDirect", "QuantizedGelu", "QuantizedGlu", "QuantizedInput", "QuantizedPool", "QuantizedSum"]
 
 
 class Site(nn.Module):
-    """A module whose output is quantized.
+    """A module whose output is quantized; `inner` computes it.
 
     It is computed in float64: float32's erf and sigmoid differ in the last bit between a long and a short
     vector, which would move a code now and then (0.2 % of 16-bit GELU outputs).
     """
 
-    def __init__(self, inner: nn.Module, output: Quantizer) -> None:
+    def __init__(self, inner: Any, output: Quantizer) -> None:
         super().__init__()
         self.inner, self.output = inner, output
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        wide = self.inner(*(x.double() for x in inputs))
-        return torch.as_tensor(self.output(wide.to(inputs[0].dtype)))
+    @classmethod
+    def of(cls, module: nn.Module, context: Context) -> Self:
+        """With a quantizer for the module's signal."""
+        return cls(module, context.output())
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """The output's."""
+        return {"": self.output}
+
+    def formats(self) -> dict[str, Format]:
+        """Of the output."""
+        return {} if self.output.bits is None else {"": self.output.format()}
+
+    def _computed(self, mask: Tensor | None, *inputs: Tensor) -> Tensor:
+        wide = self.inner(*(x.double() for x in inputs), mask)
+        return torch.as_tensor(self.output(wide.to(inputs[0].dtype), mask))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._computed(mask, x)
+
+    def graph(self, *signals: Any) -> Signal:
+        """As of what it computes."""
+        return self.inner.graph(*signals)  # type: ignore[no-any-return]
+
+
+@quantizes(Input)
+class QuantizedInput(Site):
+    """The sequence, rounded."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return torch.as_tensor(self.output(x, mask))
 
 
 class TableSite(Site):
-    """A nonlinearity between two grids, read from a table on the CPU, between calibrated quantizers.
+    """A nonlinearity between two grids, read from a table where both are fixed.
 
-    The table has one entry per head and code of the input, made with the float64 module that it stands for.
+    The table has one entry per channel and code of the input, made with the float64 module that it stands for.
     """
 
     MOST = 1 << 22
@@ -55,9 +78,14 @@ class TableSite(Site):
         self._source = [source]  # owned by the module before
         self._made: tuple[Any, ...] = (None, None)
 
-    def table(self, x: Tensor, channels: int) -> tuple[Any, ...] | None:
+    @classmethod
+    def of(cls, module: nn.Module, context: Context) -> Self:
+        """Between the quantizer of what enters and one for the module's signal."""
+        return cls(module, context.source(), context.output())
+
+    def table(self, x: Tensor) -> tuple[Any, ...] | None:
         """What `_tables` made for the formats in force, or None where the module itself has to run."""
-        source, output = self._source[0].fixed(), self.output.fixed()
+        source, output, channels = self._source[0].fixed(), self.output.fixed(), x.shape[-1]
         if source is None or output is None:
             return None
         if x.device.type != "cpu" or x.dtype != torch.float32 or channels << source.bits > self.MOST:
@@ -76,8 +104,14 @@ def _values(grid: pointwise.Grid, bits: int, first: int = 0) -> Tensor:
     return (codes.float() * torch.from_numpy(grid.scale[first:, None])).double()
 
 
-class GeluSite(TableSite):
+@quantizes(Gelu, PiecewiseGelu)
+class QuantizedGelu(TableSite):
     """The GELU, exact or piecewise, rounded: x (..., head)."""
+
+    @classmethod
+    def of(cls, module: nn.Module, context: Context) -> Self:
+        """The form that the scheme asks for."""
+        return super().of(PiecewiseGelu() if context.scheme.gelu == "piecewise" else module, context)
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
         grid = pointwise.Grid(source, channels)
@@ -88,15 +122,13 @@ class GeluSite(TableSite):
         table, inside = pointwise.Grid(output, channels).round(y.detach().float().numpy())
         return grid, table, (slope.numpy() * inside).astype("float32")
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        made = self.table(x, x.shape[-1])
-        if made is None:
-            return super().forward(x)
-        return pointwise.look_up(x, *made)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        made = self.table(x)
+        return self._computed(mask, x) if made is None else pointwise.look_up(x, *made)
 
 
-class GluSite(TableSite):
+@quantizes(Glu)
+class QuantizedGlu(TableSite):
     """The gated linear unit x_1 sigmoid(x_2), rounded: (..., 2 heads) -> (..., heads)."""
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
@@ -104,33 +136,70 @@ class GluSite(TableSite):
         gate = torch.sigmoid(_values(grid, source.bits, channels // 2))
         return grid, gate.numpy(), (gate * (1 - gate)).float().numpy(), output
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        (x,) = inputs
-        made = self.table(x, x.shape[-1])
-        return super().forward(x) if made is None else pointwise.gate(x, *made)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        made = self.table(x)
+        return self._computed(mask, x) if made is None else pointwise.gate(x, *made)
 
 
-class AddSite(Site):
+@quantizes(Residual)
+class QuantizedSum(Site):
     """The residual sum, rounded."""
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        x, y = inputs
+    def forward(self, x: Tensor, straight: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         fmt = self.output.fixed()
         if fmt is None or x.device.type != "cpu" or x.dtype != torch.float32:
-            return super().forward(x, y)
-        return pointwise.add_quantized(x, y, fmt)
+            return self._computed(mask, x, straight)
+        return pointwise.add_quantized(x, straight, fmt)
 
 
-class QuantizedPool(nn.Module):
+@quantizes(Direct)
+class QuantizedDirect(nn.Module):
+    """y + D u with D on its grid, rounded."""
+
+    def __init__(self, inner: Direct, grid: ParameterGrid, output: Quantizer) -> None:
+        super().__init__()
+        self.inner, self.grid, self.output = inner, grid, output
+
+    @classmethod
+    def of(cls, module: Direct, context: Context) -> Self:
+        """D shares one format: one for every value would be exact."""
+        return cls(module, ParameterGrid(context.spec("d")), context.output())
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """The output's."""
+        return {"": self.output}
+
+    def formats(self) -> dict[str, Format]:
+        """Of the output and D."""
+        made = {"": self.output.format()} if self.output.bits is not None else {}
+        d = self.grid.format(self.inner.D)
+        return made if d is None else {**made, "d": d}
+
+    def forward(self, y: Tensor, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        rows = scale_add(y.transpose(-1, -2), u.transpose(-1, -2), self.grid(self.inner.D), self.output, mask)
+        return rows.transpose(-1, -2)
+
+    def graph(self, *signals: Any) -> Signal:
+        """As in full precision."""
+        return self.inner.graph(*signals)
+
+
+def scale_add(y: Tensor, u: Tensor, d: Tensor, output: Quantizer, mask: Tensor | None) -> Tensor:
+    """y + d u, rounded; y, u (batch, head, time), d (head,)."""
+    fmt = output.fixed()
+    if fmt is None or u.device.type != "cpu" or u.dtype != torch.float32 or y.ndim != 3:
+        sum_ = (y + d[:, None] * u).transpose(-1, -2)
+        return torch.as_tensor(output(sum_, mask)).transpose(-1, -2)
+    return pointwise.scale_add_quantized(y, u, d, fmt)
+
+
+@quantizes(MeanPool)
+class QuantizedPool(Site):
     """Mean over time in float64 (exact to rounding, whatever the order of the sum), then quantized."""
 
-    def __init__(self, inner: nn.Module, output: Quantizer) -> None:
-        super().__init__()
-        self.inner, self.output = inner, output
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32:
-            pooled = mean(x, lengths)
+            pooled = mean(x, None if mask is None else mask.sum(1))
         else:
-            pooled = self.inner(x.double(), lengths)
+            pooled = self.inner(x.double(), mask)
         return torch.as_tensor(self.output(pooled.to(x.dtype)))

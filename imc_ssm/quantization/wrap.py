@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,97 +14,94 @@ from torch import Tensor
 from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint.formats import MAX_BITS
-from imc_ssm.quantization.discrete import DiscreteS4D
-from imc_ssm.quantization.modules import QuantizedLinear
+from imc_ssm.graph import Formats, Graph
+from imc_ssm.layers import Classifier, padding_mask
+from imc_ssm.quantization.context import Context, quantized_class
 from imc_ssm.quantization.quantizer import Quantizer
-from imc_ssm.quantization.recurrent import QuantizedS4D
+from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
-from imc_ssm.quantization.sites import AddSite, GeluSite, GluSite, PiecewiseGelu, QuantizedPool
-from imc_ssm.s4d import Block, Classifier
 
-__all__ = ["calibration_batch", "quantize", "wrap"]
+__all__ = ["calibration_batch", "formats_of", "quantize", "quantizers_of", "resolve", "wrap"]
+
+
+def resolve(scheme: Scheme, graph: Graph) -> dict[str, FormatSpec]:
+    """What the scheme says of every signal, state and parameter of a graph.
+
+    Where a state has bits, its operator computes on integers: what it reads, stores and writes and has none gets
+    the unit's widest word, 16 bits.
+    """
+    kinds = graph.kinds()
+    specs = {path: scheme.spec(path, kind) for path, kind in kinds.items()}
+    for op in graph:
+        if any(kinds[path] == "state" and specs[path].bits is not None for path in op.codes):
+            specs |= {p: replace(specs[p], bits=MAX_BITS) for p in op.codes if specs[p].bits is None}
+    return specs
 
 
 def wrap(model: Classifier, scheme: Scheme) -> Classifier:
     """A copy of the model whose modules are replaced by quantized ones, with the scheme as `model.scheme`.
 
-    The ranges are not calibrated yet: `quantize` does that, or a state that is loaded. Where the scheme trains
-    the discrete matrices, they become parameters here, from the values of the continuous ones.
+    The ranges are not calibrated yet: `quantize` does that, or a state that is loaded. Where the scheme trains the
+    discrete matrices, they become parameters here, from the values of the continuous ones. Raises `ImcSsmError`
+    for a model that is quantized already, or that has a module without quantized form.
     """
     if any(isinstance(module, Quantizer) for module in model.modules()):
         raise ImcSsmError("the model is quantized already; quantize the full-precision model it came from")
-    if model.config.norm != "none":
-        raise ImcSsmError(
-            f"norm {model.config.norm!r} has no quantized form yet; train with norm='none' to quantize the model"
-        )
     model = copy.deepcopy(model)
     model.scheme = scheme  # type: ignore[assignment]
-    bits = scheme.bits
-
-    def quantizer(part: str, channels: int, width: int | None = None) -> Quantizer:
-        return Quantizer(
-            bits.word(part) or width,
-            None if scheme.granularity == "tensor" else channels,
-            symmetric=scheme.symmetric,
-            dynamic=scheme.calibration == "dynamic",
-            percentile=scheme.percentile,
-        )
-
-    heads, last = model.config.heads, len(model.blocks) - 1
-    before = quantizer("encoder", heads)
-    source = quantizer("input", model.config.inputs)
-    model.encoder = QuantizedLinear(model.encoder, scheme, source, before)  # type: ignore[assignment]
-    for index, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        inner = block.ssm
-        if scheme.parameterisation != "continuous":
-            inner = DiscreteS4D(inner, frozen=scheme.parameterisation == "frozen")
-        ssm = QuantizedS4D(inner, scheme, before)
-        block.ssm = ssm  # type: ignore[assignment]
-        gelu = PiecewiseGelu() if scheme.gelu == "piecewise" else block.gelu
-        block.gelu = GeluSite(gelu, ssm.after_d, quantizer("gelu", heads))  # type: ignore[assignment]
-        mixed = quantizer("mixing", 2 * heads)
-        block.mixing = QuantizedLinear(block.mixing, scheme, None, mixed)  # type: ignore[assignment]
-        block.glu = GluSite(block.glu, mixed, quantizer("glu", heads))  # type: ignore[assignment]
-        # Between two blocks the residual sum is the input of a recurrence: an integer one needs it as codes.
-        entering = MAX_BITS if bits.state is not None and index < last else None
-        before = quantizer("residual", heads, entering)
-        block.residual = AddSite(block.residual, before)  # type: ignore[assignment]
-    model.pool = QuantizedPool(model.pool, quantizer("pool", heads))  # type: ignore[assignment]
-    model.decoder = QuantizedLinear(model.decoder, scheme, None, None)  # type: ignore[assignment]
-    for module in model.modules():
-        if isinstance(module, Quantizer):
-            module.ends = model.ends
+    graph = model.graph()
+    specs, quantizers = resolve(scheme, graph), dict[str, Quantizer]()
+    for path in graph.modules():
+        module = model.get_submodule(path)
+        made = quantized_class(module, path).of(module, Context(path, scheme, specs, graph, quantizers))
+        model.set_submodule(path, made)
+        quantizers |= {f"{path}.{name}" if name else path: q for name, q in made.quantizers().items()}
     return model
+
+
+def quantizers_of(model: Classifier) -> dict[str, Quantizer]:
+    """Path of a signal or state -> its quantizer, of a quantized model; empty for one in full precision."""
+    return _collected(model, "quantizers")
+
+
+def formats_of(model: Classifier) -> Formats:
+    """The formats in force of everything in a quantized model that has bits, by path."""
+    return Formats(_collected(model, "formats"))
+
+
+def _collected(model: Classifier, what: str) -> dict[str, Any]:
+    """What every module says of its own parts, by whole paths."""
+    found = {}
+    for path in model.graph().modules():
+        own: Mapping[str, Any] = getattr(model.get_submodule(path), what, dict)()
+        found.update({f"{path}.{name}" if name else path: value for name, value in own.items()})
+    return found
 
 
 @torch.no_grad()
 def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Tensor | None = None) -> Classifier:
     """Post-training quantization: a new model with wrapped modules and ranges from `calibration` (B, T, D).
 
-    The activations and states of the calibration sequences fix every range (`scheme.percentile`): those of the
-    model whose input, matrices, D and GELU are rounded already, its poles, B, C and other activations not yet.
+    The activations and states of the calibration sequences fix every range, as the rules' observers say: those of
+    the model whose input, matrices, D and GELU are rounded already, its poles, B, C and other activations not yet.
     (The input because most of it can be one value, such as a background: what it becomes must not saturate.)
-    Dynamic ranges go their own way from the first batch. Train the result further with
-    `imc_ssm.training.train` for QAT. Raises `ImcSsmError` for a model that is quantized already or
-    calibration data that do not fit.
+    Dynamic ranges go their own way from the first batch. Train the result further with `imc_ssm.training.train`
+    for QAT. Raises `ImcSsmError` for a model that is quantized already or calibration data that do not fit.
     """
     model.check(calibration, lengths, "calibration data")
     quantized = wrap(model, scheme)
     quantized.eval()
-    quantized.ends.lengths = lengths
-    first = quantized.encoder.input
-    if isinstance(first, Quantizer):
-        first.observe()
-        first.collect(calibration)
-        first.calibrate(scheme.percentile)
+    first: Quantizer = quantized.input.output
+    first.observe()
+    first.collect(calibration, padding_mask(lengths, calibration.shape[1]))
+    first.calibrate()
     quantizers = {n: m for n, m in quantized.named_modules() if isinstance(m, Quantizer) and m is not first}
     for q in quantizers.values():
         q.observe()
     quantized(calibration, lengths)
     for name, q in quantizers.items():
         try:
-            q.calibrate(scheme.percentile)
+            q.calibrate()
         except ImcSsmError as error:
             raise type(error)(f"{name}: {error}") from None
     return quantized

@@ -21,8 +21,8 @@ from imc_ssm.analysis import (
 from imc_ssm.analysis.layers import input_quantizer, layer_inputs, layers_of
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.fixedpoint import plan_scan, scan_codes
+from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Bits, Scheme, calibration_batch, quantize
-from imc_ssm.s4d import Classifier, ModelConfig
 
 SCHEMES = {
     "heads": Scheme.uniform(poles=8, state=8),
@@ -96,7 +96,7 @@ def test_inputs_of_every_layer(deep, digits):
         seen[path].append(u)
     assert list(seen) == ["blocks.0.ssm", "blocks.1.ssm"]
     with torch.no_grad():
-        first = model.encoder(torch.from_numpy(part.values))
+        first = model.encoder(model.input(torch.from_numpy(part.values)))
         second = model.blocks[0](first)
     for path, expected in (("blocks.0.ssm", first), ("blocks.1.ssm", second)):
         torch.testing.assert_close(torch.cat(seen[path]), expected.transpose(1, 2), rtol=0, atol=0)
@@ -112,12 +112,12 @@ def test_inputs_of_every_layer(deep, digits):
 def test_the_unit_follows_its_coefficients_exactly(quantized, order, rounding, per_state):
     """x[t] = a x[t-1] + b u[t] + e[t] with |e| <= r units while nothing saturates."""
     layer = layer_of(quantized(SCHEMES["wide"]))
-    formats = dataclasses.replace(layer.formats(), rounding_placement=order, rounding=rounding)
+    formats = dataclasses.replace(layer.scan_formats(), rounding_placement=order, rounding=rounding)
     if per_state:
         scale = formats.x.scale[:, None] * np.linspace(1, 3, 16, dtype=np.float32)
         zero = np.repeat(formats.x.zero_point[:, None], 16, axis=1)
         formats = dataclasses.replace(formats, x=dataclasses.replace(formats.x, scale=scale, zero_point=zero))
-    layer.formats = lambda: formats
+    layer.scan_formats = lambda: formats
     a, b, error = unit_coefficients(layer)
     assert error == (0.5 if order == "joint" else 1.0)
     plan = plan_scan(formats, *a.shape)
@@ -146,7 +146,7 @@ def test_the_unit_follows_its_coefficients_exactly(quantized, order, rounding, p
 def test_a_register_that_holds_the_guaranteed_range_never_saturates(quantized):
     """The worst inputs of every state, on a unit whose register is wide enough: not one word is lost."""
     layer = layer_of(quantized(Scheme.uniform(poles=8, state=16, weights=8)))
-    formats = layer.formats()
+    formats = layer.scan_formats()
     u_top = np.maximum(*(np.abs(formats.u.dequantize(v)) for v in (formats.u.low, formats.u.high)))
 
     def scaled(factor: float):
@@ -156,16 +156,16 @@ def test_a_register_that_holds_the_guaranteed_range_never_saturates(quantized):
     poles = rounded_coefficients(layer)[1].a
     assert np.sum(np.abs(poles) < 1) > 0.8 * poles.size
     for factor in (1.0, 8.0, 64.0, 512.0):
-        layer.formats = lambda f=factor: scaled(f)
+        layer.scan_formats = lambda f=factor: scaled(f)
         a, b, error = unit_coefficients(layer)
-        unit = layer.formats().x.scale.astype(float)[:, None]
+        unit = layer.scan_formats().x.scale.astype(float)[:, None]
         # Only states with a bound, at least where the test can wait for the worst input.
         calm = np.abs(a) < 0.995
         reach = impulse_norms(a, b)[0].max(-1) * u_top[:, None] + error * unit * rounding_gains(a)
-        x = layer.formats().x
+        x = layer.scan_formats().x
         room = np.minimum(x.dequantize(x.high), -x.dequantize(x.low))[:, None]
         fits = calm & (reach < room)
-        plan = plan_scan(layer.formats(), *a.shape)
+        plan = plan_scan(layer.scan_formats(), *a.shape)
         codes = Saturation(layer).codes
         for n in range(a.shape[1]):
             only = fits[:, n]
@@ -194,7 +194,7 @@ def test_saturation_is_what_the_oracle_counts(quantized, digits):
     for _, u, _ in layer_inputs(model, part, 7):
         counter.add(u)
     (_, u, _) = next(iter(layer_inputs(model, part, 20)))
-    f = layer.formats()
+    f = layer.scan_formats()
     heads, states = counter.plan.heads, counter.plan.states
     *_, lost = scan_codes(counter.plan, f.u.quantize(u.numpy(), 1), *counter.codes)
     state, output = counter.shares()
@@ -252,7 +252,7 @@ def test_the_dataset_agrees_with_its_parts(inspected, quantized):
     np.testing.assert_allclose(ds["bound_guaranteed"].sel(stage="before"), expected)
     unstable = np.abs(unit_coefficients(layer)[0]) >= 1
     np.testing.assert_array_equal(np.isinf(ds["bound_modulus"].sel(stage="after")), unstable)
-    np.testing.assert_array_equal(ds["resolution"].isel(state=0), layer.formats().x.scale)
+    np.testing.assert_array_equal(ds["resolution"].isel(state=0), layer.scan_formats().x.scale)
     assert float(ds["bits_state"]) == 8
 
 

@@ -133,7 +133,7 @@ def test_own_sequences_take_the_same_road(tmp_path):
     printed = done("deploy", quantized, *chip, "--out", out).out
     stored = load_model(model)
     assert (stored.model.config.inputs, stored.model.config.classes) == (2, 3)
-    assert stored.model.config.n_state == 16
+    assert stored.model.config.layer.n_state == 16
     assert stored.info["accuracy_test"] > 60
     ds = results.load(out)
     assert ds.attrs["n_test"] == 22

@@ -20,7 +20,7 @@ STUDY = Path(__file__).parents[2] / "experiments" / "zhao2025" / "results"
     [
         ((), Scheme()),
         (("--scheme", "w4a6", "--poles", 6), Scheme.w4a6(poles=6)),
-        (("--scheme", "w8a8", "--biases", 16), Scheme.w8a8().model_copy(update={"bits": Bits()})),
+        (("--scheme", "w8a8", "--biases", 16), Scheme(rounding_placement="separate", gelu="piecewise")),
         (("--granularity", "state", "--symmetric"), Scheme(granularity="state", symmetric=True)),
         (
             ("--calibration", "dynamic", "--state-calibration", "dynamic", "--percentile", 99.9),
@@ -40,7 +40,7 @@ STUDY = Path(__file__).parents[2] / "experiments" / "zhao2025" / "results"
 )
 def test_schemes(chain, tmp_path, words, scheme):
     if words[-2:] == ("--biases", 0):
-        scheme = scheme.model_copy(update={"bits": scheme.bits.model_copy(update={"biases": None})})
+        scheme = Scheme(bits=scheme.bits.model_copy(update={"biases": None}))
     done("quantize", chain["m.safetensors"], *words, "--out", tmp_path / "q.safetensors")
     stored = load_model(tmp_path / "q.safetensors")
     assert stored.scheme == scheme
@@ -97,9 +97,9 @@ def test_a_chip_has_no_full_precision(refused, chain, tmp_path):
     model = tmp_path / "q.safetensors"
     printed = done("quantize", chain["m.safetensors"], "--scheme", "w4a6", "--out", model).out
     assert "for a chip quantize with --biases 16" in printed
-    refused(
-        "cost", model, "--out", "c.nc", naming="give bits to biases and quantize again (imc-ssm quantize --biases"
-    )
+    biases = "encoder.bias, blocks.0.mixing.bias, decoder.bias"
+    naming = f"give bits to {biases} and quantize again (imc-ssm quantize --biases 16)"
+    refused("cost", model, "--out", "c.nc", naming=naming)
     printed = done("quantize", chain["m.safetensors"], "--scheme", "w4a6", "--biases", 16, "--out", model).out
     assert "--biases" not in printed
     done("cost", model, "--out", tmp_path / "c.nc")

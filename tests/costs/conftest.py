@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imc_ssm.operators import Elementwise, Mvm, Recurrence
+from imc_ssm.graph import Elementwise, Mvm, Recurrence
 
 
 def number(value: float) -> SimpleNamespace:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from imc_ssm.costs import COMPONENTS, cost, operation_counts, operation_table, table
 from imc_ssm.errors import ConfigError, DesignError
-from imc_ssm.operators import Elementwise
+from imc_ssm.graph import Elementwise
 
 Factory = Callable[..., SimpleNamespace]
 

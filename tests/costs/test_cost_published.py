@@ -14,7 +14,7 @@ import xarray as xr
 
 from imc_ssm.analog import Design, load_design, map_matrix
 from imc_ssm.costs import cost
-from imc_ssm.operators import Mvm
+from imc_ssm.graph import Mvm
 
 ANALOG = ["cells", "dac", "adc"]
 

@@ -15,7 +15,7 @@ from imc_ssm.experiment import Experiment, Workplace, load_study
 from imc_ssm.experiment.dataset import assemble
 from imc_ssm.experiment.declare import Cell
 from imc_ssm.experiment.ledger import Entry
-from imc_ssm.s4d import S4D
+from imc_ssm.layers import S4D
 
 ROOT = Path(__file__).parents[2]
 ZHAO = ROOT / "experiments" / "zhao2025"
@@ -53,7 +53,8 @@ def fake_entry(place: Workplace, cell: Cell, accuracy: float) -> Entry:
     elif job.kind == "poles":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cell.seed)
-            a = S4D(place.study.model(job.model)).discrete()[0].detach().numpy()
+            config = place.study.model(job.model)
+            a = S4D(config.heads, config.layer).discrete()[0].detach().numpy()
         pairs = np.stack([a.real, a.imag], -1)
         if job.scheme is not None:
             step = 2.0 / 2**job.scheme.bits.poles

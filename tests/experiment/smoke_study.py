@@ -1,8 +1,8 @@
 """A study of seconds on the digits: copied to `experiments/smoke/study.py` by the tests."""
 
 from imc_ssm.experiment import Experiment, Recipe, Study, full, kernel, poles, ptq, qat
+from imc_ssm.layers import ModelConfig
 from imc_ssm.quantization import Scheme
-from imc_ssm.s4d import ModelConfig
 from imc_ssm.training import TrainConfig
 
 

@@ -59,7 +59,7 @@ def test_the_dataset_holds_what_was_varied(done):
     assert (config["study"], config["experiment"], config["task"]) == ("smoke", "widths", "digits")
     assert config["recipe"]["pretraining"]["epochs"] == 2
     assert {"kind": "full", "model": "tiny"} in config["jobs"]
-    widths = [job["scheme"].get("bits", {}).get("poles", 8) for job in config["jobs"] if job["kind"] == "ptq"]
+    widths = [Scheme.parse(job.get("scheme", {})).bits.poles for job in config["jobs"] if job["kind"] == "ptq"]
     assert sorted(widths) == [4, 8]
     assert float(ds["accuracy_paper"].sel(model="tiny", bits=8)) == 40
 
@@ -314,15 +314,23 @@ def test_a_training_of_its_own(done, tmp_path):
 def test_keys_leave_out_defaults_but_a_changed_default_is_noticed(done):
     study, job = done.study, done.study.experiment("again").cells()[0].job
     identity = study.identity(job, 0)
-    assert "symmetric" not in identity["scheme"]
+    assert identity["scheme"] == {}
     assert "seed" not in identity["qat"]
     whole = study.identity(job, 0, whole=True)
     key = study.key(job, 0)
     assert done.ledger.find(key, whole) is not None
     later = json.loads(json.dumps(whole))
     later["scheme"]["a_new_field"] = "its default"
+    for rule in later["scheme"]["rules"]:
+        rule["a_new_field"] = "its default"
     assert done.ledger.find(key, later) is not None
-    later["scheme"]["percentile"] = 99.0
+    for name, value in (("symmetric", True), ("bits", 7)):
+        other = json.loads(json.dumps(later))
+        other["scheme"]["rules"][0][name] = value
+        assert done.ledger.find(key, other) is None
+    other = later | {"scheme": later["scheme"] | {"rules": later["scheme"]["rules"][:-1]}}
+    assert done.ledger.find(key, other) is None
+    later["scheme"]["state_clip"] = 3.0
     assert done.ledger.find(key, later) is None
     assert study.key(job, 1) != key
 

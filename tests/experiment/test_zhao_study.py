@@ -11,7 +11,9 @@ from fakes import ZHAO, fake_dataset, silent
 
 from imc_ssm.experiment import Recipe, Workplace, load_study, run
 from imc_ssm.experiment.report import compare, markdown
-from imc_ssm.s4d import ModelConfig
+from imc_ssm.layers import ModelConfig
+from imc_ssm.quantization import FormatSpec, Percentile
+from imc_ssm.quantization.rules import ROLES
 from imc_ssm.training import TrainConfig
 
 NAMES = [
@@ -82,15 +84,21 @@ def test_schemes_are_those_of_the_paper(study):
     assert (bits.encoder, bits.recurrent, bits.gelu, bits.pool) == (6, 6, 6, 6)
     for job in (ptq, qat):
         scheme = job.scheme
-        assert (scheme.rounding_placement, scheme.gelu, scheme.granularity) == ("separate", "piecewise", "head")
-        assert (scheme.percentile, scheme.state_clip, scheme.grad_clamp) == (99.999, 50, 1000)
-        assert (scheme.symmetric, scheme.calibration) == (False, "static")
+        assert (scheme.rounding_placement, scheme.gelu) == ("separate", "piecewise")
+        assert (scheme.state_clip, scheme.grad_clamp) == (50, 1000)
+        for role, kind in ROLES.items():
+            bits = {"poles": 6 if job is qat else 8, "bias": None}.get(role, 4 if kind == "parameter" else 6)
+            bits = (6 if job is qat else 8) if role == "state" else bits
+            assert scheme.spec(role, kind) == FormatSpec(bits=bits, observer=Percentile(percent=99.999)), role
     one = {tuple(at.values()): job for at, job in study.experiment("fig2a").grid()}["s4d-16h", "B", 4].scheme
     assert {part: width for part, width in one.bits.model_dump().items() if width} == {"b": 4}
     assert (one.gelu, one.rounding_placement) == ("exact", "joint")  # nothing else is rounded
     moved = {tuple(at.values()): job for at, job in study.experiment("fig2b").grid()}
-    assert moved["s4d-16h", "x", "dynamic", 8].scheme.state_calibration == "dynamic"
-    assert moved["s4d-16h", "activations", "dynamic", 8].scheme.calibration == "dynamic"
+    for part in ("x", "activations"):
+        scheme = moved["s4d-16h", part, "dynamic", 8].scheme
+        ranges = {role: scheme.spec(role).calibration for role, kind in ROLES.items() if kind != "parameter"}
+        dynamic = {role for role, calibration in ranges.items() if calibration == "dynamic"}
+        assert dynamic == ({"state"} if part == "x" else ranges.keys() - {"state"})
 
 
 def test_memory_savings_are_the_papers(study, place):

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.fixedpoint import ScanFormats, plan_scan, scan_codes
+from imc_ssm.layers import Classifier
 from imc_ssm.quantization import QuantizedS4D
 from imc_ssm.recurrence import codes_of
-from imc_ssm.s4d import Classifier
 
 
 def stream(model: Classifier, u: Tensor) -> Tensor:
@@ -58,14 +58,16 @@ def check_oracle(model: Classifier, sequences: Tensor) -> ScanFormats:
     handle = ssm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     model(sequences)
     handle.remove()
-    ((u, output),) = seen
-    formats = ssm.formats()
+    u, output = (values.transpose(1, 2) for values in seen[0])
+    assert len(seen) == 1
+    formats = ssm.scan_formats()
     # Its input is on the encoder's grid already: nothing is rounded twice.
     again = formats.u.dequantize(formats.u.quantize(u.numpy(), head_axis=1), head_axis=1)
     assert torch.equal(torch.from_numpy(again).float(), u)
     y, last = oracle(ssm, formats, u)
     real = torch.from_numpy(formats.y.dequantize(y, head_axis=1)).float()
-    assert torch.equal(ssm.after_d(real + ssm.direct()[:, None] * u), output)
+    direct = ssm.grid(ssm.inner.D)[:, None]
+    assert torch.equal(ssm.after_d((real + direct * u).transpose(1, 2)).transpose(1, 2), output)
     state = ssm.init_state(len(u))
     for t in range(u.shape[-1]):
         _, state = ssm.step(u[..., t], state)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from imc_ssm.layers import Classifier, ModelConfig, preset
 from imc_ssm.quantization import Bits, Scheme, memory_saving, memory_words
-from imc_ssm.s4d import Classifier, ModelConfig, preset
 
 PRINTED = {
     ("s4d-16h", "W4A6 8x8"): 82.96,

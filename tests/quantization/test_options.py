@@ -19,24 +19,28 @@ from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.deployment import Deployment, compile
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import plan_scan
+from imc_ssm.fixedpoint import Multipliers, plan_scan
+from imc_ssm.graph import Graph, Place, Recurrence
+from imc_ssm.layers import S4D, Classifier, Input, ModelConfig, PiecewiseGelu, S4DConfig
 from imc_ssm.modelfile import StoredModel, load_model, save_model
 from imc_ssm.quantization import (
     Bits,
     DiscreteS4D,
-    PiecewiseGelu,
+    Percentile,
+    QuantizedGelu,
     Quantizer,
     Scheme,
     calibration_batch,
     quantize,
+    resolve,
 )
 from imc_ssm.quantization.ranges import value_range
-from imc_ssm.quantization.scheme import RECURRENCE
-from imc_ssm.quantization.sites import GeluSite, Site
-from imc_ssm.s4d import S4D, Classifier, ModelConfig
+from imc_ssm.quantization.sites import Site
 from imc_ssm.training import TrainConfig, accuracy, train
 
 Make = Callable[[Scheme], Classifier]
+UNIT = dict(zip(("poles", "b", "c", "state", "encoder", "recurrent"), "abcxuy", strict=True))
+"""What the integer recurrence needs as codes, and its letter; "encoder" is what enters."""
 STATIC = {
     "per state": Scheme(granularity="state"),
     "per state, symmetric": Scheme(granularity="state", symmetric=True),
@@ -54,6 +58,20 @@ STATIC = {
 }
 
 
+def lacking(scheme: Scheme) -> list[str]:
+    """Paths of a small model that stay in full precision under a scheme, but for the logits."""
+    specs = resolve(scheme, Classifier(ModelConfig(heads=1, n_state=2)).graph())
+    return [path for path, spec in specs.items() if spec.bits is None and path != "decoder"]
+
+
+def operators_of(layer: S4D) -> Graph:
+    """What a layer does to a sequence."""
+    at = Place()
+    u = Input().graph(layer.shape[0], at / "input")
+    layer.graph(u, at / "ssm")
+    return Graph(tuple(at.operators))
+
+
 class TestStatic:
     @pytest.mark.parametrize("name", STATIC)
     @torch.no_grad()
@@ -67,7 +85,7 @@ class TestStatic:
         formats = check_oracle(quantized(scheme), some(digits))
         assert (formats.rounding_placement, formats.rounding) == (scheme.rounding_placement, scheme.rounding)
         assert {f.scale.shape for f in (formats.a, formats.b, formats.y)} == {(8,)}
-        shape = (8, 16) if scheme.granularity == "state" else (8,)
+        shape = (8, 16) if scheme.spec("state").granularity == "state" else (8,)
         assert {f.scale.shape for f in (formats.c, formats.x)} == {shape}
 
     @pytest.mark.parametrize("name", STATIC)
@@ -126,9 +144,9 @@ class TestStatic:
         """C s_x has one format per head, over its range."""
         ssm = ssm_of(quantized(Scheme(granularity="state", symmetric=True)))
         *_, c, formats = ssm.coefficients()
-        units = formats["c"].scale.astype(float) * ssm.formats().x.scale
+        units = formats["c"].scale.astype(float) * ssm.scan_formats().x.scale
         np.testing.assert_allclose(units, units[:, :1].repeat(16, 1), rtol=2e-7)
-        pairs = torch.view_as_real(c.resolve_conj()).double().numpy() * ssm.formats().x.scale[..., None]
+        pairs = torch.view_as_real(c.resolve_conj()).double().numpy() * ssm.scan_formats().x.scale[..., None]
         np.testing.assert_allclose(127 * units[:, 0], np.abs(pairs).max((1, 2)), rtol=1e-6)
 
     @pytest.mark.parametrize("part", ["B", "C"])
@@ -181,18 +199,15 @@ class TestOneAtATime:
         integer, floats = seen
         assert (integer - floats).abs().max() < most * floats.abs().max()
 
-    @pytest.mark.parametrize("part", RECURRENCE)
+    @pytest.mark.parametrize("part", UNIT)
     @pytest.mark.parametrize("bits", [2, 8])
     @torch.no_grad()
     def test_any_part_alone(self, part: str, bits: int, quantized: Make, digits: SequenceDataset) -> None:
         """The part in the integer unit, the rest of it in 16-bit words: like the part alone in floats."""
         alone = Bits.only(**{"state": 16, part: bits})
         model = quantized(Scheme(bits=alone, percentile=100))
-        widths = {
-            p: getattr(ssm_of(model).formats(), letter).bits
-            for p, letter in zip(RECURRENCE, "abcxuy", strict=True)
-        }
-        assert widths == {p: bits if p == part else 16 for p in RECURRENCE}
+        widths = {p: getattr(ssm_of(model).scan_formats(), letter).bits for p, letter in UNIT.items()}
+        assert widths == {p: bits if p == part else 16 for p in UNIT}
         logits = model(some(digits, 100))
         assert torch.isfinite(logits).all()
         if part != "state":
@@ -223,12 +238,13 @@ class TestOneAtATime:
         seen = []
         ssm.register_forward_hook(lambda _, inputs, y: seen.append((inputs[0], y)))
         model(some(digits))
-        ((u, y),) = seen
+        assert len(seen) == 1
+        u, y = (values.transpose(1, 2) for values in seen[0])
         x, exact = torch.zeros(len(u), *rounded[0].shape, dtype=torch.complex64), []
         for t in range(u.shape[2]):
             x = rounded[0] * x + rounded[1] * u[..., t, None]
             exact.append(2 * (rounded[2] * x).real.sum(-1))
-        exact = torch.stack(exact, -1) + ssm.direct()[:, None] * u
+        exact = torch.stack(exact, -1) + ssm.grid(ssm.inner.D)[:, None] * u
         assert (y - exact).abs().max() < 1e-4 * exact.abs().max()
 
 
@@ -290,8 +306,8 @@ class TestDynamic:
         ssm, seen = ssm_of(model), []
         ssm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
         model(some(digits))
-        formats = ssm.formats()
-        sums, _ = oracle(ssm, replace(formats, y=None), seen[0])
+        formats = ssm.scan_formats()
+        sums, _ = oracle(ssm, replace(formats, y=None), seen[0].transpose(1, 2))
         real = sums.astype(np.float32)
         low, high = value_range(real.swapaxes(0, 1).reshape(8, -1), 100)
         np.testing.assert_allclose(formats.y.scale, (np.maximum(high, 0) - np.minimum(low, 0)) / 255, rtol=1e-6)
@@ -360,19 +376,19 @@ class TestParameterisation:
             assert torch.equal(dict(inner.named_parameters())[name], value) == (kind == "frozen" and name == "A")
 
     def test_the_source_is_left_alone(self) -> None:
-        source = S4D(ModelConfig(heads=3, n_state=8))
+        source = S4D(3, S4DConfig(n_state=8))
         before = copy.deepcopy(source.state_dict())
         made = DiscreteS4D(source)
-        u = torch.randn(2, 3, 40)
+        u = torch.randn(2, 40, 3)
         for mode in ("convolution", "recurrent"):
             source.mode = made.mode = mode
             assert torch.equal(made(u), source(u))
         state, other = made.init_state(2), source.init_state(2)
         for t in range(5):
-            one, state = made.step(u[..., t], state)
-            two, other = source.step(u[..., t], other)
+            one, state = made.step(u[:, t], state)
+            two, other = source.step(u[:, t], other)
             assert torch.equal(one, two)
-        assert made.operators() == source.operators()
+        assert operators_of(made) == operators_of(source)
         with torch.no_grad():
             for p in made.parameters():
                 p.add_(1)
@@ -387,7 +403,7 @@ class TestParameterisation:
 
 
 class TestDeployed:
-    @pytest.mark.parametrize("name", [n for n, s in STATIC.items() if None not in s.bits.words().values()])
+    @pytest.mark.parametrize("name", [n for n, s in STATIC.items() if not lacking(s)])
     @torch.no_grad()
     def test_compiled_costed_and_saved(
         self, name: str, quantized: Make, digits: SequenceDataset, tmp_path: Path
@@ -407,14 +423,19 @@ class TestDeployed:
     def test_words_of_the_unit_count_as_bits(self, quantized: Make, digits: SequenceDataset) -> None:
         bits = Bits().model_copy(update={"poles": None, "encoder": None})
         placed = compile(quantized(Scheme(bits=bits)), load_design("pcm-256"), some(digits))
-        assert (placed.bits["poles"], placed.bits["encoder"], placed.bits["b"]) == (16, 16, 8)
+        widths = [placed.formats.bits(path) for path in ("blocks.0.ssm.poles", "encoder", "blocks.0.ssm.b")]
+        assert widths == [16, 16, 8]
 
     def test_multipliers_are_those_of_the_plan(self, quantized: Make, digits: SequenceDataset) -> None:
         for name in ("per state", "separate"):
             model = quantized(STATIC[name])
             placed = compile(model, load_design("pcm-256"), some(digits))
-            (own,) = placed.multipliers.values()
-            plan = plan_scan(ssm_of(model).formats(), 8, 16)
+            (unit,) = (op for op in placed.graph if isinstance(op, Recurrence))
+            plan = plan_scan(ssm_of(model).scan_formats(), 8, 16)
+            own = Multipliers.of(plan)
+            assert Multipliers.of(unit.plan(placed.formats)) == own
+            taken = {op.purpose: op.bits for op in unit.actions(placed.formats, placed.steps)}
+            assert (taken["requantize a x"][1], taken["requantize b u"][1]) == (own.a, own.b)
             assert (plan.m_c == 1).all()  # C in units of the registers: nothing to align
             assert plan.word - 24 <= own.sum <= plan.word
             assert 9 <= own.a <= 24
@@ -436,12 +457,12 @@ class TestPiecewiseGelu:
 
     def test_table(self) -> None:
         x = 2 * torch.randn(4, 30, 3, generator=torch.Generator().manual_seed(0))
-        source, output = (Quantizer(6, 3), Quantizer(5, 3))
+        source, output = (Quantizer(bits, 3, observer=Percentile(percent=98.0)) for bits in (6, 5))
         for q in (source, output):
             q.observe()
             q.collect(x)
-            q.calibrate(98.0)
-        site = GeluSite(PiecewiseGelu(), source, output)
+            q.calibrate()
+        site = QuantizedGelu(PiecewiseGelu(), source, output)
         on_grid = source(x).detach().requires_grad_()
         found, exact = site(on_grid), Site.forward(site, on_grid)
         assert torch.equal(found, exact)

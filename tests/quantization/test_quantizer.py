@@ -8,18 +8,19 @@ from hypothesis import strategies as st
 
 from imc_ssm.errors import ConfigError, FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Format
-from imc_ssm.quantization import Quantizer, Scheme, fake_quantize
+from imc_ssm.quantization import Percentile, Quantizer, Scheme, fake_quantize
 from imc_ssm.quantization.quantizer import parameter_format
+from imc_ssm.quantization.rules import ROLES
 
 
 def calibrated(
     values: torch.Tensor, bits: int | None, channels: int | None, percentile: float = 100.0
 ) -> Quantizer:
-    q = Quantizer(bits, channels)
+    q = Quantizer(bits, channels, observer=Percentile(percent=percentile))
     q.observe()
     assert q.observing
     assert torch.equal(q(values), values)  # observing changes nothing
-    q.calibrate(percentile)
+    q.calibrate()
     assert not q.observing
     return q
 
@@ -51,15 +52,15 @@ class TestCalibration:
         q.observe()
         q(torch.tensor([[-2.0]]))
         q(torch.tensor([[5.0]]))
-        q.calibrate(100.0)
+        q.calibrate()
         assert q.scale == np.float32(7 / 255)
 
     def test_a_range_of_values_too_many_to_keep(self) -> None:
-        q = Quantizer(8, (2, 1))
+        q = Quantizer(8, (2, 1), observer=Percentile(percent=50.1))
         q.observe()
         q.collect_range(np.array([[-1.0], [0.0]]), np.array([[1.0], [2.0]]))
         q.collect_range(np.array([[-0.5], [-2.0]]), np.array([[4.0], [1.0]]))
-        q.calibrate(50.1)
+        q.calibrate()
         assert torch.allclose(q.scale, torch.tensor([[5 / 255], [4 / 255]]))
 
     def test_a_dynamic_one_takes_each_range(self) -> None:
@@ -81,7 +82,7 @@ class TestCalibration:
         q = Quantizer(8, 3)
         q.observe()
         with pytest.raises(ImcSsmError, match="saw no data"):
-            q.calibrate(100.0)
+            q.calibrate()
 
     def test_a_loaded_state_brings_its_format(self) -> None:
         one = calibrated(torch.randn(50, 3), 6, 3)
@@ -147,7 +148,9 @@ class TestScheme:
         assert {bits.pop("poles"), bits.pop("state"), bits.pop("biases")} == {6, 5, 16}
         assert {bits.pop(part) for part in ("b", "c", "d", "weights")} == {4}
         assert set(bits.values()) == {7}
-        assert (scheme.granularity, scheme.symmetric) == ("tensor", True)
+        for path, kind in ROLES.items():
+            spec = scheme.spec(path, kind)
+            assert (spec.granularity, spec.symmetric) == ("tensor", True)
 
     @pytest.mark.parametrize(
         ("data", "message"),

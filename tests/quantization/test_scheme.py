@@ -1,16 +1,23 @@
 """Schemes: word lengths that parts really have, named schemes, labels, and files from before an option existed."""
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantized_runs import some
 
+from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ConfigError, ImcSsmError
-from imc_ssm.quantization import Bits, Scheme
-from imc_ssm.quantization.scheme import ACTIVATIONS, RECURRENCE, WEIGHTS
+from imc_ssm.graph import Graph, Recurrence
+from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.quantization import Bits, Rule, Scheme, formats_of, resolve
+from imc_ssm.quantization.rules import ROLES
 
+Make = Callable[[Scheme], Classifier]
 widths = st.sampled_from([None, 2, 4, 8, 16])
 some_bits = st.dictionaries(st.sampled_from(sorted(Bits.model_fields)), widths, max_size=5)
 options = st.fixed_dictionaries(
@@ -35,20 +42,37 @@ def of(bits: dict, rest: dict) -> Scheme:
     return Scheme.parse({"bits": bits} | rest)
 
 
-class TestWords:
-    def test_parts_are_parameters_or_activations(self) -> None:
-        assert sorted((*WEIGHTS, *ACTIVATIONS)) == sorted(Bits.model_fields)
-        assert set(RECURRENCE) <= set(Bits.model_fields)
+GRAPH = Classifier(ModelConfig(heads=2, n_state=2)).graph()
+UNIT = ("poles", "b", "c", "state", "encoder", "recurrent")
 
-    @pytest.mark.parametrize("part", RECURRENCE)
+
+def words_of(bits: Bits, graph: Graph = GRAPH) -> dict[str, int | None]:
+    """Word lengths that everything in a model of one layer really has, by last names."""
+    widths: dict[str, set[int | None]] = {}
+    for path, spec in resolve(Scheme(bits=bits), graph).items():
+        widths.setdefault(path.rpartition(".")[2], set()).add(spec.bits)
+    assert all(len(own) == 1 for own in widths.values())
+    return {name: own.pop() for name, own in widths.items()}
+
+
+class TestWords:
+    def test_parts_are_parameters_states_or_activations(self) -> None:
+        assert set(Bits().by_role()) == set(ROLES)
+        assert len(Bits.model_fields) == len(ROLES)
+        kinds = GRAPH.kinds()
+        assert {path.rpartition(".")[2]: kind for path, kind in kinds.items()} == ROLES | {"decoder": "activation"}
+        (unit,) = (op for op in GRAPH if isinstance(op, Recurrence))
+        assert [path.rpartition(".")[2] for path in unit.codes] == list(UNIT)
+
+    @pytest.mark.parametrize("part", UNIT)
     def test_an_integer_recurrence_has_no_floats(self, part: str) -> None:
         bits = Bits.only(state=8) if part != "state" else Bits.only(state=6)
-        assert bits.word(part) == {"state": bits.state}.get(part, 16)
-        assert Bits.only(poles=4).word(part) == (4 if part == "poles" else None)
+        assert words_of(bits)[part] == {"state": bits.state}.get(part, 16)
+        assert words_of(Bits.only(poles=4))[part] == (4 if part == "poles" else None)
 
     def test_only(self) -> None:
-        words = Bits.only(state=8, gelu=5).words()
-        assert {p for p, w in words.items() if w == 16} == set(RECURRENCE) - {"state"}
+        words = words_of(Bits.only(state=8, gelu=5))
+        assert {p for p, w in words.items() if w == 16} == set(UNIT) - {"state"}
         assert (words["state"], words["gelu"], words["mixing"], words["d"]) == (8, 5, None, None)
         with pytest.raises(ConfigError, match="did you mean 'poles'"):
             Bits.only(pole=4)
@@ -61,12 +85,9 @@ class TestNamed:
         assert (bits.pop("poles"), bits.pop("state"), bits.pop("biases")) == (7, 9, None)
         assert {bits.pop(part) for part in ("b", "c", "d", "weights")} == {4}
         assert set(bits.values()) == {6}
-        assert (scheme.rounding_placement, scheme.gelu, scheme.granularity, scheme.symmetric) == (
-            "separate",
-            "piecewise",
-            "head",
-            False,
-        )
+        assert (scheme.rounding_placement, scheme.gelu) == ("separate", "piecewise")
+        specs = resolve(scheme, GRAPH).values()
+        assert {(spec.granularity, spec.symmetric) for spec in specs} == {("head", False)}
 
     def test_w8a8(self) -> None:
         bits = Scheme.w8a8().bits.model_dump()
@@ -97,6 +118,46 @@ class TestNamed:
         with pytest.raises(ConfigError, match=message) as caught:
             Scheme.named(name, **options)
         assert "\n" not in str(caught.value)
+
+
+class TestNamedAsRules:
+    """W4A6 and W8A8 of Zhao et al. 2025 (arXiv:2506.12480), written down as a list of rules."""
+
+    @staticmethod
+    def written(weights: int, activations: int, poles: int, state: int) -> Scheme:
+        return Scheme(
+            rules=(
+                Rule(bits=activations),
+                Rule(kind="parameter", bits=weights),
+                Rule(path="bias", bits="full"),
+                Rule(path="poles", bits=poles),
+                Rule(kind="state", bits=state),
+            ),
+            rounding_placement="separate",
+            gelu="piecewise",
+        )
+
+    @pytest.mark.parametrize(
+        ("named", "words"),
+        [
+            (Scheme.w4a6(), (4, 6, 8, 8)),
+            (Scheme.w4a6(poles=16, state=16), (4, 6, 16, 16)),
+            (Scheme.w4a6(poles=6, state=6), (4, 6, 6, 6)),
+            (Scheme.w8a8(), (8, 8, 8, 8)),
+            (Scheme.w8a8(poles=5, state=9), (8, 8, 5, 9)),
+        ],
+    )
+    @torch.no_grad()
+    def test_the_same_everywhere(
+        self, named: Scheme, words: tuple[int, int, int, int], quantized: Make, digits: SequenceDataset
+    ) -> None:
+        written = self.written(*words)
+        assert resolve(written, GRAPH) == resolve(named, GRAPH)
+        assert written.bits == named.bits
+        one, two = quantized(written), quantized(named)
+        assert torch.equal(one(some(digits)), two(some(digits)))
+        specs = {p: s.bits for p, s in resolve(written, one.graph()).items() if s.bits and p != "decoder"}
+        assert {p: f.bits for p, f in formats_of(one).items()} == specs
 
 
 class TestLabel:

@@ -1,17 +1,15 @@
 """The S4D classifier: sizes, three modes that agree, initial poles, discretisation, padding and records."""
 
-import ast
-import inspect
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-import imc_ssm.s4d
 from imc_ssm.errors import ConfigError, ImcSsmError
-from imc_ssm.operators import Elementwise, Mvm, Operator, Recurrence
-from imc_ssm.s4d import PRESETS, S4D, Classifier, MeanPool, ModelConfig, initial_poles, preset
+from imc_ssm.graph import Matrix
+from imc_ssm.layers import PRESETS, S4D, Classifier, MeanPool, ModelConfig, preset
+from imc_ssm.layers.s4d import initial_poles
 
 INITIALISATIONS = ("lin", "inv", "legs")
 DISCRETISATIONS = ("zoh", "bilinear")
@@ -31,6 +29,12 @@ def build(seed: int = 0, **fields: object) -> Classifier:
     return model.eval()
 
 
+def layer_of(**fields: object) -> S4D:
+    """An S4D layer with the fields of a model."""
+    config = ModelConfig.parse(fields)
+    return S4D(config.heads, config.layer)
+
+
 class TestSize:
     @pytest.mark.parametrize(
         ("name", "count"),
@@ -42,7 +46,7 @@ class TestSize:
         assert sum(p.numel() for p in model.parameters()) == count
         assert all(p.requires_grad for p in model.parameters())
         assert count == 2 * config.heads**2 + 208 * config.heads + 10
-        assert (config.layers, config.n_state, config.norm) == (1, 64, "none")
+        assert (config.layers, config.layer.n_state, config.norm) == (1, 64, "none")
 
     def test_names(self) -> None:
         assert sorted(PRESETS) == ["s4d-16h", "s4d-256h", "s4d-512h", "s4d-64h"]
@@ -75,16 +79,16 @@ def run_stream(model: Classifier, u: Tensor) -> Tensor:
 
 @torch.no_grad()
 def run_layer(layer: S4D, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One SSM in all three modes, u (B, H, T)."""
+    """One SSM in all three modes, u (B, T, H)."""
     layer.mode = "convolution"
     convolution = layer(u)
     layer.mode = "recurrent"
     recurrent = layer(u)
     state, steps = layer.init_state(len(u)), []
-    for t in range(u.shape[-1]):
-        y, state = layer.step(u[..., t], state)
+    for t in range(u.shape[1]):
+        y, state = layer.step(u[:, t], state)
         steps.append(y)
-    return convolution, recurrent, torch.stack(steps, dim=-1)
+    return convolution, recurrent, torch.stack(steps, dim=1)
 
 
 class TestModes:
@@ -92,11 +96,8 @@ class TestModes:
     @pytest.mark.parametrize("discretisation", DISCRETISATIONS)
     def test_one_layer_over_784_steps(self, initialisation: str, discretisation: str) -> None:
         torch.manual_seed(1)
-        config = ModelConfig.parse(
-            {"heads": 8, "initialisation": initialisation, "discretisation": discretisation}
-        )
-        layer = S4D(config)
-        u = torch.randn(2, 8, 784)
+        layer = layer_of(heads=8, initialisation=initialisation, discretisation=discretisation)
+        u = torch.randn(2, 784, 8)
         single = run_layer(layer, u)
         double = run_layer(layer.double(), u.double())
         for y in double[1:]:
@@ -166,7 +167,7 @@ class TestPadding:
 
     def test_full_lengths_are_no_lengths(self) -> None:
         x = torch.randn(3, 7, 2)
-        assert torch.allclose(MeanPool()(x, torch.full((3,), 7)), MeanPool()(x))
+        assert torch.allclose(MeanPool()(x, torch.ones(3, 7, dtype=torch.bool)), MeanPool()(x))
 
 
 class TestRefusals:
@@ -224,7 +225,7 @@ class TestInitialPoles:
 
     @pytest.mark.parametrize("kind", INITIALISATIONS)
     def test_the_model_starts_there(self, kind: str) -> None:
-        layer = S4D(ModelConfig.parse({"heads": 3, "initialisation": kind, "dt_min": 0.01, "dt_max": 0.2}))
+        layer = layer_of(heads=3, initialisation=kind, dt_min=0.01, dt_max=0.2)
         poles = initial_poles(kind, 32)
         assert torch.allclose(-torch.exp(layer.log_neg_real.double()), poles.real.expand(3, 32), rtol=1e-6)
         assert torch.allclose(layer.imag.double(), poles.imag.expand(3, 32), rtol=1e-6)
@@ -234,7 +235,7 @@ class TestInitialPoles:
 
     def test_steps_are_spread_evenly_in_log(self) -> None:
         torch.manual_seed(0)
-        log_dt = S4D(ModelConfig(heads=4000, n_state=2)).log_dt.detach()
+        log_dt = layer_of(heads=4000, n_state=2).log_dt.detach()
         position = (log_dt - math.log(1e-3)) / math.log(100)
         # A uniform variable: mean 1/2 and variance 1/12, within five standard errors of 4000 draws.
         assert abs(float(position.mean()) - 0.5) < 5 * math.sqrt(1 / 12 / 4000)
@@ -244,10 +245,7 @@ class TestInitialPoles:
 def one_pole(discretisation: str) -> tuple[complex, complex, complex, complex, float]:
     """(a, b, A, B, dt) of the first pole of one head with B = 0.7 - 0.4i, in double precision."""
     torch.manual_seed(2)
-    config = ModelConfig.parse(
-        {"heads": 1, "n_state": 4, "discretisation": discretisation, "initialisation": "inv"}
-    )
-    layer = S4D(config).double()
+    layer = layer_of(heads=1, n_state=4, discretisation=discretisation, initialisation="inv").double()
     with torch.no_grad():
         layer.B[..., 0], layer.B[..., 1] = 0.7, -0.4
         layer.log_dt.fill_(math.log(0.3))
@@ -286,57 +284,56 @@ class TestDiscretisation:
 
     def test_the_kernel_is_the_impulse_response(self) -> None:
         torch.manual_seed(3)
-        layer = S4D(ModelConfig(heads=2, n_state=8)).double()
-        impulse = torch.zeros(1, 2, 20, dtype=torch.float64)
-        impulse[..., 0] = 1
+        layer = layer_of(heads=2, n_state=8).double()
+        impulse = torch.zeros(1, 20, 2, dtype=torch.float64)
+        impulse[:, 0] = 1
         with torch.no_grad():
             layer.D.zero_()
             layer.mode = "recurrent"
-            assert relative(layer(impulse)[0], layer.kernel(20)) < 1e-12
+            assert relative(layer(impulse)[0].T, layer.kernel(20)) < 1e-12
 
 
-class TestRecords:
+class TestGraph:
     def test_one_layer(self) -> None:
-        expected: list[Operator] = [
-            Mvm("encoder", "encoder", 1, 16),
-            Recurrence("recurrence", "blocks.0.ssm", 16, 32),
-            Elementwise("after_d", "blocks.0.ssm", "scale", 16),
-            Elementwise("gelu", "blocks.0.gelu", "gelu", 16),
-            Mvm("mixing", "blocks.0.mixing", 16, 32),
-            Elementwise("glu", "blocks.0.glu", "glu", 16),
-            Elementwise("residual", "blocks.0.residual", "add", 16),
-            Elementwise("pool", "pool", "mean", 16),
-            Mvm("decoder", "decoder", 16, 10, rate="sequence"),
+        graph = Classifier(preset("s4d-16h")).graph()
+        joined = [
+            (type(op).__name__, op.module, [s.name for s in op.inputs], op.output.name, op.output.width)
+            for op in graph
         ]
-        assert Classifier(preset("s4d-16h")).operators() == expected
+        block = "blocks.0"
+        assert joined == [
+            ("Source", "input", [], "input", 1),
+            ("Matrix", "encoder", ["input"], "encoder", 16),
+            ("Recurrence", f"{block}.ssm", ["encoder"], f"{block}.ssm.recurrent", 16),
+            ("Scale", f"{block}.ssm", [f"{block}.ssm.recurrent", "encoder"], f"{block}.ssm.after_d", 16),
+            ("LookUp", f"{block}.gelu", [f"{block}.ssm.after_d"], f"{block}.gelu", 16),
+            ("Matrix", f"{block}.mixing", [f"{block}.gelu"], f"{block}.mixing", 32),
+            ("Gate", f"{block}.glu", [f"{block}.mixing"], f"{block}.glu", 16),
+            ("Sum", f"{block}.residual", [f"{block}.glu", "encoder"], f"{block}.residual", 16),
+            ("Mean", "pool", [f"{block}.residual"], "pool", 16),
+            ("Matrix", "decoder", ["pool"], "decoder", 10),
+        ]
+        assert [op.rate for op in graph] == ["step"] * 9 + ["sequence"]
+        (recurrence,) = (op for op in graph if type(op).__name__ == "Recurrence")
+        assert (recurrence.heads, recurrence.states) == (16, 32)
 
     def test_more_layers_and_a_norm(self) -> None:
         model = build(layers=3, norm="layer")
-        operators = model.operators()
-        names = [op.name for op in operators]
-        assert len(set(names)) == len(names) == 3 + 3 * 7
-        assert [op.name for op in operators if isinstance(op, Mvm)] == [
+        graph = model.graph()
+        names = [op.name for op in graph]
+        assert len(set(names)) == len(names) == 4 + 3 * 7
+        assert [op.name for op in graph if isinstance(op, Matrix)] == [
             "encoder",
             "mixing",
             "1.mixing",
             "2.mixing",
             "decoder",
         ]
-        assert [op.module for op in operators if getattr(op, "kind", "") == "norm"] == [
-            f"blocks.{i}.norm" for i in range(3)
-        ]
-        for op in operators:
-            owner = model.get_submodule(op.module)
-            if isinstance(op, Mvm):
-                assert owner.weight.shape == (op.outputs, op.inputs)
-
-    def test_the_file_knows_nothing_of_quantization_or_hardware(self) -> None:
-        tree = ast.parse(inspect.getsource(imc_ssm.s4d))
-        imported = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                imported.add(node.module or "")
-            elif isinstance(node, ast.Import):
-                imported |= {alias.name for alias in node.names}
-        ours = {name for name in imported if name.startswith("imc_ssm")}
-        assert ours == {"imc_ssm.config", "imc_ssm.errors", "imc_ssm.operators", "imc_ssm.recurrence"}
+        assert [op.module for op in graph if type(op).__name__ == "Normalize"] == [f"blocks.{i}.norm" for i in range(3)]
+        # The next layer starts from what the norm leaves.
+        second = graph.of_module("blocks.1.ssm")[0]
+        assert second.inputs[0].name == "blocks.0.norm"
+        for op in graph:
+            if isinstance(op, Matrix):
+                weight = model.get_submodule(op.module).weight
+                assert weight.shape == (op.output.width, op.inputs[0].width)

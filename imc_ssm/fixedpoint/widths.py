@@ -1,0 +1,58 @@
+"""How wide the integers of a planned recurrence really are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imc_ssm.fixedpoint.plan import ScanPlan
+
+__all__ = ["Multipliers"]
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Widths of one recurrence's integers in bits, the widest of all heads and states.
+
+    Significant bits for what is multiplied: the zeros below are a shift.
+    """
+
+    a: int
+    """m_a, of a x."""
+    b: int
+    """m_b, of b u."""
+    sum: int
+    """The accumulator m_a a x + m_b b u with rounding's half, or the larger one of the two in the separate
+    placement; sign included."""
+
+    @classmethod
+    def of(cls, plan: ScanPlan) -> Multipliers:
+        """Those of a plan."""
+        shape = (plan.heads, plan.states)
+
+        def largest(part: str) -> Any:
+            """Largest centred code as Python's integers, (head, state)."""
+            fmt = getattr(plan.formats, part)
+            p = np.ones((), np.int64) if fmt is None else np.maximum(fmt.magnitude(), 1)
+            return np.broadcast_to(p[:, None] if p.ndim == 1 else p, shape).astype(object)
+
+        first = plan.m_a * 2 * largest("a") * largest("x") + _halves(plan.shift)
+        second = plan.m_b * largest("b") * largest("u")
+        if plan.formats.rounding_placement == "joint":
+            sums = [first + second]
+        else:
+            sums = [first, second + _halves(plan.shift_b)]
+        word = 1 + max(int(v).bit_length() for one in sums for v in one.ravel())
+        return cls(_significant(plan.m_a), _significant(plan.m_b), word)
+
+
+def _halves(shift: np.ndarray[Any, Any]) -> Any:
+    """Half of 2^shift, which rounding adds."""
+    return np.array([1 << s >> 1 for s in shift.ravel().tolist()], dtype=object).reshape(shift.shape)
+
+
+def _significant(multipliers: np.ndarray[Any, Any]) -> int:
+    """Most bits of the multipliers without the zeros below."""
+    return max((m // (m & -m)).bit_length() if m else 1 for m in multipliers.ravel().tolist())

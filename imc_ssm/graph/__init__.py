@@ -1,0 +1,38 @@
+"""What a model does, as data: operators between named signals, and the formats of everything that has a word.
+
+A model's `graph()` gives its `Graph`. Compiling, costing, memory and quantization fold over it and never mention a
+layer, a class or a name: an operator says itself which signals it joins, which words it stores and what hardware
+does each time it runs.
+"""
+
+from imc_ssm.graph.actions import COMPONENTS, Action, Store, Stored, grown
+from imc_ssm.graph.operators import Gate, LookUp, Matrix, Mean, Normalize, Operator, Piecewise, Scale, Source, Sum
+from imc_ssm.graph.recurrences import Recurrence, StateUpdate
+from imc_ssm.graph.signals import Formats, Graph, Kind, Parameter, Place, Rate, Signal
+
+__all__ = [
+    "COMPONENTS",
+    "Action",
+    "Formats",
+    "Gate",
+    "Graph",
+    "Kind",
+    "LookUp",
+    "Matrix",
+    "Mean",
+    "Normalize",
+    "Operator",
+    "Parameter",
+    "Piecewise",
+    "Place",
+    "Rate",
+    "Recurrence",
+    "Scale",
+    "Signal",
+    "Source",
+    "StateUpdate",
+    "Store",
+    "Stored",
+    "Sum",
+    "grown",
+]

@@ -1,0 +1,107 @@
+"""What hardware does when an operator runs, and what it has to store: counts of equal actions, widths of words.
+
+Conventions
+  * a product of p x q bits has p + q bits; where products of different scales meet, each is multiplied by an
+    integer
+    before one shift: in a recurrence by the multipliers of its own plan, elsewhere by one of 24 bits, the widest
+    of the unit;
+  * each product and each sum that follows no product takes one slot of one lane; the sum behind a product shares
+    its
+    slot (multiply-accumulate) and writes one accumulator register;
+  * every operator reads its inputs from, and writes its outputs to, the activation buffer; multipliers of
+    elementwise
+    operators that hold for the whole tensor sit in registers at the lane and are not read again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from imc_ssm.fixedpoint.requantize import MULTIPLIER_BITS
+from imc_ssm.graph.signals import Rate
+
+__all__ = ["COMPONENTS", "CONSTANT_BITS", "Action", "Actions", "Store", "Stored", "grown"]
+
+SHIFT_BITS = 6
+"""Length of a stored shift (0 to 52)."""
+CONSTANT_BITS = MULTIPLIER_BITS + SHIFT_BITS
+"""Length of a stored requantization constant: a multiplier and a shift (or a left shift, of m_b)."""
+COMPONENTS = ("cells", "dac", "adc", "digital update", "memories", "nonlinearity", "movement")
+"""The parts of a cost breakdown, in the order of every result."""
+
+Verb = Literal[
+    "cell", "dac", "adc", "sample hold", "multiply", "add", "register", "lookup", "read", "write", "bus"
+]
+Store = Literal["coefficients", "state", "activations"]
+
+
+@dataclass(frozen=True)
+class Action:
+    """`count` equal actions that one operator takes each time it runs (per time step at rate "step")."""
+
+    component: str
+    """Who pays: one of `COMPONENTS`."""
+    verb: Verb
+    """What is done."""
+    count: int
+    """How often, each time the operator runs."""
+    bits: tuple[int, ...]
+    """Widths of the words: two factors of a product, one width otherwise."""
+    purpose: str
+    """What for, in words."""
+    rate: Rate = "step"
+    """Whether it is done every time step or once per sequence."""
+    slots: int = 0
+    """Lane slots taken (0: shares the slot of a product, or needs no lane)."""
+    store: Store | None = None
+    """Memory that is read or written."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """`count` words of `bits` that an operator keeps in a digital memory."""
+
+    content: Literal["parameters", "requantization", "state", "activations"]
+    """What they are."""
+    count: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Makes the actions of one operator."""
+
+    rate: Rate
+    component: str = "digital update"
+    """Who pays for arithmetic."""
+
+    def multiply(self, count: int, first: int, second: int, purpose: str) -> Action:
+        """Products, one slot each."""
+        return Action(self.component, "multiply", count, (first, second), purpose, self.rate, slots=count)
+
+    def add(self, count: int, bits: int, purpose: str, *, own_slot: bool = False) -> tuple[Action, Action]:
+        """Sums and the accumulator registers that take them up."""
+        slots = count if own_slot else 0
+        return (
+            Action(self.component, "add", count, (bits,), purpose, self.rate, slots=slots),
+            Action(self.component, "register", count, (bits,), "accumulator", self.rate),
+        )
+
+    def read(self, store: Store, count: int, bits: int, purpose: str) -> Action:
+        """Words that leave a memory."""
+        return Action("memories", "read", count, (bits,), purpose, self.rate, store=store)
+
+    def write(self, store: Store, count: int, bits: int, purpose: str) -> Action:
+        """Words that enter a memory."""
+        return Action("memories", "write", count, (bits,), purpose, self.rate, store=store)
+
+    def other(self, component: str, verb: Verb, count: int, bits: int, purpose: str) -> Action:
+        """Anything else that is no arithmetic."""
+        return Action(component, verb, count, (bits,), purpose, self.rate)
+
+
+def grown(bits: int, terms: int) -> int:
+    """Width of a sum of `terms` words of `bits`: bits + ceil(log2 terms)."""
+    return bits + math.ceil(math.log2(max(terms, 1)))

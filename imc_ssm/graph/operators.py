@@ -1,0 +1,295 @@
+"""Matrices and elementwise operators: what each joins, stores and does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from imc_ssm.fixedpoint.requantize import MULTIPLIER_BITS
+from imc_ssm.graph.actions import CONSTANT_BITS, Action, Actions, Stored, grown
+from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
+
+__all__ = ["Gate", "LookUp", "Matrix", "Mean", "Normalize", "Operator", "Piecewise", "Scale", "Source", "Sum"]
+
+
+@dataclass(frozen=True)
+class Operator(ABC):
+    """One operation of an inference."""
+
+    name: str
+    """For people; it decides nothing."""
+    module: str
+    """Dotted path of the module that does it."""
+    inputs: tuple[Signal, ...]
+    """What it reads."""
+    output: Signal
+    """What it makes."""
+
+    @property
+    def rate(self) -> Rate:
+        """How often it runs: as often as its inputs exist."""
+        return self.inputs[0].rate
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Paths and sizes of the numbers that it uses and that are stored."""
+        return ()
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Paths that must have formats where any of the operator's states has one: it computes on integers."""
+        return ()
+
+    @abstractmethod
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        """What the hardware does each time it runs, in an inference of `steps` steps.
+
+        Raises `FormatError` where something that has to be a word has no format.
+        """
+
+    def stored(self, formats: Formats, steps: int) -> list[Stored]:
+        """What it keeps in digital memories: its output in the activation buffer, and its constants."""
+        return [
+            Stored("activations", self.output.width, self.output_bits(formats, steps)),
+            *self._constants(formats),
+        ]
+
+    def output_bits(self, formats: Formats, steps: int) -> int:
+        """Width of the output's words."""
+        return formats.bits(self.output.name)
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        """Parameters and requantization constants."""
+        return []
+
+    def _input(self, formats: Formats, index: int = 0) -> int:
+        return formats.bits(self.inputs[index].name)
+
+    def _read(self, at: Actions, formats: Formats, purpose: str = "inputs", index: int = 0) -> Action:
+        return at.read("activations", self.inputs[index].width, self._input(formats, index), purpose)
+
+    def _write(self, at: Actions, formats: Formats, steps: int) -> Action:
+        return at.write("activations", self.output.width, self.output_bits(formats, steps), "outputs")
+
+
+@dataclass(frozen=True)
+class Source(Operator):
+    """The sequence itself: it comes from outside, and costs nothing here."""
+
+    @property
+    def rate(self) -> Rate:
+        return self.output.rate
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        return []
+
+    def stored(self, formats: Formats, steps: int) -> list[Stored]:
+        return []
+
+
+@dataclass(frozen=True)
+class Matrix(Operator):
+    """A dense matrix-vector product y = W x + bias.
+
+    It belongs on analog crossbar tiles: a chip that has it there says itself what that takes. `actions` is the
+    product on the digital unit, from weights in memory.
+    """
+
+    biased: bool = True
+
+    @property
+    def weight(self) -> str:
+        """Path of W (outputs, inputs)."""
+        return f"{self.module}.weight"
+
+    @property
+    def bias(self) -> str | None:
+        """Path of the bias (outputs,)."""
+        return f"{self.module}.bias" if self.biased else None
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        words = [Parameter(self.weight, self.inputs[0].width * self.output.width)]
+        if self.bias is not None:
+            words.append(Parameter(self.bias, self.output.width))
+        return tuple(words)
+
+    def _sum_bits(self, formats: Formats) -> int:
+        product = formats.bits(self.weight) + self._input(formats)
+        return grown(product, self.inputs[0].width + int(self.biased))
+
+    def output_bits(self, formats: Formats, steps: int) -> int:
+        """Width of the output's words: of the whole sums where they have no format (a decoder's logits)."""
+        if self.output.name in formats:
+            return formats.bits(self.output.name)
+        return self._sum_bits(formats) + MULTIPLIER_BITS
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, inputs, outputs = Actions(self.rate), self.inputs[0].width, self.output.width
+        width, total = formats.bits(self.weight), self._sum_bits(formats)
+        out = [
+            self._read(at, formats),
+            at.read("coefficients", inputs * outputs, width, "weights"),
+            at.multiply(inputs * outputs, width, self._input(formats), "W x"),
+            *at.add(inputs * outputs, total, "sum over inputs"),
+        ]
+        if self.bias is not None:
+            out.append(at.read("coefficients", outputs, formats.bits(self.bias), "bias"))
+            out += at.add(outputs, total, "bias", own_slot=True)
+        out += [
+            at.read("coefficients", outputs, CONSTANT_BITS, "requantization of each output"),
+            at.multiply(outputs, total, MULTIPLIER_BITS, "requantize y"),
+            self._write(at, formats, steps),
+        ]
+        return out
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        words = [Stored("parameters", p.words, formats.bits(p.name)) for p in self.parameters]
+        return [*words, Stored("requantization", self.output.width, CONSTANT_BITS)]
+
+
+@dataclass(frozen=True)
+class Scale(Operator):
+    """y + D u on every channel; inputs (y, u)."""
+
+    @property
+    def d(self) -> str:
+        """Path of D."""
+        return f"{self.module}.d"
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (Parameter(self.d, self.output.width),)
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, width, wide = Actions(self.rate), self.output.width, MULTIPLIER_BITS
+        y, u, d = self._input(formats), self._input(formats, 1), formats.bits(self.d)
+        return [
+            self._read(at, formats),
+            self._read(at, formats, "input of the layer", 1),
+            at.read("coefficients", width, d, "D"),
+            at.multiply(width, d, u, "D u"),
+            at.multiply(width, d + u, wide, "requantize D u"),
+            at.multiply(width, y, wide, "requantize y"),
+            *at.add(width, max(d + u, y) + wide + 1, "y + D u"),
+            self._write(at, formats, steps),
+        ]
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        return [
+            Stored("parameters", self.output.width, formats.bits(self.d)),
+            Stored("requantization", 2, CONSTANT_BITS),
+        ]
+
+
+@dataclass(frozen=True)
+class LookUp(Operator):
+    """A function of one code: one access to its table for each value."""
+
+    function: str = "GELU"
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, bits = Actions(self.rate, "nonlinearity"), self._input(formats)
+        return [
+            self._read(at, formats),
+            at.other("nonlinearity", "lookup", self.output.width, bits, self.function),
+            self._write(at, formats, steps),
+        ]
+
+
+@dataclass(frozen=True)
+class Piecewise(Operator):
+    """x min(max(0, x + 2), 4) / 4: a sum, a clamp, a product and a shift."""
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, bits, width = Actions(self.rate, "nonlinearity"), self._input(formats), self.output.width
+        return [
+            self._read(at, formats),
+            *at.add(width, bits + 1, "x + 2, clamped", own_slot=True),
+            at.multiply(width, bits, bits + 1, "x (x + 2)"),
+            at.multiply(width, 2 * bits + 1, MULTIPLIER_BITS, "requantize"),
+            self._write(at, formats, steps),
+        ]
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        return [Stored("requantization", 1, CONSTANT_BITS)]
+
+
+@dataclass(frozen=True)
+class Gate(Operator):
+    """x_1 sigmoid(x_2): half as many outputs as inputs, one table access and one product each."""
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, bits, width = Actions(self.rate, "nonlinearity"), self._input(formats), self.output.width
+        return [
+            self._read(at, formats, "value and gate"),
+            at.other("nonlinearity", "lookup", width, bits, "sigmoid of the gate"),
+            at.multiply(width, bits, bits, "value x sigmoid"),
+            at.multiply(width, 2 * bits, MULTIPLIER_BITS, "requantize"),
+            self._write(at, formats, steps),
+        ]
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        return [Stored("requantization", 1, CONSTANT_BITS)]
+
+
+@dataclass(frozen=True)
+class Sum(Operator):
+    """The residual sum; inputs (branch, input of the layer)."""
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, width, wide = Actions(self.rate), self.output.width, MULTIPLIER_BITS
+        branch, straight = self._input(formats), self._input(formats, 1)
+        return [
+            self._read(at, formats),
+            self._read(at, formats, "input of the layer", 1),
+            at.multiply(width, branch, wide, "requantize the branch"),
+            at.multiply(width, straight, wide, "requantize the input of the layer"),
+            *at.add(width, max(branch, straight) + wide + 1, "residual sum"),
+            self._write(at, formats, steps),
+        ]
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        return [Stored("requantization", 2, CONSTANT_BITS)]
+
+
+@dataclass(frozen=True)
+class Mean(Operator):
+    """Running mean over time: a sum every step, one product at the end of a sequence."""
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, once, width = Actions(self.rate), Actions("sequence"), self.output.width
+        total = grown(self._input(formats), steps)
+        return [
+            self._read(at, formats),
+            *at.add(width, total, "running sum", own_slot=True),
+            once.multiply(width, total, MULTIPLIER_BITS, "1 / steps"),
+            self._write(once, formats, steps),
+        ]
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        return [Stored("requantization", 1, CONSTANT_BITS)]
+
+
+@dataclass(frozen=True)
+class Normalize(Operator):
+    """Layer or batch norm: statistics of the vector (mean, variance), then scale and shift; the first's price."""
+
+    def output_bits(self, formats: Formats, steps: int) -> int:
+        """Width of the output's words: the input's where they have no format."""
+        return formats.bits(self.output.name) if self.output.name in formats else self._input(formats)
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, bits, width = Actions(self.rate), self._input(formats), self.output.width
+        return [
+            self._read(at, formats),
+            at.multiply(width, bits, bits, "squares"),
+            *at.add(2 * width, grown(2 * bits, width), "sums of values and squares", own_slot=True),
+            at.read("coefficients", width, CONSTANT_BITS, "scale"),
+            at.multiply(width, bits, MULTIPLIER_BITS, "scale"),
+            *at.add(width, bits + MULTIPLIER_BITS + 1, "shift"),
+            self._write(at, formats, steps),
+        ]
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        return [Stored("requantization", self.output.width, CONSTANT_BITS)]

@@ -1,0 +1,39 @@
+"""Sequence layers and the classifier that is built of them.
+
+A layer is one file and a line `@register("name")`; the conformance suite of the tests then runs every registered
+one.
+"""
+
+from imc_ssm.layers.classifier import PRESETS, Block, Classifier, ModelConfig, padding_mask, preset
+from imc_ssm.layers.parts import Dense, Direct, Gelu, Glu, Input, MeanPool, Norm, PiecewiseGelu, Residual
+from imc_ssm.layers.registry import LAYERS, Layer, LayerConfig, Mode, register
+from imc_ssm.layers.s4d import S4D, S4DConfig
+from imc_ssm.layers.s5 import S5, S5Config, StateUnit
+
+__all__ = [
+    "LAYERS",
+    "PRESETS",
+    "S4D",
+    "S5",
+    "Block",
+    "Classifier",
+    "Dense",
+    "Direct",
+    "Gelu",
+    "Glu",
+    "Input",
+    "Layer",
+    "LayerConfig",
+    "MeanPool",
+    "Mode",
+    "ModelConfig",
+    "Norm",
+    "PiecewiseGelu",
+    "Residual",
+    "S4DConfig",
+    "S5Config",
+    "StateUnit",
+    "padding_mask",
+    "preset",
+    "register",
+]

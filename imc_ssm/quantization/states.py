@@ -1,0 +1,115 @@
+"""The quantized state unit of a MIMO layer: integer where the state has bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imc_ssm.fixedpoint import Format, ScanFormats
+from imc_ssm.graph import Place, Signal
+from imc_ssm.kernels import state_scan
+from imc_ssm.layers import StateUnit
+from imc_ssm.layers.s5 import parts_of, vector_of
+from imc_ssm.quantization.context import Context, quantizes
+from imc_ssm.quantization.quantizer import Quantizer, parameter_format
+from imc_ssm.quantization.recurrent import rounded
+from imc_ssm.quantization.rules import FormatSpec
+from imc_ssm.quantization.scheme import Scheme
+
+__all__ = ["QuantizedStateUnit"]
+
+
+@quantizes(StateUnit)
+class QuantizedStateUnit(nn.Module):
+    """x[t] = a x[t-1] + b v[t] in recurrent mode with quantized poles, b and states; v, x (batch, time, 2 P).
+
+    The parameters of `inner` stay the trained ones and are rounded in every call. a and b have one format each: a
+    pole alone has its larger part at the end of its range, where every word length is exact. States have formats
+    of their own, unless there is one for the tensor. With bits for the state the recurrence is the integer one.
+    """
+
+    def __init__(
+        self,
+        inner: StateUnit,
+        scheme: Scheme,
+        specs: Mapping[str, FormatSpec],
+        source: Quantizer,
+        state: Quantizer,
+    ) -> None:
+        """`specs` of "poles" and "b"."""
+        super().__init__()
+        self.inner, self.scheme, self.specs = inner, scheme, dict(specs)
+        self._source = [source]  # owned by the matrix before
+        self.state = state
+
+    @classmethod
+    def of(cls, module: StateUnit, context: Context) -> QuantizedStateUnit:
+        """With a quantizer for the states."""
+        specs = {part: context.spec(part) for part in ("poles", "b")}
+        state = context.output("state", clip=context.scheme.state_clip)
+        return cls(module, context.scheme, specs, context.source(), state)
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """The states'."""
+        return {"state": self.state}
+
+    def _coefficients(self) -> tuple[Tensor, Tensor, dict[str, Format]]:
+        """(a, b), each (P,) complex, and the formats of those that have bits."""
+        values, formats = self.inner.discrete(), {}
+        for name, value in zip(("poles", "b"), values, strict=True):
+            spec = self.specs[name]
+            if spec.bits is not None:
+                pairs = torch.view_as_real(value.detach().resolve_conj())
+                formats[name] = parameter_format(pairs, spec.bits, "tensor", symmetric=spec.symmetric)
+        return *values, formats
+
+    def formats(self) -> dict[str, Format]:
+        """Of everything that has bits."""
+        *_, made = self._coefficients()
+        return made if self.state.bits is None else {**made, "state": self.state.format()}
+
+    def forward(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._run(parts_of(v), mask, None)[0]
+
+    def _run(self, v: Tensor, mask: Tensor | None, x0: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (batch, time, 2 P) and the last state."""
+        a, b, formats = self._coefficients()
+        scheme, state = self.scheme, self.state
+        options: dict[str, Any] = {"x0": x0, "return_state": True, "grad_clamp": scheme.grad_clamp}
+        if state.dynamic or state.observing or state.bits is None:
+            exact = state_scan(v, a, b, x0=None if state.bits is not None else x0, state_clip=scheme.state_clip)
+            if state.observing:
+                state.collect(vector_of(exact), mask)
+                return vector_of(exact), torch.zeros(0)
+            if state.dynamic:
+                state.follow(vector_of(exact), mask)
+        if state.bits is None:
+            a, b = (rounded(z, formats.get(p)) for p, z in (("poles", a), ("b", b)))
+            x, last = state_scan(v, a, b, state_clip=scheme.state_clip, **options)
+        else:
+            rules: Any = {"rounding_placement": scheme.rounding_placement, "rounding": scheme.rounding}
+            words = ScanFormats(formats["poles"], self._source[0].format(), state.format(), formats["b"], **rules)
+            x, last = state_scan(v, a, b, formats=words, **options)
+        return vector_of(x), last
+
+    def init_state(self, batch: int) -> Tensor:
+        """The code of zero in every register (batch, P, 2), or a complex zero state; `ImcSsmError` if dynamic."""
+        self.scheme.check_static("streaming")
+        if self.state.bits is None:
+            return self.inner.init_state(batch)
+        states = len(self.inner.imag)
+        return self.state.zero_point.expand(states)[:, None].expand(batch, states, 2).clone()
+
+    def step(self, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: v (batch, 2 P) -> x (batch, 2 P), next state; `ImcSsmError` where ranges are dynamic."""
+        self.scheme.check_static("streaming")
+        x, last = self._run(parts_of(v[:, None]), None, state)
+        return x[:, 0], last
+
+    def graph(self, v: Signal, at: Place) -> Signal:
+        """As in full precision, with the scheme's roundings."""
+        scheme = self.scheme
+        return self.inner.graph(v, at, rounding_placement=scheme.rounding_placement, rounding=scheme.rounding)
