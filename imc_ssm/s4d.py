@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from imc_ssm.config import Config
 from imc_ssm.errors import ImcSsmError, unknown
+from imc_ssm.kernels import diagonal_scan
 from imc_ssm.operators import Elementwise, Mvm, Operator, Recurrence
-from imc_ssm.recurrence import diagonal_scan
 
 __all__ = ["PRESETS", "S4D", "Add", "Block", "Classifier", "Ends", "MeanPool", "ModelConfig", "preset"]
 

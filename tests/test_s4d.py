@@ -339,4 +339,4 @@ class TestRecords:
             elif isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names}
         ours = {name for name in imported if name.startswith("imc_ssm")}
-        assert ours == {"imc_ssm.config", "imc_ssm.errors", "imc_ssm.operators", "imc_ssm.recurrence"}
+        assert ours == {"imc_ssm.config", "imc_ssm.errors", "imc_ssm.operators", "imc_ssm.kernels"}

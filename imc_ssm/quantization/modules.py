@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.quantization.dense import linear as product
+from imc_ssm.kernels.dense import linear as product
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.scheme import Scheme
 

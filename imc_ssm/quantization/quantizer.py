@@ -12,8 +12,8 @@ from torch.autograd.function import FunctionCtx
 
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, broadcast_heads
-from imc_ssm.quantization import pointwise
-from imc_ssm.quantization.ranges import Range, value_range
+from imc_ssm.kernels import pointwise
+from imc_ssm.kernels.ranges import Range, value_range
 from imc_ssm.s4d import Ends
 
 __all__ = ["Quantizer", "fake_quantize", "parameter_format"]

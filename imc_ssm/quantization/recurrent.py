@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format, ScanFormats
+from imc_ssm.kernels import diagonal_scan, pointwise
+from imc_ssm.kernels.ranges import Range, state_range
 from imc_ssm.operators import Operator
-from imc_ssm.quantization import pointwise
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
-from imc_ssm.quantization.ranges import Range, state_range
 from imc_ssm.quantization.scheme import Scheme
-from imc_ssm.recurrence import diagonal_scan
 from imc_ssm.s4d import S4D
 
 __all__ = ["QuantizedS4D"]
@@ -112,7 +111,7 @@ class QuantizedS4D(nn.Module):
         fmt = self.after_d.fixed()
         if fmt is None or u.device.type != "cpu" or u.dtype != torch.float32:
             return torch.as_tensor(self.after_d(y + self.direct()[:, None] * u)), last
-        return pointwise.scale_add_quantized(y, u, self.direct(), fmt), last
+        return pointwise.scale_add(y, u, self.direct(), fmt), last
 
     def _recurrence(self, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """y (batch, head, time) on its grid, and the last state."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.quantization import pointwise
-from imc_ssm.quantization.dense import mean
+from imc_ssm.kernels import pointwise
+from imc_ssm.kernels.dense import mean
 from imc_ssm.quantization.quantizer import Quantizer
 
 __all__ = ["AddSite", "GeluSite", "GluSite", "PiecewiseGelu", "QuantizedPool", "Site"]
@@ -118,7 +118,7 @@ class AddSite(Site):
         fmt = self.output.fixed()
         if fmt is None or x.device.type != "cpu" or x.dtype != torch.float32:
             return super().forward(x, y)
-        return pointwise.add_quantized(x, y, fmt)
+        return pointwise.add(x, y, fmt)
 
 
 class QuantizedPool(nn.Module):

@@ -20,6 +20,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.deployment import Deployment, compile
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import plan_scan
+from imc_ssm.kernels.ranges import value_range
 from imc_ssm.modelfile import StoredModel, load_model, save_model
 from imc_ssm.quantization import (
     Bits,
@@ -30,7 +31,6 @@ from imc_ssm.quantization import (
     calibration_batch,
     quantize,
 )
-from imc_ssm.quantization.ranges import value_range
 from imc_ssm.quantization.scheme import RECURRENCE
 from imc_ssm.quantization.sites import GeluSite, Site
 from imc_ssm.s4d import S4D, Classifier, ModelConfig

@@ -5,7 +5,7 @@ import torch
 from scan_cases import formats_for, operands
 
 from imc_ssm.errors import FormatError, ImcSsmError
-from imc_ssm.recurrence import diagonal_scan
+from imc_ssm.kernels import diagonal_scan
 
 U, A, B, C = operands(1, 3, 2, 4, 5)
 FORMATS = formats_for(U, A, B, C, 8)

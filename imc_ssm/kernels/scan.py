@@ -11,8 +11,8 @@ from torch import Tensor
 
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Noise, ScanFormats, broadcast_heads, plan_scan, scan_codes
-from imc_ssm.recurrence import reference
-from imc_ssm.recurrence.codes import codes_of, input_codes, pair
+from imc_ssm.kernels import reference
+from imc_ssm.kernels.codes import codes_of, input_codes, pair
 
 __all__ = ["Backend", "diagonal_scan"]
 
@@ -118,7 +118,7 @@ def diagonal_scan(
 
 def _fused(backend: str) -> ModuleType:
     """The module of a fused backend, imported when it is first used."""
-    return import_module(f"imc_ssm.recurrence.{backend}")
+    return import_module(f"imc_ssm.kernels.{backend}")
 
 
 def _chosen(u: Tensor, x0: Tensor | None, formats: ScanFormats | None, backend: str) -> str:

@@ -14,7 +14,7 @@ from numba import prange
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.quantization.pointwise import (
+from imc_ssm.kernels.pointwise import (
     Array,
     Grid,
     compiled,
@@ -26,7 +26,7 @@ from imc_ssm.quantization.pointwise import (
     round_row,
     rows_of,
 )
-from imc_ssm.recurrence.vector import LANES, broadcast, fma, load, narrow, pointer, splat, store
+from imc_ssm.kernels.vector import LANES, broadcast, fma, load, narrow, pointer, splat, store
 
 __all__ = ["linear", "mean"]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Noise, ScanFormats, ScanPlan, plan_scan
 from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE, gaussian_table
-from imc_ssm.recurrence import fused
-from imc_ssm.recurrence.codes import Array, Operands
+from imc_ssm.kernels import fused
+from imc_ssm.kernels.codes import Array, Operands
 
 __all__ = ["check_available", "interpreting", "scan_codes_triton", "scan_integer", "scan_real", "unavailable"]
 
@@ -124,7 +124,7 @@ class _Launch:
 
     def forward(self, u: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """y (batch, head, time) and the last state (batch, head, state, 2), centred on its zero point."""
-        from imc_ssm.recurrence import triton_kernels
+        from imc_ssm.kernels import triton_kernels
 
         y, last = torch.empty(u.shape, dtype=dtype, device=u.device), torch.empty_like(self.start)
         arguments, constants, tiles = self._arguments(u.shape[-1])
@@ -135,7 +135,7 @@ class _Launch:
 
     def backward(self, u: Tensor, grad: Tensor, clamp: float | None) -> tuple[Tensor, Tensor]:
         """The gradient of u, and the sums (3, head, state, 2) for those of a, b, c, float64."""
-        from imc_ssm.recurrence import triton_kernels
+        from imc_ssm.kernels import triton_kernels
 
         batch, heads, states, _ = self.start.shape
         grad_u = torch.empty_like(u)

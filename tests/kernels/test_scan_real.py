@@ -5,7 +5,7 @@ import torch
 from scan_cases import operands
 from torch import Tensor
 
-from imc_ssm.recurrence import diagonal_scan
+from imc_ssm.kernels import diagonal_scan
 
 
 def relative(found: Tensor, exact: Tensor) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, ScanFormats, broadcast_heads, plan_scan, round_shift
-from imc_ssm.recurrence import diagonal_scan
+from imc_ssm.kernels import diagonal_scan
 
 
 class Rounded(torch.autograd.Function):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Format, ScanFormats
-from imc_ssm.recurrence import cuda
+from imc_ssm.kernels import cuda
 
 RUNS = cuda.unavailable() is None
 DEVICE = torch.device("cpu" if cuda.interpreting() else "cuda")

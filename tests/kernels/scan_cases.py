@@ -120,7 +120,7 @@ def formats_for(
     `options`: `shrink` maps a part to a factor on its range (below 1: it saturates), `symmetric`, `clip`, `bare`
     (no output format), `per_state` (parts with a format per state), `order`, `rounding`.
     """
-    from imc_ssm.recurrence import diagonal_scan
+    from imc_ssm.kernels import diagonal_scan
 
     shrink: dict[str, float] = options.get("shrink", {})
     symmetric = bool(options.get("symmetric", False))

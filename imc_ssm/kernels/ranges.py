@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.quantization.pointwise import Array, compiled, kernel
-from imc_ssm.recurrence.vector import LANES, broadcast, clamp, fma, load, pointer, splat, store, wide
+from imc_ssm.kernels.pointwise import Array, compiled, kernel
+from imc_ssm.kernels.vector import LANES, broadcast, clamp, fma, load, pointer, splat, store, wide
 
 __all__ = ["Range", "state_range", "value_range"]
 

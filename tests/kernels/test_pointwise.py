@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.quantization import Quantizer, dense, fake_quantize, pointwise
+from imc_ssm.kernels import dense, pointwise
+from imc_ssm.quantization import Quantizer, fake_quantize
 from imc_ssm.quantization.quantizer import _FakeQuantize
 from imc_ssm.quantization.sites import AddSite, GeluSite, GluSite, Site
 from imc_ssm.s4d import Add
@@ -104,7 +105,7 @@ def test_direct_term(per_head: bool) -> None:
     y, u = (drawn(seed, 4, 5, 60).requires_grad_() for seed in (6, 7))
     d = drawn(8, 5).requires_grad_()
     fmt = calibrated((y + d[:, None] * u).detach().transpose(1, 2), 8, per_head).format()
-    found = pointwise.scale_add_quantized(y, u, d, fmt)
+    found = pointwise.scale_add(y, u, d, fmt)
     exact = fake_quantize(y + d[:, None] * u, fmt, 1)
     assert torch.equal(found, exact)
     for one, two in zip(gradients(found, y, u, d), gradients(exact, y, u, d), strict=True):

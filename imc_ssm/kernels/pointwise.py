@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Format, broadcast_heads
-from imc_ssm.recurrence.vector import LANES, broadcast, fma, load, pointer, store, wide
+from imc_ssm.kernels.vector import LANES, broadcast, fma, load, pointer, store, wide
 
-__all__ = ["Array", "Grid", "add_quantized", "from_rows", "gate", "look_up", "quantize", "rows_of"]
-__all__ += ["scale_add_quantized"]
+__all__ = ["Array", "Grid", "add", "from_rows", "gate", "look_up", "quantize", "rows_of"]
+__all__ += ["scale_add"]
 
 BLOCK = 256
 """Numbers of a row that are worked on at a time."""
@@ -249,7 +249,7 @@ class _ScaleAdd(torch.autograd.Function):
         return to_y, to_u, to_d.sum(0).float(), None
 
 
-def scale_add_quantized(y: Tensor, u: Tensor, d: Tensor, fmt: Format) -> Tensor:
+def scale_add(y: Tensor, u: Tensor, d: Tensor, fmt: Format) -> Tensor:
     """y + d u on the format's grid, in single precision; y, u (batch, head, time), d (head,)."""
     out: Tensor = _ScaleAdd.apply(y.contiguous(), u.contiguous(), d, Grid(fmt, len(d)))  # type: ignore[no-untyped-call]
     return out
@@ -421,7 +421,7 @@ class _Add(torch.autograd.Function):
         return both, both, None
 
 
-def add_quantized(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
+def add(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
     """x + y (..., channels) on the format's grid; the sum of two floats is rounded once."""
     out: Tensor = _Add.apply(rows_of(x), rows_of(y), Grid(fmt, x.shape[-1]))  # type: ignore[no-untyped-call]
     return from_rows(out, x.shape)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.quantization import dense, fake_quantize
+from imc_ssm.kernels import dense
+from imc_ssm.quantization import fake_quantize
 from imc_ssm.s4d import MeanPool
 
 

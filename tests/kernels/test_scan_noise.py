@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Format, ScanFormats
-from imc_ssm.recurrence import Noise, diagonal_scan
+from imc_ssm.kernels import Noise, diagonal_scan
 
 NOISE = Noise(seed=2**63 + 11, state=0.2, sample=5, time=900)
 

@@ -23,7 +23,7 @@ from triton_cases import (
 )
 
 from imc_ssm.fixedpoint import Format, Noise, ScanFormats, broadcast_heads, plan_scan, round_shift
-from imc_ssm.recurrence import cuda, reference
+from imc_ssm.kernels import cuda, reference
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 

@@ -14,10 +14,10 @@ from scan_cases import CodeCase, code_cases, formats_for, operands
 
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Format, plan_scan, scan_codes
+from imc_ssm.kernels import codes_of, diagonal_scan
+from imc_ssm.kernels.codes import input_codes
+from imc_ssm.kernels.cpu import scan_codes_cpu
 from imc_ssm.quantization import fake_quantize
-from imc_ssm.recurrence import codes_of, diagonal_scan
-from imc_ssm.recurrence.codes import input_codes
-from imc_ssm.recurrence.cpu import scan_codes_cpu
 
 
 @settings(max_examples=250, deadline=None)
@@ -115,7 +115,7 @@ def formats_around(u: Format) -> object:
 DIGESTS = """
 import hashlib, numba, torch
 from scan_cases import formats_for, operands
-from imc_ssm.recurrence import diagonal_scan
+from imc_ssm.kernels import diagonal_scan
 u, a, b, c = operands(3, 70, 3, 4, 30)
 for threads in (1, 2, 3):
     numba.set_num_threads(threads)

@@ -13,9 +13,9 @@ from torch import Tensor
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Noise, ScanFormats, ScanPlan, plan_scan
 from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE, gaussian_table
-from imc_ssm.recurrence import fused, kernels, reverse
-from imc_ssm.recurrence.codes import Array, Ints, Operands, complex_of, pair
-from imc_ssm.recurrence.vector import LANES
+from imc_ssm.kernels import fused, reverse, update
+from imc_ssm.kernels.codes import Array, Ints, Operands, complex_of, pair
+from imc_ssm.kernels.vector import LANES
 
 __all__ = ["scan_codes_cpu", "scan_integer", "scan_real"]
 
@@ -39,7 +39,7 @@ def _even(x: Array) -> Array:
 
 
 class _Update:
-    """One update as the kernels take it: k, g, inp, out, how, noise of `kernels` and `reverse`."""
+    """One update as the kernels take it: k, g, inp, out, how, noise of `update` and `reverse`."""
 
     def __init__(
         self, k: Array, g: Array, inp: Array, out: Array, how: tuple[int, int], noise: Noise | None
@@ -53,7 +53,7 @@ class _Update:
     @classmethod
     def integer(cls, operands: Operands, noise: Noise | None) -> _Update:
         plan = operands.plan
-        k = np.zeros((plan.heads, plan.states, kernels.COLUMNS))
+        k = np.zeros((plan.heads, plan.states, update.COLUMNS))
         shift, shift_b = np.exp2(plan.shift)[..., None], np.exp2(plan.shift_b)[..., None]
         k[..., 0:2] = operands.a / shift
         k[..., 2:4] = operands.b / shift_b
@@ -65,8 +65,8 @@ class _Update:
         # Without a format the output is the bare sum times its unit.
         output = operands.output() or (*np.zeros((3, plan.heads)), plan.sum_scale)
         how = (
-            kernels.ROUNDING_PLACEMENTS[plan.formats.rounding_placement],
-            kernels.ROUNDINGS[plan.formats.rounding],
+            update.ROUNDING_PLACEMENTS[plan.formats.rounding_placement],
+            update.ROUNDINGS[plan.formats.rounding],
         )
         draws = noise if plan.m_z is not None else None
         return cls(k, g, np.stack(operands.input(), axis=1), np.stack(output, axis=1), how, draws)
@@ -75,7 +75,7 @@ class _Update:
     def real(cls, a: Tensor, b: Tensor, c: Tensor, noise: Noise | None, clip: float | None) -> _Update:
         heads, states = a.shape
         coefficients = [pair(z) for z in (a, b, c)]
-        k = np.zeros((heads, states, kernels.COLUMNS))
+        k = np.zeros((heads, states, update.COLUMNS))
         k[..., :6] = np.concatenate(coefficients, axis=-1)
         k[..., 5] *= -1
         bound = math.inf if clip is None else clip
@@ -86,14 +86,14 @@ class _Update:
         g = np.concatenate([*coefficients, k[..., 6:8]], axis=-1).astype(np.float32)
         inp = np.tile(np.array([1.0, -np.inf, np.inf], np.float32), (heads, 1))
         out = np.tile([0.0, 0.0, 0.0, 2.0], (heads, 1))
-        return cls(k, g, inp, out, (kernels.JOINT, kernels.ROUNDINGS["none"]), noise if noisy else None)
+        return cls(k, g, inp, out, (update.JOINT, update.ROUNDINGS["none"]), noise if noisy else None)
 
     def forward(self, u: Array, x: Array, y: Array, free: Array | None = None) -> None:
         """y from u; x holds the initial state and receives the last one."""
-        doubles, singles = kernels.forward_sizes(self.k.shape[1], self.noise[0].size > 0)
+        doubles, singles = update.forward_sizes(self.k.shape[1], self.noise[0].size > 0)
         scratch = _scratch(doubles, np.float64), _scratch(singles, np.float32)
         free = np.zeros((0, 0, 0), np.uint8) if free is None else free
-        kernels.forward_codes(u, self.k, self.inp, self.out, self.how, self.noise, x, y, free, scratch)
+        update.forward_codes(u, self.k, self.inp, self.out, self.how, self.noise, x, y, free, scratch)
 
     def backward(
         self, u: Array, x0: Array, grad: Array, free: Array | None, clamp: float | None
@@ -103,7 +103,7 @@ class _Update:
         chunks = min(CHUNKS, math.ceil(batch / LANES))
         parts = tuple(np.zeros((heads, chunks, x0.shape[2], 2), np.float32) for _ in range(3))
         singles, masks = reverse.backward_sizes(
-            self.k.shape[1], time, self.noise[0].size > 0, self.how[0] == kernels.SEPARATE
+            self.k.shape[1], time, self.noise[0].size > 0, self.how[0] == update.SEPARATE
         )
         scratch = _scratch(singles, np.float32), _scratch(masks, np.uint16)
         free = np.zeros((0, 0, 0), np.uint8) if free is None else free

@@ -2,7 +2,7 @@
 
 For two states at a time the forward pass is run again, its states kept on a tape (time, 2 states, 2 parts, lane)
 that fits the second-level cache; then the gradients run back along it with all sums in registers. Arrays as in
-`kernels`; gradients are single precision.
+`update`; gradients are single precision.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from imc_ssm.recurrence.draws import draw
-from imc_ssm.recurrence.kernels import (
+from imc_ssm.kernels.draws import draw
+from imc_ssm.kernels.update import (
     COLUMNS,
     HALF_EVEN,
     JOINT,
@@ -28,7 +28,7 @@ from imc_ssm.recurrence.kernels import (
     inlined,
     start_from,
 )
-from imc_ssm.recurrence.vector import (
+from imc_ssm.kernels.vector import (
     LANES,
     broadcast,
     clamp,

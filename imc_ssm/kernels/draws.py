@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from imc_ssm.fixedpoint.gaussian import MULTIPLIERS, OCTAVE_BITS, ROUNDS, WEYL
-from imc_ssm.recurrence.vector import LANES
+from imc_ssm.kernels.vector import LANES
 
 __all__ = ["draw"]
 

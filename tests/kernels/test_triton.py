@@ -16,7 +16,7 @@ from triton_cases import ROUNDING_PLACEMENTS, RUNS, formats_around, interpreted,
 
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Noise, plan_scan, scan_codes
-from imc_ssm.recurrence import cuda
+from imc_ssm.kernels import cuda
 
 
 @pytest.mark.skipif(cuda.interpreting(), reason="started by itself")
@@ -140,7 +140,7 @@ class TestCompiling:
         triton = pytest.importorskip("triton")
         from triton.backends.compiler import GPUTarget
 
-        from imc_ssm.recurrence import triton_kernels
+        from imc_ssm.kernels import triton_kernels
 
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
         integer = word != "fp32"

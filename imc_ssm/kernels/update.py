@@ -18,8 +18,8 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from imc_ssm.recurrence.draws import draw
-from imc_ssm.recurrence.vector import (
+from imc_ssm.kernels.draws import draw
+from imc_ssm.kernels.vector import (
     LANES,
     broadcast,
     clamp,

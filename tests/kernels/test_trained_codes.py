@@ -15,8 +15,8 @@ import torch
 from triton_cases import RUNS, interpreted
 
 from imc_ssm.fixedpoint import Format, ScanFormats, ScanPlan, plan_scan, scan_codes
-from imc_ssm.recurrence import cuda, diagonal_scan
-from imc_ssm.recurrence.cpu import scan_codes_cpu
+from imc_ssm.kernels import cuda, diagonal_scan
+from imc_ssm.kernels.cpu import scan_codes_cpu
 
 SAMPLE = Path(__file__).parents[1] / "data" / "codes_s4d16h_8bit.npz"
 IMAGES, HEADS, STATES, TIME = 32, 16, 32, 784

@@ -21,7 +21,7 @@ from scan_cases import formats_for, operands
 
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Format, Noise, ScanFormats
-from imc_ssm.recurrence import cpu, diagonal_scan
+from imc_ssm.kernels import cpu, diagonal_scan
 
 
 def counting() -> ModuleType:
@@ -188,7 +188,7 @@ def test_refused_before_any_work(fault: str, monkeypatch: pytest.MonkeyPatch) ->
     def work(*_: object) -> None:
         raise AssertionError("the kernel ran")
 
-    monkeypatch.setattr(cpu.kernels, "forward_codes", work)
+    monkeypatch.setattr(cpu.update, "forward_codes", work)
     job, kind, message = FAULTS[fault]
     with pytest.raises(kind, match=message) as caught:
         job()
@@ -218,7 +218,7 @@ DIGESTS = """
 import hashlib, numba, torch
 from scan_cases import formats_for, operands
 from imc_ssm.fixedpoint import Noise
-from imc_ssm.recurrence import diagonal_scan
+from imc_ssm.kernels import diagonal_scan
 u, a, b, c = operands(3, 70, 3, 5, 30)
 noise = Noise(7, state=0.2, poles=0.01, sample=5, time=9)
 separate = formats_for(u, a, b, c, 8, rounding_placement="separate", shrink={"x": 0.7})
