@@ -1,7 +1,32 @@
-"""The diagonal recurrence: one function, several implementations that agree."""
+"""The compiled passes: the diagonal recurrences and what happens between two grids, behind `torch.ops.imc_ssm`.
+
+Every operator has an implementation for the CPU (Numba), one for a GPU and a reference for everything else; all
+return the same values. `using("reference")` runs the references wherever a tensor lies.
+"""
 
 from imc_ssm.fixedpoint import Noise
 from imc_ssm.kernels.codes import codes_of
+from imc_ssm.kernels.functions import add, gate, linear, look_up, mean, quantize, scale_add
+from imc_ssm.kernels.grid import Constant, Grid
+from imc_ssm.kernels.operators import Operator, using
+from imc_ssm.kernels.ranges import state_range, value_range
 from imc_ssm.kernels.scan import diagonal_scan
 
-__all__ = ["Noise", "codes_of", "diagonal_scan"]
+__all__ = [
+    "Constant",
+    "Grid",
+    "Noise",
+    "Operator",
+    "add",
+    "codes_of",
+    "diagonal_scan",
+    "gate",
+    "linear",
+    "look_up",
+    "mean",
+    "quantize",
+    "scale_add",
+    "state_range",
+    "using",
+    "value_range",
+]

@@ -6,34 +6,22 @@ A product of two single-precision numbers is exact in double precision, and so i
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
 
-from imc_ssm.fixedpoint import Format
-from imc_ssm.kernels.pointwise import (
-    Array,
-    Grid,
-    compiled,
-    f32,
-    from_rows,
-    kernel,
-    mask,
-    masked,
-    round_row,
-    rows_of,
-)
+from imc_ssm.kernels.grid import Array
+from imc_ssm.kernels.pointwise import compiled, f32, kernel, mask, masked, round_row
 from imc_ssm.kernels.vector import LANES, broadcast, fma, load, narrow, pointer, splat, store
 
-__all__ = ["linear", "mean"]
+__all__ = ["linear", "linear_backward", "mean", "mean_backward"]
 
 WIDE = 4
 """Outputs that are summed at a time: their sums stay in registers."""
 CHUNK = 16
 """Tiles that one task takes."""
+NO_GRID = np.zeros((3, 0), f32)
 LARGE = 1 << 14
 """Weights from which the gradients' sums leave the cache, and a matrix product takes them."""
 
@@ -66,9 +54,9 @@ def _product(x: Array, steps: int, weight: Array, bias: Array, out: Array) -> No
 
 
 @kernel
-def _linear(x: Array, weight: Array, bias: Array, grid: Any, out: Array, inside: Array) -> None:
+def _linear(x: Array, weight: Array, bias: Array, grid: Array, out: Array, inside: Array) -> None:
     """x (batch, inputs, time) to out (batch, outputs, time); on the grid, where it is not empty."""
-    scale, low, high = grid
+    scale, low, high = grid[0], grid[1], grid[2]
     batch, inputs, time = x.shape
     outputs, pieces = out.shape[1], (time + TILE - 1) // TILE
     chunks = (batch * pieces + CHUNK - 1) // CHUNK
@@ -193,49 +181,35 @@ def _packed(weight: Array, dtype: type, even: int = 1) -> Array:
     return np.ascontiguousarray(full.reshape(-1, WIDE, full.shape[1]).transpose(0, 2, 1))
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, grid: Grid | None) -> Tensor:
-        packed = _packed(weight.detach().numpy(), np.float64)
-        start = np.zeros(len(packed) * WIDE)
-        if bias is not None:
-            start[: len(bias)] = bias.detach().numpy()
-        out = torch.empty(x.shape[0], len(weight), x.shape[2])
-        inside = mask(grid is not None and any(ctx.needs_input_grad), out.shape)
-        none = np.zeros(0, f32)
-        arrays = (none, none, none) if grid is None else grid.arrays()
-        _linear(x.detach().numpy(), packed, start, arrays, out.numpy(), inside)
-        ctx.save_for_backward(x, weight)
-        ctx.inside, ctx.biased = inside, bias is not None
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        outputs, inputs = weight.shape
-        grad, wanted = grads[0].contiguous(), ctx.needs_input_grad[0]
-        if weight.numel() > LARGE:
-            grad = masked(grad, ctx.inside) if ctx.inside.size else grad
-            to_x = torch.bmm(weight.T.expand(len(grad), -1, -1), grad) if wanted else None
-            to_weight, to_bias = torch.bmm(grad, x.transpose(1, 2)).sum(0), grad.sum((0, 2))
-        else:
-            to_x = torch.empty(x.shape if wanted else (0, 0, 0))
-            parts = torch.zeros(CHUNKS, outputs, inputs), torch.zeros(CHUNKS, outputs)
-            packed = _packed(weight.numpy().T, f32, even=2)
-            arrays = (z.numpy() for z in (to_x, *parts))
-            _linear_back(grad.numpy(), ctx.inside, x.numpy(), packed, *arrays)
-            to_weight, to_bias = (part.sum(0) for part in parts)
-        return to_x if wanted else None, to_weight, to_bias if ctx.biased else None, None
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, grid: Tensor | None, trained: bool
+) -> tuple[Tensor, Tensor]:
+    packed = _packed(weight.numpy(), np.float64)
+    start = np.zeros(len(packed) * WIDE)
+    if bias is not None:
+        start[: len(bias)] = bias.numpy()
+    out = torch.empty(x.shape[0], len(weight), x.shape[2])
+    inside = mask(grid is not None and trained, out.shape)
+    steps = NO_GRID if grid is None else grid.numpy()
+    _linear(x.numpy(), packed, start, steps, out.numpy(), inside.numpy())
+    return out, inside
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, fmt: Format | None = None) -> Tensor:
-    """W x + b in double precision, rounded once to single, then to the format's grid, if there is one.
-
-    x (..., inputs) float32, weight (outputs, inputs), bias (outputs,); formats per output or for all.
-    """
-    grid = None if fmt is None else Grid(fmt, len(weight))
-    out: Tensor = _Linear.apply(rows_of(x), weight, bias, grid)  # type: ignore[no-untyped-call]
-    return from_rows(out, x.shape)
+def linear_backward(
+    grad: Tensor, inside: Tensor, x: Tensor, weight: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    outputs, inputs = weight.shape
+    grad = grad.contiguous()
+    if weight.numel() > LARGE:
+        grad = masked(grad, inside) if inside.numel() else grad
+        to_x = torch.bmm(weight.T.expand(len(grad), -1, -1), grad) if wanted else torch.empty(0)
+        return to_x, torch.bmm(grad, x.transpose(1, 2)).sum(0), grad.sum((0, 2))
+    to_x = torch.empty(x.shape if wanted else (0, 0, 0))
+    parts = torch.zeros(CHUNKS, outputs, inputs), torch.zeros(CHUNKS, outputs)
+    packed = _packed(weight.numpy().T, f32, even=2)
+    arrays = (z.numpy() for z in (to_x, *parts))
+    _linear_back(grad.numpy(), inside.numpy(), x.numpy(), packed, *arrays)
+    return to_x, parts[0].sum(0), parts[1].sum(0)
 
 
 @kernel
@@ -263,27 +237,13 @@ def _mean_back(grad: Array, ends: Array, to_x: Array) -> None:
         to_x[b, c, steps:] = 0
 
 
-class _Mean(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ends: Array) -> Tensor:
-        out = torch.empty(x.shape[:2], dtype=torch.float64)
-        _mean(x.detach().numpy(), ends, out.numpy())
-        ctx.shape, ctx.ends = x.shape, ends
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        to_x = torch.empty(ctx.shape)
-        _mean_back(grads[0].contiguous().numpy(), ctx.ends, to_x.numpy())
-        return to_x, None
-
-
-def mean(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """The mean over time of x (batch, time, channel) float32, over the first `lengths` steps where given.
-
-    Returns (batch, channel) float64. Eight partial sums, added at the end: exact, as long as the sum of the grid
-    values fits 53 bits.
-    """
-    ends = np.full(len(x), x.shape[1], np.int64) if lengths is None else lengths.numpy().astype(np.int64)
-    out: Tensor = _Mean.apply(rows_of(x), ends)  # type: ignore[no-untyped-call]
+def mean(x: Tensor, ends: Tensor) -> Tensor:
+    out = torch.empty(x.shape[:2], dtype=torch.float64)
+    _mean(x.numpy(), ends.numpy(), out.numpy())
     return out
+
+
+def mean_backward(grad: Tensor, ends: Tensor, time: int) -> Tensor:
+    to_x = torch.empty(*grad.shape, time)
+    _mean_back(grad.contiguous().numpy(), ends.numpy(), to_x.numpy())
+    return to_x

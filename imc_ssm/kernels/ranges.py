@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.kernels.pointwise import Array, compiled, kernel
+from imc_ssm.kernels.grid import Array
+from imc_ssm.kernels.pointwise import compiled, kernel
 from imc_ssm.kernels.vector import LANES, broadcast, clamp, fma, load, pointer, splat, store, wide
 
 __all__ = ["Range", "state_range", "value_range"]
@@ -40,12 +41,13 @@ def _bound(tail: Array, rank: float) -> NDArray[np.float64]:
     return np.asarray(low if at + 1 == first.shape[1] else low + (rank - at) * (first[:, at + 1] - low))
 
 
-def value_range(values: Array, percentile: float) -> Range:
+def value_range(values: Array | Tensor, percentile: float) -> Range:
     """Lower and upper bound per row so that `percentile` % of the values lie between them, tails alike.
 
     values (series, samples). The percentiles are those of `numpy.percentile` (linear interpolation).
     Raises `ImcSsmError` where there are no values or one is not finite.
     """
+    values = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
     series, samples = values.shape
     if samples == 0:
         raise ImcSsmError("a quantizer saw no data; calibrate with at least one sequence")
@@ -90,17 +92,17 @@ def state_range(
     batch, heads, time = u.shape
     states = a.shape[1]
     words = 6 if addends else 2
-    ends = np.full(batch, time, np.int64) if lengths is None else lengths.numpy().astype(np.int64)
+    ends = np.full(batch, time, np.int64) if lengths is None else lengths.cpu().numpy().astype(np.int64)
     if ends.shape != (batch,) or ends.min() < 0 or ends.max() > time:
         raise ImcSsmError(f"lengths {ends.tolist()} do not fit {batch} sequences of {time} steps")
     samples = words * int(ends.sum()) * {"state": 1, "head": states, "tensor": states * heads}[granularity]
     rank, kept = _kept(samples, percentile)
     series = {"tensor": 1, "head": heads, "state": heads * states}[granularity]
     tails = np.zeros((2, series, kept))
-    k = torch.stack([a.real, a.imag, b.real, b.imag], -1).double().contiguous().numpy()
+    k = torch.stack([a.real, a.imag, b.real, b.imag], -1).double().cpu().contiguous().numpy()
     scratch = np.empty((numba.get_num_threads(), (2 * states + 6 * TILE + 2) * LANES))
     drive = np.empty((numba.get_num_threads(), time * LANES), np.float32)
-    signal = np.ascontiguousarray(u.detach().numpy())
+    signal = np.ascontiguousarray(u.detach().cpu().numpy())
     if not _state_tails(signal, ends, k, granularity == "state", words, tails, scratch, drive):
         raise ImcSsmError("the states are not finite in full precision; a pole lies outside the unit circle")
     low, high = _bound(tails[0], rank), -_bound(tails[1], rank)

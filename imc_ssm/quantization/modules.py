@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.kernels.dense import linear as product
+from imc_ssm.kernels import linear as product
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.scheme import Scheme
 
@@ -48,11 +48,7 @@ class DigitalMatrix(nn.Module):
     def forward(self, x: Tensor, fmt: Format | None = None) -> Tensor:
         """The product, on the grid of `fmt` if one is given."""
         weight, bias = self.weights()
-        if x.device.type == "cpu" and x.dtype == torch.float32:
-            return product(x, weight, bias, fmt)
-        bias = None if bias is None else bias.double()
-        y = nn.functional.linear(x.double(), weight.double(), bias).to(x.dtype)
-        return y if fmt is None else fake_quantize(y, fmt, -1)
+        return product(x, weight, bias, fmt)
 
 
 class QuantizedLinear(nn.Module):

@@ -8,50 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Format, broadcast_heads
-from imc_ssm.kernels import pointwise
-from imc_ssm.kernels.ranges import Range, value_range
+from imc_ssm.fixedpoint import Format
+from imc_ssm.kernels import quantize as fake_quantize
+from imc_ssm.kernels import value_range
+from imc_ssm.kernels.ranges import Range
 from imc_ssm.s4d import Ends
 
 __all__ = ["Quantizer", "fake_quantize", "parameter_format"]
-
-
-class _FakeQuantize(torch.autograd.Function):
-    """scale * clamp(round_half_even(x / scale), low - zero, high - zero); gradient 1 inside, 0 where saturated."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        rounded = (x / scale).round_()
-        if not ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            return rounded.clamp_(low, high).mul_(scale)
-        codes = rounded.clamp(low, high)
-        ctx.save_for_backward(rounded == codes)
-        return codes.mul_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        return grads[0] * inside, None, None, None
-
-
-def fake_quantize(x: Tensor, fmt: Format, axis: int) -> Tensor:
-    """The values of x on the format's grid, with straight-through gradient.
-
-    `axis` counts heads; a format per state takes the next axis as well. One fused pass on the CPU; elsewhere
-    PyTorch's operations, to the same values.
-    """
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        return pointwise.quantize(x, fmt, axis)
-    low, high = fmt.low - fmt.zero_point, fmt.high - fmt.zero_point
-    parts = (
-        torch.as_tensor(broadcast_heads(np.asarray(v, np.float32), x.ndim, axis), device=x.device)
-        for v in (fmt.scale, low, high)
-    )
-    out: Tensor = _FakeQuantize.apply(x, *parts)  # type: ignore[no-untyped-call]
-    return out
 
 
 def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, *, symmetric: bool) -> Format:
@@ -60,7 +25,7 @@ def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, 
     Complex parameters come as pairs on the last axis. There is none for each state: the range of two values has
     one of them at its end, where every word length is exact. Raises `ImcSsmError` for a value that is not finite.
     """
-    array = value.detach().numpy() if isinstance(value, Tensor) else value
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
     flat = array.reshape(*array.shape[: int(granularity != "tensor")], -1)
     low, high = flat.min(-1), flat.max(-1)
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
@@ -149,8 +114,8 @@ class Quantizer(nn.Module):
     def _range(self, values: Tensor, percentile: float) -> Range:
         """The range of values (channels, samples) in the shape of `scale`."""
         if self.scale.ndim:
-            return value_range(values.numpy(), percentile)
-        low, high = value_range(values.reshape(1, -1).numpy(), percentile)
+            return value_range(values, percentile)
+        low, high = value_range(values.reshape(1, -1), percentile)
         return low[0], high[0]
 
     def follow(self, x: Tensor) -> None:
@@ -162,8 +127,8 @@ class Quantizer(nn.Module):
         assert self.bits is not None
         fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
         empty = (np.asarray(low) >= 0) & (np.asarray(high) <= 0)
-        scale = np.where(empty, self.scale.numpy(), fmt.scale)
-        zero = np.where(empty, self.zero_point.numpy(), fmt.zero_point)
+        scale = np.where(empty, self.scale.cpu().numpy(), fmt.scale)
+        zero = np.where(empty, self.zero_point.cpu().numpy(), fmt.zero_point)
         self._format = Format(self.bits, scale, zero, self.symmetric, self.clip)
 
     def format(self) -> Format:
@@ -173,8 +138,8 @@ class Quantizer(nn.Module):
         if self._format is None:
             self._format = Format(
                 self.bits,
-                self.scale.numpy().copy(),
-                self.zero_point.numpy().copy(),
+                self.scale.cpu().numpy().copy(),
+                self.zero_point.cpu().numpy().copy(),
                 self.symmetric,
                 self.clip,
             )

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format, ScanFormats
-from imc_ssm.kernels import diagonal_scan, pointwise
-from imc_ssm.kernels.ranges import Range, state_range
+from imc_ssm.kernels import diagonal_scan, scale_add, state_range
+from imc_ssm.kernels.ranges import Range
 from imc_ssm.operators import Operator
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.scheme import Scheme
@@ -70,7 +70,7 @@ class QuantizedS4D(nn.Module):
         for part, name, value in (("a", "poles", a), ("b", "b", b), ("c", "c", c)):
             bits = scheme.bits.word(name)
             if bits is not None:
-                pairs = torch.view_as_real(value.detach().resolve_conj()).numpy()
+                pairs = torch.view_as_real(value.detach().resolve_conj()).cpu().numpy()
                 apart = part == "c" and scheme.granularity == "state" and self.state.bits is not None
                 formats[part] = (
                     _register_format(pairs, bits, self.state.format(), symmetric=scheme.symmetric)
@@ -109,9 +109,9 @@ class QuantizedS4D(nn.Module):
         u = u.contiguous()
         y, last = self._recurrence(u, x0)
         fmt = self.after_d.fixed()
-        if fmt is None or u.device.type != "cpu" or u.dtype != torch.float32:
+        if fmt is None:
             return torch.as_tensor(self.after_d(y + self.direct()[:, None] * u)), last
-        return pointwise.scale_add(y, u, self.direct(), fmt), last
+        return scale_add(y, u, self.direct(), fmt), last
 
     def _recurrence(self, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """y (batch, head, time) on its grid, and the last state."""

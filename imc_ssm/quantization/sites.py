@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.kernels import pointwise
-from imc_ssm.kernels.dense import mean
+from imc_ssm.kernels import Constant, Grid, add, gate, look_up, mean
 from imc_ssm.quantization.quantizer import Quantizer
 
 __all__ = ["AddSite", "GeluSite", "GluSite", "PiecewiseGelu", "QuantizedPool", "Site"]
@@ -42,7 +41,7 @@ class Site(nn.Module):
 
 
 class TableSite(Site):
-    """A nonlinearity between two grids, read from a table on the CPU, between calibrated quantizers.
+    """A nonlinearity between two grids, read from a table between calibrated quantizers.
 
     The table has one entry per head and code of the input, made with the float64 module that it stands for.
     """
@@ -55,12 +54,12 @@ class TableSite(Site):
         self._source = [source]  # owned by the module before
         self._made: tuple[Any, ...] = (None, None)
 
-    def table(self, x: Tensor, channels: int) -> tuple[Any, ...] | None:
+    def table(self, channels: int) -> tuple[Any, ...] | None:
         """What `_tables` made for the formats in force, or None where the module itself has to run."""
         source, output = self._source[0].fixed(), self.output.fixed()
         if source is None or output is None:
             return None
-        if x.device.type != "cpu" or x.dtype != torch.float32 or channels << source.bits > self.MOST:
+        if channels << source.bits > self.MOST:
             return None
         if self._made[:2] != (source, output):
             self._made = (source, output, *self._tables(source, output, channels))
@@ -70,7 +69,7 @@ class TableSite(Site):
         raise NotImplementedError
 
 
-def _values(grid: pointwise.Grid, bits: int, first: int = 0) -> Tensor:
+def _values(grid: Grid, bits: int, first: int = 0) -> Tensor:
     """The real values of a grid's codes, (channels from `first`, codes) float64, single precision's products."""
     codes = torch.arange(1 << bits) + torch.from_numpy(grid.low[first:, None])
     return (codes.float() * torch.from_numpy(grid.scale[first:, None])).double()
@@ -80,34 +79,34 @@ class GeluSite(TableSite):
     """The GELU, exact or piecewise, rounded: x (..., head)."""
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
-        grid = pointwise.Grid(source, channels)
+        grid = Grid.of(source, channels)
         x = _values(grid, source.bits).requires_grad_()
         with torch.enable_grad():
             y = self.inner(x)
             (slope,) = torch.autograd.grad(y.sum(), x)
-        table, inside = pointwise.Grid(output, channels).round(y.detach().float().numpy())
-        return grid, table, (slope.numpy() * inside).astype("float32")
+        table, inside = Grid.of(output, channels).round(y.detach().float().numpy())
+        return grid, Constant(table), Constant((slope.numpy() * inside).astype("float32"))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
-        made = self.table(x, x.shape[-1])
+        made = self.table(x.shape[-1])
         if made is None:
             return super().forward(x)
-        return pointwise.look_up(x, *made)
+        return look_up(x, *made)
 
 
 class GluSite(TableSite):
     """The gated linear unit x_1 sigmoid(x_2), rounded: (..., 2 heads) -> (..., heads)."""
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
-        grid = pointwise.Grid(source, channels)
-        gate = torch.sigmoid(_values(grid, source.bits, channels // 2))
-        return grid, gate.numpy(), (gate * (1 - gate)).float().numpy(), output
+        grid = Grid.of(source, channels)
+        y = torch.sigmoid(_values(grid, source.bits, channels // 2))
+        return grid, Constant(y.numpy()), Constant((y * (1 - y)).float().numpy()), output
 
     def forward(self, *inputs: Tensor) -> Tensor:
         (x,) = inputs
-        made = self.table(x, x.shape[-1])
-        return super().forward(x) if made is None else pointwise.gate(x, *made)
+        made = self.table(x.shape[-1])
+        return super().forward(x) if made is None else gate(x, *made)
 
 
 class AddSite(Site):
@@ -116,9 +115,7 @@ class AddSite(Site):
     def forward(self, *inputs: Tensor) -> Tensor:
         x, y = inputs
         fmt = self.output.fixed()
-        if fmt is None or x.device.type != "cpu" or x.dtype != torch.float32:
-            return super().forward(x, y)
-        return pointwise.add(x, y, fmt)
+        return super().forward(x, y) if fmt is None else add(x, y, fmt)
 
 
 class QuantizedPool(nn.Module):
@@ -129,8 +126,4 @@ class QuantizedPool(nn.Module):
         self.inner, self.output = inner, output
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == torch.float32:
-            pooled = mean(x, lengths)
-        else:
-            pooled = self.inner(x.double(), lengths)
-        return torch.as_tensor(self.output(pooled.to(x.dtype)))
+        return torch.as_tensor(self.output(mean(x, lengths).to(x.dtype)))

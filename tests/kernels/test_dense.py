@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.kernels import dense
+from imc_ssm.kernels import linear, mean
 from imc_ssm.quantization import fake_quantize
 from imc_ssm.s4d import MeanPool
 
@@ -35,11 +35,11 @@ def test_sums_take_the_inputs_in_order(
     total = b.double().expand(batch, time, outputs) if biased else torch.zeros(batch, time, outputs).double()
     for i in range(inputs):
         total = total + x[..., i, None].double() * w[:, i].double()
-    found = dense.linear(x, w, b if biased else None)
+    found = linear(x, w, b if biased else None)
     assert torch.equal(found, total.float())
     # As vectors, and time step by time step: the same numbers.
-    assert torch.equal(dense.linear(x.reshape(-1, inputs), w, b if biased else None), found.reshape(-1, outputs))
-    assert torch.equal(dense.linear(x[:, 0], w, b if biased else None), found[:, 0])
+    assert torch.equal(linear(x.reshape(-1, inputs), w, b if biased else None), found.reshape(-1, outputs))
+    assert torch.equal(linear(x[:, 0], w, b if biased else None), found[:, 0])
 
 
 @pytest.mark.parametrize("size", [(1, 16), (16, 32), (5, 7), (130, 140)])
@@ -49,9 +49,9 @@ def test_product_and_rounding_in_one_pass(size: tuple[int, int], per_row: bool) 
     b = drawn(3, size[1]).requires_grad_()
     ends = np.random.default_rng(0).uniform(2, 9, size[1] if per_row else ())
     fmt = Format.from_range(-ends, ends, 6)
-    fused, apart = dense.linear(x, w, b, fmt), fake_quantize(dense.linear(x, w, b), fmt, -1)
+    fused, apart = linear(x, w, b, fmt), fake_quantize(linear(x, w, b), fmt, -1)
     assert torch.equal(fused, apart)
-    nearest = np.rint(dense.linear(x, w, b).detach().numpy() / fmt.scale) + fmt.zero_point
+    nearest = np.rint(linear(x, w, b).detach().numpy() / fmt.scale) + fmt.zero_point
     inside = torch.from_numpy((nearest >= fmt.low) & (nearest <= fmt.high))
     assert inside.any()
     assert not inside.all()
@@ -67,7 +67,7 @@ def test_product_and_rounding_in_one_pass(size: tuple[int, int], per_row: bool) 
 def test_mean(seen: bool) -> None:
     x = drawn(5, 4, 70, 3).requires_grad_()
     lengths = torch.tensor([70, 1, 33, 8]) if seen else None
-    found = dense.mean(x, lengths)
+    found = mean(x, lengths)
     exact = MeanPool()(x.double(), lengths)
     assert found.dtype == torch.float64
     assert (found - exact).abs().max() <= 1e-15 * 70
@@ -85,5 +85,5 @@ def test_a_mean_of_grid_values_is_exact() -> None:
     whole = torch.tensor(
         [[sum(map(float, column)) / 5000 for column in one.T] for one in x.double().numpy()], dtype=torch.float64
     )
-    assert torch.equal(dense.mean(x, None), whole)
-    assert torch.equal(dense.mean(x[:, order], None), whole)
+    assert torch.equal(mean(x, None), whole)
+    assert torch.equal(mean(x[:, order], None), whole)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.kernels.ranges import state_range, value_range
+from imc_ssm.kernels import state_range, value_range
 
 AXES = {"tensor": (0, 1, 2, 3, 4), "head": (0, 1, 3, 4), "state": (0, 1, 4)}
 
