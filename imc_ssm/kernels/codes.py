@@ -1,21 +1,39 @@
-"""Operands of the integer update as the kernels of every backend take them."""
+"""Codes of operands, and the numbers of an update as the kernels of every backend read them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from imc_ssm.fixedpoint import Format, ScanPlan, broadcast_heads
+from imc_ssm.errors import FormatError
+from imc_ssm.fixedpoint import Format, Noise, ScanPlan, broadcast_heads
+from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE
+from imc_ssm.kernels.grid import Array
 
-__all__ = ["Array", "Operands", "codes_of", "complex_of", "input_codes", "pair"]
+__all__ = ["COLUMNS", "HOW", "Coefficient", "Ints", "Tables", "codes_of", "draws_of", "input_codes", "pair"]
+__all__ += ["through"]
 
-Array = NDArray[Any]
-Ints = NDArray[np.int64]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+COLUMNS = 11
+"""Columns of k: a_re, a_im (times 2^-shift), b_re, b_im (times 2^-shift_b), c_re, -c_im, lowest and highest
+centred state code, noise (times 2^-shift), 2^shift, 2^shift_b."""
+JOINT, SEPARATE = 0, 1
+HALF_EVEN, HALF_UP, HALF_AWAY, NONE = 0, 1, 2, 3
+HOW: dict[str, int] = {
+    "joint": JOINT,
+    "separate": SEPARATE,
+    "half_even": HALF_EVEN,
+    "half_up": HALF_UP,
+    "half_away": HALF_AWAY,
+}
+"""Numbers of the rounding placements and the roundings; NONE: full precision."""
 
 
 def pair(z: Tensor) -> Array:
@@ -23,12 +41,7 @@ def pair(z: Tensor) -> Array:
     return torch.view_as_real(z.detach().resolve_conj()).cpu().contiguous().numpy()
 
 
-def complex_of(x: Array) -> Tensor:
-    """A real array (..., 2) as a complex64 tensor (...,)."""
-    return torch.view_as_complex(torch.from_numpy(np.ascontiguousarray(x, np.float32)))
-
-
-def codes_of(value: Array, fmt: Format) -> tuple[Ints, NDArray[np.bool_]]:
+def codes_of(value: Array, fmt: Format) -> tuple[Ints, np.ndarray[Any, np.dtype[np.bool_]]]:
     """Codes of a coefficient (head, ...) and where it saturated (its straight-through gradient is zero)."""
     value = np.asarray(value, np.float64)
     codes = fmt.quantize(value)
@@ -49,75 +62,144 @@ def input_codes(u: Array, plan: ScanPlan) -> Ints:
 
 
 @dataclass(frozen=True, eq=False)
-class Operands:
-    """Coefficients of one update with the plan's multipliers folded in: exact integers, (head, state, 2).
+class Coefficient:
+    """The codes (head, state, 2) of a, b or c and where they saturated; codes None: exactly 1."""
 
-    m_a (a'_re x'_re - a'_im x'_im) = (m_a a'_re) x'_re - (m_a a'_im) x'_im, so the kernels read `a` = m_a a',
-    `b` = m_b b' and `c` = m_c c' and multiply once. `real` are the values of a, b, c on their grids (float32),
-    for gradients, and `lost` where a coefficient saturated; None: the constant 1, which has no gradient.
+    codes: Ints | None
+    lost: Array | None = None
+
+    @classmethod
+    def of(cls, z: Tensor | None, fmt: Format | None) -> Coefficient:
+        """A complex tensor (head, state), rounded to its format."""
+        return cls(None) if z is None or fmt is None else cls(*codes_of(pair(z), fmt))
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The numbers of one update, as tensors on one device.
+
+    The multipliers are folded into the coefficients, m_a (a'_re x'_re - a'_im x'_im) = (m_a a'_re) x'_re - ...,
+    and divided by 2^shift: a kernel multiplies once, and in double precision all of it is exact. So the numbers of
+    `fixedpoint.ScanPlan` and of full precision have one form; states are filled up to an even number.
     """
 
-    plan: ScanPlan
-    a: Ints
-    b: Ints
-    c: Ints
-    real: tuple[Array, Array, Array]
-    lost: tuple[Array | None, Array | None, Array | None]
+    k: Tensor
+    """(head, state, COLUMNS) float64"""
+    g: Tensor
+    """(head, state, 8) float32: a, b, c (real, imaginary) on their grids, and k's bounds; for gradients"""
+    inp: Tensor
+    """(head, 3) float32: scale, lowest and highest centred code of the input"""
+    out: Tensor
+    """(head, 5) float64: m_y / 2^shift_y, lowest and highest centred code and scale of the output, 2^shift_y;
+    the first 0: y is the scale times the bare sum"""
+    how: tuple[int, int, int, int]
+    """rounding placement, rounding, length of the word, whether the output has a format"""
+    clip: float = math.inf
+    """Bound of a state in full precision."""
 
     @classmethod
-    def of_codes(cls, plan: ScanPlan, a: Ints, b: Ints | None, c: Ints | None) -> Operands:
-        """From codes (head, state, 2); b or c None: exactly 1."""
-        return cls._build(plan, (a, b, c), (None, None, None))
-
-    @classmethod
-    def of_values(cls, plan: ScanPlan, a: Tensor, b: Tensor | None, c: Tensor | None) -> Operands:
-        """From complex coefficients (head, state), rounded to their formats."""
+    def integer(cls, plan: ScanPlan, a: Coefficient, b: Coefficient, c: Coefficient) -> Tables:
+        """From codes, on the host."""
         f = plan.formats
-        pairs = [
-            (None, None) if z is None or fmt is None else codes_of(pair(z), fmt)
-            for z, fmt in ((a, f.a), (b, f.b), (c, f.c))
-        ]
-        codes, lost = zip(*pairs, strict=True)
-        return cls._build(plan, codes, lost)
-
-    @classmethod
-    def _build(cls, plan: ScanPlan, codes: Any, lost: Any) -> Operands:
         one = np.zeros((plan.heads, plan.states, 2), np.int64)
         one[..., 0] = 1
         folded, real = [], []
-        for name, q, m in zip("abc", codes, (plan.m_a, plan.m_b, plan.m_c), strict=True):
-            fmt: Format | None = getattr(plan.formats, name)
-            centred = one if q is None or fmt is None else q - plan.zero(name)[..., None]
-            scale = np.ones((), np.float32) if q is None or fmt is None else fmt.scale
-            folded.append(np.ascontiguousarray(m[..., None] * centred))
-            real.append(np.ascontiguousarray(broadcast_heads(scale, 3, 0) * centred, np.float32))
-        return cls(plan, folded[0], folded[1], folded[2], (real[0], real[1], real[2]), tuple(lost))
+        for name, given, m in zip("abc", (a, b, c), (plan.m_a, plan.m_b, plan.m_c), strict=True):
+            fmt: Format | None = getattr(f, name)
+            centred, scale = one, np.ones((), np.float32)
+            if given.codes is not None and fmt is not None:
+                centred, scale = given.codes - plan.zero(name)[..., None], fmt.scale
+            folded.append(m[..., None] * centred)
+            real.append(np.asarray(broadcast_heads(scale, 3, 0) * centred, np.float32))
+        states = plan.states + plan.states % 2
+        k, g = np.zeros((plan.heads, states, COLUMNS)), np.zeros((plan.heads, states, 8), np.float32)
+        k[..., 9:] = 1.0
+        own = k[:, : plan.states]
+        own[..., 9], own[..., 10] = np.exp2(plan.shift), np.exp2(plan.shift_b)
+        own[..., 0:2] = folded[0] / own[..., 9:10]
+        own[..., 2:4] = folded[1] / own[..., 10:11]
+        own[..., 4:6] = folded[2] * (1, -1)
+        own[..., 6], own[..., 7] = plan.low, plan.high
+        if plan.m_z is not None:
+            own[..., 8] = plan.m_z / own[..., 9]
+        g[:, : plan.states] = np.concatenate([*real, own[..., 6:8]], axis=-1)
+        parts = (f.u.scale, f.u.low - f.u.zero_point, f.u.high - f.u.zero_point)
+        inp = np.stack([np.broadcast_to(v, plan.heads) for v in parts], axis=1).astype(np.float32)
+        if f.y is None or plan.m_y is None or plan.shift_y is None:
+            ends: tuple[Any, ...] = (0.0, 0.0, 0.0, plan.sum_scale, 1.0)
+        else:
+            unit = np.exp2(plan.shift_y)
+            ends = (plan.m_y / unit, f.y.low - f.y.zero_point, f.y.high - f.y.zero_point, f.y.scale, unit)
+        out = np.stack([np.broadcast_to(np.asarray(v, np.float64), plan.heads) for v in ends], axis=1)
+        how = (HOW[f.rounding_placement], HOW[f.rounding], plan.word, int(f.y is not None))
+        k_, g_, inp_, out_ = (torch.from_numpy(np.ascontiguousarray(z)) for z in (k, g, inp, out))
+        return cls(k_, g_, inp_, out_, how)
 
-    def input(self) -> tuple[Array, Array, Array]:
-        """scale, lowest and highest centred code of the input, (head,) float32."""
-        fmt = self.plan.formats.u
-        parts = (fmt.scale, fmt.low - fmt.zero_point, fmt.high - fmt.zero_point)
-        scale, low, high = (np.broadcast_to(x, self.plan.heads).astype(np.float32) for x in parts)
-        return scale, low, high
+    @classmethod
+    def real(cls, a: Tensor, b: Tensor, c: Tensor, noise: float, clip: float | None) -> Tables:
+        """Full precision, where a, b, c (head, state) complex lie; `noise`: deviation of the state's noise."""
+        heads, states = a.shape
+        bound = math.inf if clip is None else clip
+        k = torch.zeros(heads, states + states % 2, COLUMNS, dtype=torch.float64, device=a.device)
+        own = k[:, :states]
+        parts = torch.cat([torch.view_as_real(z.detach().resolve_conj()) for z in (a, b, c)], dim=-1)
+        own[..., :6] = parts
+        own[..., 5].neg_()
+        own[..., 6], own[..., 7] = -bound, bound
+        own[..., 8] = noise / GAUSSIAN_ONE
+        g = torch.zeros(heads, states + states % 2, 8, device=a.device)
+        g[:, :states, :6] = parts
+        g[..., 6:] = k[..., 6:8]
+        inp = torch.tensor([[1.0, -math.inf, math.inf]], device=a.device).repeat(heads, 1)
+        out = torch.tensor([[0.0, 0.0, 0.0, 2.0, 1.0]], dtype=torch.float64, device=a.device).repeat(heads, 1)
+        return cls(k, g, inp, out, (JOINT, NONE, 53, 0), bound)
 
-    def output(self) -> tuple[Array, Array, Array, Array] | None:
-        """m_y / 2^shift_y, lowest and highest centred code and scale of the output, (head,) float64, or None."""
-        plan, fmt = self.plan, self.plan.formats.y
-        if fmt is None or plan.m_y is None or plan.shift_y is None:
-            return None
-        parts = (fmt.low - fmt.zero_point, fmt.high - fmt.zero_point, fmt.scale)
-        low, high, scale = (np.broadcast_to(x, plan.heads).astype(np.float64) for x in parts)
-        return plan.m_y / np.exp2(plan.shift_y), low, high, scale
+    def to(self, device: torch.device) -> Tables:
+        """These on a device."""
+        k, g, inp, out = (z.to(device) for z in (self.k, self.g, self.inp, self.out))
+        return Tables(k, g, inp, out, self.how, self.clip)
 
-    def gradients(self, sums: tuple[Array, Array, Array]) -> list[Tensor | None]:
-        """Gradients of a, b, c from sums (head, state, 2) over real gradients e, g and codes.
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int, int, int]]:
+        """k, g, inp, out, how."""
+        return self.k, self.g, self.inp, self.out, self.how
 
-        sums: of e conj(x'[t-1]), of e u'[t] and of g conj(x'[t]); codes become real values by their scales
-        here. Zero where a coefficient saturated, None where it is the constant 1.
-        """
-        f = self.plan.formats
-        x, u = broadcast_heads(f.x.scale, 3, 0), broadcast_heads(f.u.scale, 3, 0)
-        out: list[Tensor | None] = []
-        for total, scale, lost in zip(sums, (x, u, x), self.lost, strict=True):
-            out.append(None if lost is None else complex_of(np.where(lost, 0.0, total * scale)))
-        return out
+
+def draws_of(noise: Noise | None) -> list[int]:
+    """Noise of the state as operators take it: seed (signed), first sample, first step; empty: none."""
+    if noise is None or noise.state == 0:
+        return []
+    seed = int(noise.seed)
+    return [seed - (1 << 64 if seed >> 63 else 0), int(noise.sample), int(noise.time)]
+
+
+def through(
+    run: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    plan: ScanPlan,
+    u: Ints,
+    a: Ints,
+    b: Ints | None = None,
+    c: Ints | None = None,
+    x0: Ints | None = None,
+    noise: Noise | None = None,
+    device: str = "cpu",
+) -> tuple[Ints, Ints]:
+    """`fixedpoint.scan_codes` by another implementation of the operator `scan`: same codes, no counters.
+
+    Raises `FormatError` if u is not (any, head, any).
+    """
+    if u.ndim != 3 or u.shape[1] != plan.heads:
+        raise FormatError(f"u has shape {u.shape}; needed is (any, {plan.heads}, any)")
+    if noise is not None:
+        noise.check(u.shape[0], u.shape[2])
+    tables = Tables.integer(plan, *(Coefficient(z) for z in (a, b, c))).to(torch.device(device))
+    # Codes come in and go out: a scale of 1 at both ends. Double precision holds the bare sums.
+    tables.inp[:, 0] = 1.0
+    tables.out[:, 3] = 1.0
+    zero_x, zero_y = plan.zero("x")[..., None], plan.zero("y")[:, None] if plan.formats.y is not None else 0
+    x = np.zeros((len(u), plan.heads, plan.states, 2)) if x0 is None else x0 - zero_x
+    signal = torch.from_numpy((u - plan.zero("u")[:, None]).astype(np.float64)).to(device)
+    start = torch.from_numpy(np.ascontiguousarray(x, np.int32)).to(device)
+    draws = draws_of(noise) if plan.m_z is not None else []
+    y, last, _ = run(signal, start, *tables.parts, draws, False, tables.clip)
+    return y.cpu().numpy().astype(np.int64) + zero_y, last.cpu().numpy().astype(np.int64) + zero_x

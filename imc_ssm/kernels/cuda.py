@@ -7,22 +7,23 @@ before Python starts.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from imc_ssm.errors import FormatError, ImcSsmError
-from imc_ssm.fixedpoint import Noise, ScanFormats, ScanPlan, plan_scan
-from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE, gaussian_table
-from imc_ssm.kernels import fused
-from imc_ssm.kernels.codes import Array, Operands
+from imc_ssm.errors import ImcSsmError
+from imc_ssm.fixedpoint import Noise, ScanPlan
+from imc_ssm.fixedpoint.gaussian import gaussian_table
+from imc_ssm.kernels.codes import HALF_AWAY, HALF_EVEN, HALF_UP, NONE, SEPARATE, Ints, through
 
-__all__ = ["check_available", "interpreting", "scan_codes_triton", "scan_integer", "scan_real", "unavailable"]
+__all__ = ["check_available", "interpreting", "scan", "scan_backward", "scan_codes_triton", "unavailable"]
+
+_NAMES = {HALF_EVEN: "half_even", HALF_UP: "half_up", HALF_AWAY: "half_away"}
 
 TILE = 64
 """Complex states of a program on a GPU: two for each thread of a warp."""
@@ -52,17 +53,6 @@ def check_available() -> None:
         raise ImcSsmError(f"backend 'cuda' cannot run here: {reason}")
 
 
-def _check(device: torch.device, shape: tuple[int, ...], noise: Noise | None) -> None:
-    """`ImcSsmError` unless the kernels can run on the device, `FormatError` where the noise's counters end."""
-    check_available()
-    if device.type != "cuda" and not interpreting():
-        raise ImcSsmError(
-            f"backend 'cuda' takes tensors on a GPU, u is on {device}; use u.cuda() or backend='cpu'"
-        )
-    if noise is not None:
-        noise.check(shape[0], shape[-1])
-
-
 @cache
 def _gauss(device: torch.device) -> Tensor:
     """The table of the Gaussian numbers on a device."""
@@ -86,7 +76,8 @@ class _Launch:
     outputs: Tensor | None
     unit: Tensor | None
     key: Tensor | None
-    formats: ScanFormats | None
+    how: tuple[int, int] | None
+    """Rounding placement and rounding; None: full precision."""
     clip: float | None = None
 
     def _arguments(self, time: int) -> tuple[dict[str, Any], dict[str, Any], int]:
@@ -95,7 +86,7 @@ class _Launch:
         rows, wide, device = batch * heads, _power_of_two(states), self.start.device
         most = INTERPRETED_TILE if interpreting() else TILE
         tall = max(1, min(_power_of_two(rows), most // wide))
-        f = self.formats
+        how = self.how
         arguments = {
             "x0": self.start,
             "table": self.table,
@@ -112,11 +103,11 @@ class _Launch:
         constants = {
             "ROWS": tall,
             "STATES": wide,
-            "INTEGER": f is not None,
+            "INTEGER": how is not None,
             "NOISE": self.key is not None,
-            "SEPARATE": f is not None and f.rounding_placement == "separate",
+            "SEPARATE": how is not None and how[0] == SEPARATE,
             "QUANTIZED": self.outputs is not None,
-            "ROUNDING": "" if f is None else f.rounding,
+            "ROUNDING": "" if how is None else _NAMES[how[1]],
             "CLIP": self.clip is not None,
             "num_warps": max(1, min(8, tall * wide // TILE)),
         }
@@ -169,149 +160,95 @@ class _Launch:
         return PROGRAMS_PER_UNIT * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _key(noise: Noise, device: torch.device) -> Tensor:
-    """The generator's key and where its counters start."""
-    words = np.array([noise.seed, noise.sample, noise.time], np.uint64).view(np.int64)
-    return torch.from_numpy(words).to(device)
-
-
-def _real_launch(
-    a: Tensor, b: Tensor, c: Tensor, start: Tensor, noise: Noise | None, clip: float | None
+def _launch(
+    start: Tensor,
+    k: Tensor,
+    g: Tensor,
+    inp: Tensor,
+    out: Tensor,
+    how: list[int],
+    draws: list[int],
+    clip: float,
 ) -> _Launch:
-    """Full precision: the table in float32."""
-    parts = [part for z in (a, b, c) for part in (z.real, z.imag)]
-    deviation = 0.0 if noise is None else noise.state
-    table = torch.stack([*parts, torch.full_like(a.real, deviation / GAUSSIAN_ONE)])
-    key = None if noise is None or deviation == 0 else _key(noise, a.device)
-    return _Launch(start, table, table, None, None, None, key, None, clip)
+    """From the numbers of an update (`codes.Tables`): integers again, or single precision."""
+    states = start.shape[2]
+    k, key = k[:, :states], None
+    if draws:
+        key = torch.tensor(draws, dtype=torch.int64, device=start.device)
+    if how[1] == NONE:
+        table = _planes([k[..., :5], -k[..., 5:6], k[..., 8:9]], torch.float32)
+        bound = clip if math.isfinite(clip) else None
+        return _Launch(start, table, table, None, None, None, key, None, bound)
+    unit, unit_b = k[..., 9:10], k[..., 10:11]
+    coefficients = [k[..., :2] * unit, k[..., 2:4] * unit_b, k[..., 4:5], -k[..., 5:6], k[..., 8:9] * unit]
+    shifts = [_exponent(unit), _exponent(unit_b)]
+    table = _planes([*coefficients, *shifts, k[..., 6:8]], torch.int32 if how[2] == 32 else torch.int64)
+    outputs = None
+    if how[3]:
+        unit_y = out[:, 4:5]
+        parts = torch.cat([out[:, :1] * unit_y, _exponent(unit_y), out[:, 1:3]], dim=1)
+        outputs = parts.T.to(torch.int64).contiguous()
+    real, inputs, scale = _planes([g[:, :states, :6]], torch.float32), inp.T.contiguous(), out[:, 3].contiguous()
+    return _Launch(start, table, real, inputs, outputs, scale, key, (how[0], how[1]))
 
 
-def _integer_launch(operands: Operands, start: Tensor, noise: Noise | None) -> _Launch:
-    """The integer update; `start` is centred on the state's zero point."""
-    plan, device = operands.plan, start.device
-    word = np.int32 if plan.word == 32 else np.int64
-
-    def tensor(planes: list[Array], dtype: Any) -> Tensor:
-        return torch.from_numpy(np.stack(planes).astype(dtype)).to(device)
-
-    key, m_z = None, np.zeros_like(plan.m_a)
-    if noise is not None and plan.m_z is not None:
-        key, m_z = _key(noise, device), plan.m_z
-    coefficients = [k[..., part] for k in (operands.a, operands.b, operands.c) for part in (0, 1)]
-    table = [*coefficients, m_z, plan.shift, plan.shift_b, plan.low, plan.high]
-    real = [k[..., part] for k in operands.real for part in (0, 1)]
-    outputs, unit, y = None, plan.sum_scale, plan.formats.y
-    if y is not None and plan.m_y is not None and plan.shift_y is not None:
-        low, high = (np.broadcast_to(v - y.zero_point, plan.heads) for v in (y.low, y.high))
-        outputs = tensor([plan.m_y, plan.shift_y, low, high], np.int64)
-        unit = np.broadcast_to(y.scale, plan.heads)
-    return _Launch(
-        start,
-        tensor(table, word),
-        tensor(real, np.float32),
-        tensor(list(operands.input()), np.float32),
-        outputs,
-        tensor([unit], np.float64),
-        key,
-        plan.formats,
-    )
+def _exponent(power: Tensor) -> Tensor:
+    """e of 2^e, exactly."""
+    return (torch.frexp(power).exponent - 1).to(power.dtype)
 
 
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    """A launch, for `fused`."""
-
-    launch: _Launch
-    operands: Operands | None
-    """None: full precision."""
-
-    def forward(self, u: Tensor, trained: bool) -> tuple[Tensor, Tensor, None]:
-        y, last = self.launch.forward(u)
-        if self.operands is None:
-            return y, torch.view_as_complex(last), None
-        return y, last + torch.from_numpy(self.operands.plan.zero("x"))[..., None].to(u.device), None
-
-    def backward(self, u: Tensor, grad: Tensor, kept: None, clamp: float | None) -> tuple[Tensor | None, ...]:
-        grad_u, sums = self.launch.backward(u, grad, clamp)
-        if self.operands is None:
-            return grad_u, *torch.view_as_complex(sums.float())
-        e_x, e_u, g_x = sums.cpu().numpy()
-        found = self.operands.gradients((e_x, e_u, g_x))
-        return grad_u, *(None if g is None else g.to(u.device) for g in found)
+def _planes(columns: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Columns (head, state, ...) as planes (column, head, state)."""
+    return torch.cat(columns, dim=-1).permute(2, 0, 1).to(dtype).contiguous()
 
 
-def scan_real(
+def scan(
     u: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    x0: Tensor | None,
-    clamp: float | None,
-    noise: Noise | None = None,
-    clip: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Full precision in float32; gradients with respect to u, a, b, c (the state returned has none).
-
-    Raises `ImcSsmError` where the backend cannot run.
-    """
-    _check(u.device, u.shape, noise)
-    shape = (u.shape[0], *a.shape, 2)
-    start = u.new_zeros(shape) if x0 is None else torch.view_as_real(x0.detach().resolve_conj()).contiguous()
-    launch = _real_launch(a.detach(), b.detach(), c.detach(), start, noise, clip)
-    return fused.run(_Scan(launch, None), u, a, b, c, clamp)
+    start: Tensor,
+    k: Tensor,
+    g: Tensor,
+    inp: Tensor,
+    out: Tensor,
+    how: list[int],
+    draws: list[int],
+    trained: bool,
+    clip: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    launch = _launch(start, k, g, inp, out, how, draws, clip)
+    y, last = launch.forward(u.float(), u.dtype)
+    return y, last, u.new_empty((0, 0, 0), dtype=torch.uint8)
 
 
-def scan_integer(
+def scan_backward(
     u: Tensor,
-    a: Tensor,
-    b: Tensor | None,
-    c: Tensor | None,
-    formats: ScanFormats,
-    x0: Tensor | None,
-    clamp: float | None,
-    noise: Noise | None = None,
+    start: Tensor,
+    grad: Tensor,
+    free: Tensor,
+    k: Tensor,
+    g: Tensor,
+    inp: Tensor,
+    out: Tensor,
+    how: list[int],
+    draws: list[int],
+    bound: float,
+    clip: float,
 ) -> tuple[Tensor, Tensor]:
-    """The integer update; x0 and the last state are codes (batch, head, state, 2), returned as int64.
-
-    Raises `ImcSsmError` where the backend cannot run, `FormatError` where the formats do not fit.
-    """
-    _check(u.device, u.shape, noise)
-    heads, states = a.shape
-    plan = plan_scan(formats, heads, states, noise.state if noise else 0.0)
-    operands = Operands.of_values(plan, a, b, c)
-    if x0 is None:
-        start = torch.zeros((u.shape[0], *a.shape, 2), dtype=torch.int32, device=u.device)
-    else:
-        zero_x = torch.from_numpy(plan.zero("x"))[..., None].to(u.device)
-        start = (x0.to(u.device) - zero_x).to(torch.int32).contiguous()
-    return fused.run(_Scan(_integer_launch(operands, start, noise), operands), u, a, b, c, clamp)
+    launch = _launch(start, k, g, inp, out, how, draws, clip)
+    return launch.backward(u, grad, bound if math.isfinite(bound) else None)
 
 
 def scan_codes_triton(
     plan: ScanPlan,
-    u: Array,
-    a: Array,
-    b: Array | None = None,
-    c: Array | None = None,
-    x0: Array | None = None,
+    u: Ints,
+    a: Ints,
+    b: Ints | None = None,
+    c: Ints | None = None,
+    x0: Ints | None = None,
     noise: Noise | None = None,
-) -> tuple[Array, Array]:
-    """The fused GPU kernel on codes: same arguments and same codes as `fixedpoint.scan_codes`, no counters.
+) -> tuple[Ints, Ints]:
+    """The fused GPU kernel on codes: `fixedpoint.scan_codes` without counters.
 
     Raises `ImcSsmError` where the backend cannot run, `FormatError` for a wrong shape.
     """
-    if u.ndim != 3 or u.shape[1] != plan.heads:
-        raise FormatError(f"u has shape {u.shape}; needed is (any, {plan.heads}, any)")
-    device = torch.device("cpu" if interpreting() else "cuda")
-    _check(device, u.shape, noise)
-    zero_x, zero_u, zero_y = plan.zero("x")[..., None], plan.zero("u")[:, None], plan.zero("y")[:, None]
-    shape = (u.shape[0], plan.heads, plan.states, 2)
-    x = np.zeros(shape, np.int32) if x0 is None else (x0 - zero_x).astype(np.int32)
-    launch = _integer_launch(Operands.of_codes(plan, a, b, c), torch.from_numpy(x).to(device), noise)
-    # Steps of 1 at both ends: centred codes in, and centred codes (or bare sums) out, exact in float64.
-    assert launch.inputs is not None
-    assert launch.unit is not None
-    steps = torch.ones_like(launch.inputs[:1])
-    launch = replace(launch, inputs=torch.cat([steps, launch.inputs[1:]]), unit=torch.ones_like(launch.unit))
-    y, last = launch.forward(torch.from_numpy((u - zero_u).astype(np.float32)).to(device), torch.float64)
-    return y.cpu().numpy().astype(np.int64) + zero_y, last.cpu().numpy().astype(np.int64) + zero_x
+    check_available()
+    return through(scan, plan, u, a, b, c, x0, noise, "cpu" if interpreting() else "cuda")

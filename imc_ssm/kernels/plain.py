@@ -78,13 +78,13 @@ def look_up_backward(grad: Tensor, x: Tensor, source: Tensor, slope: Tensor) -> 
 
 def gate(x: Tensor, source: Tensor, table: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
     heads = len(table)
-    factors = _read(table, _places(x[:, heads:], source, table.shape[1]))
+    factors = _read(table, _places(x[:, heads:], source[:, heads:], table.shape[1]))
     return _rounded((x[:, :heads] * factors).to(x.dtype), grid, trained)
 
 
 def gate_backward(grad: Tensor, inside: Tensor, x: Tensor, source: Tensor, table: Tensor, slope: Tensor) -> Tensor:
     heads = len(table)
-    places = _places(x[:, heads:], source, table.shape[1])
+    places = _places(x[:, heads:], source[:, heads:], table.shape[1])
     free = masked(grad, inside)
     parts = free * _read(table, places).to(x.dtype), free * x[:, :heads] * _read(slope, places)
     return torch.cat(parts, dim=1).to(x.dtype)

@@ -12,15 +12,11 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit, prange
-from numpy.typing import NDArray
 
+from imc_ssm.kernels.codes import COLUMNS, HALF_EVEN, JOINT, NONE, SEPARATE
 from imc_ssm.kernels.draws import draw
+from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.update import (
-    COLUMNS,
-    HALF_EVEN,
-    JOINT,
-    NONE,
-    SEPARATE,
     TILE,
     advance,
     compiled,
@@ -51,7 +47,6 @@ __all__ = ["REAL_COLUMNS", "backward_codes", "backward_sizes", "reduce", "to_lan
 REAL_COLUMNS = 8
 """Columns of g: a, b, c (real, imaginary) on their grids, lowest and highest centred state code; float32."""
 
-Array = NDArray[Any]
 f32 = np.float32
 
 

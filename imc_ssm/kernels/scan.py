@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType
 from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
-from imc_ssm.errors import FormatError, ImcSsmError
-from imc_ssm.fixedpoint import Noise, ScanFormats, broadcast_heads, plan_scan, scan_codes
-from imc_ssm.kernels import reference
-from imc_ssm.kernels.codes import codes_of, input_codes, pair
+from imc_ssm.errors import ImcSsmError
+from imc_ssm.fixedpoint import Noise, ScanFormats
+from imc_ssm.kernels import cuda, reference
+from imc_ssm.kernels.codes import Tables
+from imc_ssm.kernels.operators import forced
+from imc_ssm.kernels.unit import ScanUnit, check_coefficients, check_finite, run
 
 __all__ = ["Backend", "diagonal_scan"]
 
@@ -84,103 +84,73 @@ def diagonal_scan(
     real and imaginary parts of the full-precision state saturate at +- this value, with zero gradient where they
     do; the bounds of an integer state are those of its format.
 
-    `backend`: "reference" (PyTorch loop; with formats the int64 NumPy oracle, forward only), "cpu" (fused, Numba),
-    "cuda" (fused, Triton; `pip install "imc-ssm[gpu]"`), "auto": "cuda" where u is on a GPU, "cpu" for float32 on
-    the CPU, else the reference.
+    `backend`: "reference" (PyTorch loop, with autograd in full precision), "cpu" (fused, Numba), "cuda" (fused,
+    Triton; `pip install "imc-ssm[gpu]"`), "auto": "cuda" where u is on a GPU, "cpu" for float32 on the CPU, else
+    the reference. Where coefficients stay, `ScanUnit` runs the same integers without planning in every call.
 
     Raises `ImcSsmError` for a wrong shape, dtype, a value that is not finite or a backend that cannot run here,
     `FormatError` where the formats do not fit, before any work is done.
     """
     chosen = _chosen(u, x0, formats, backend)
-    _check(u, a, b, c, x0, formats, chosen)
-    if grad_clamp is not None and not grad_clamp > 0:
-        raise ImcSsmError(f"grad_clamp {grad_clamp!r}; allowed is a positive bound or None")
+    _check(u, a, b, c)
+    check_clamp(grad_clamp)
     if state_clip is not None:
-        _check_clip(state_clip, formats, x0)
+        check_clip(state_clip, formats, x0)
     if noise is not None:
         noise.check(u.shape[0], u.shape[2])
+    sigma = noise.state if noise else 0.0
     if noise is not None and noise.poles > 0:
         xi = torch.view_as_complex(torch.from_numpy(noise.of_poles(*a.shape)))
         a = a + (noise.poles * a.abs() * xi.to(a)).detach()
-    if formats is not None and chosen == "reference":
-        y, last = _oracle(u, a, b, c, formats, x0, noise)
-    elif formats is not None:
-        y, last = _fused(chosen).scan_integer(u, a, b, c, formats, x0, grad_clamp, noise)
+    if formats is not None:
+        unit = ScanUnit(a, b, c, formats=formats, state_noise=sigma)
+        y, last = unit(u, x0, noise=noise, grad_clamp=grad_clamp, backend=chosen)
+        return (y, last) if return_state else y
+    check_state(x0, (u.shape[0], *a.shape), a.dtype, chosen)
+    one = torch.ones_like(a)
+    b, c = (one if z is None else z for z in (b, c))
+    if x0 is None:
+        x0 = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=a.device)
+    if chosen == "reference":
+        y, last = reference.scan(u, a, b, c, x0, grad_clamp, noise, state_clip)
     else:
-        one = torch.ones_like(a)
-        b, c = (one if z is None else z for z in (b, c))
-        if x0 is None:
-            x0 = torch.zeros(u.shape[0], *a.shape, dtype=a.dtype, device=a.device)
-        scan = reference.scan if chosen == "reference" else _fused(chosen).scan_real
-        y, last = scan(u, a, b, c, x0, grad_clamp, noise, state_clip)
+        start = torch.view_as_real(x0.detach().resolve_conj()).contiguous()
+        tables = Tables.real(a, b, c, sigma, state_clip)
+        y, last = run(u, (a, b, c), start, tables, noise, grad_clamp, chosen, _complex)
+        last = torch.view_as_complex(last)
     return (y, last) if return_state else y
 
 
-def _fused(backend: str) -> ModuleType:
-    """The module of a fused backend, imported when it is first used."""
-    return import_module(f"imc_ssm.kernels.{backend}")
+def _complex(sums: Tensor) -> list[Tensor | None]:
+    """The gradients of a, b and c in full precision."""
+    return [torch.view_as_complex(total) for total in sums.float().contiguous()]
 
 
 def _chosen(u: Tensor, x0: Tensor | None, formats: ScanFormats | None, backend: str) -> str:
-    """The backend that runs."""
+    """The backend that runs; "auto" leaves it to the operator."""
     if backend not in BACKENDS:
         raise ImcSsmError(f"unknown backend {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}")
+    if formats is not None and u.dtype != torch.float32:
+        raise ImcSsmError(f"the integer update takes float32, u is {u.dtype}")
     if backend == "auto":
-        if u.is_cuda:
-            backend = "cuda"
-        else:
-            # The fused backward starts from a constant state: an initial state that is trained takes the loop.
-            trained = x0 is not None and x0.requires_grad
-            backend = "cpu" if u.dtype == torch.float32 and not trained else "reference"
-    if backend == "cuda":
-        _fused("cuda").check_available()
+        # The fused backward starts from a constant state: an initial state that is trained takes the loop.
+        trained = not u.is_cuda and x0 is not None and x0.requires_grad
+        if formats is None and (u.dtype != torch.float32 or trained or forced()):
+            return "reference"
+    if backend == "cuda" or (backend == "auto" and u.is_cuda and not forced()):
+        cuda.check_available()
+        if backend == "cuda" and not u.is_cuda and not cuda.interpreting():
+            raise ImcSsmError(
+                f"backend 'cuda' takes tensors on a GPU, u is on {u.device}; use u.cuda() or backend='cpu'"
+            )
     if backend == "cpu" and (u.dtype != torch.float32 or u.device.type != "cpu"):
         raise ImcSsmError(f"backend 'cpu' takes float32 on the CPU, u is {u.dtype} on {u.device}")
     if backend == "cuda" and u.dtype != torch.float32:
         raise ImcSsmError(f"backend 'cuda' takes float32, u is {u.dtype}")
-    if formats is not None and (u.dtype != torch.float32 or (backend == "reference" and u.is_cuda)):
-        raise ImcSsmError(
-            f"the integer update takes float32 (its reference on the CPU), u is {u.dtype} on {u.device}"
-        )
     return backend
 
 
-def _oracle(
-    u: Tensor,
-    a: Tensor,
-    b: Tensor | None,
-    c: Tensor | None,
-    formats: ScanFormats,
-    x0: Tensor | None,
-    noise: Noise | None,
-) -> tuple[Tensor, Tensor]:
-    """The int64 oracle behind the same face; it has no gradient."""
-    if torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in (u, a, b, c)):
-        raise ImcSsmError("the integer reference has no gradient; use backend='cpu' or torch.no_grad()")
-    plan = plan_scan(formats, a.shape[0], a.shape[1], noise.state if noise else 0.0)
-    coded = [
-        None if z is None or f is None else codes_of(pair(z), f)[0]
-        for z, f in ((a, formats.a), (b, formats.b), (c, formats.c))
-    ]
-    assert coded[0] is not None
-    start = None if x0 is None else x0.numpy()
-    y, last, _ = scan_codes(plan, input_codes(u.numpy(), plan), coded[0], coded[1], coded[2], start, noise)
-    if formats.y is not None:
-        real = formats.y.dequantize(y, head_axis=1)
-    else:
-        real = plan.sum_scale[:, None] * y
-    return torch.from_numpy(real).to(u.dtype), torch.from_numpy(last)
-
-
-def _check(
-    u: Tensor,
-    a: Tensor,
-    b: Tensor | None,
-    c: Tensor | None,
-    x0: Tensor | None,
-    formats: ScanFormats | None,
-    backend: str,
-) -> None:
+def _check(u: Tensor, a: Tensor, b: Tensor | None, c: Tensor | None) -> None:
     """Shapes, dtypes, devices and finiteness."""
     if u.ndim != 3:
         raise ImcSsmError(f"u has shape {tuple(u.shape)}; needed is (batch, head, time)")
@@ -188,32 +158,26 @@ def _check(
         raise ImcSsmError(
             f"a has shape {tuple(a.shape)}, u {tuple(u.shape)}; a is (head, state), u (batch, head, time)"
         )
+    check_coefficients(a, b, c, complex_type(u), u.device)
+    check_finite("u", u, "the data or the layer before")
+
+
+def complex_type(u: Tensor) -> torch.dtype:
+    """The dtype of coefficients; `ImcSsmError` for an input that no recurrence takes."""
     wanted = {torch.float32: torch.complex64, torch.float64: torch.complex128}.get(u.dtype)
     if wanted is None:
         raise ImcSsmError(f"u has dtype {u.dtype}; allowed are float32, and float64 on the reference")
-    for name, z in (("a", a), ("b", b), ("c", c)):
-        if z is None:
-            continue
-        if z.dtype != wanted:
-            raise ImcSsmError(f"{name} has dtype {z.dtype}; with u of {u.dtype} it must be {wanted}")
-        if z.shape != a.shape:
-            raise ImcSsmError(f"{name} has shape {tuple(z.shape)}; needed is that of a, {tuple(a.shape)}")
-        if z.device != u.device:
-            raise ImcSsmError(f"{name} is on {z.device}, u on {u.device}; move them to one device")
-        if not torch.isfinite(torch.view_as_real(z.detach().resolve_conj())).all():
-            raise ImcSsmError(f"{name} is not finite; look at the learning rate or the checkpoint")
-    # The sum is one fast pass; it may overflow where u itself is finite.
-    if not torch.isfinite(u.detach().sum()) and not torch.isfinite(u.detach()).all():
-        raise ImcSsmError("u is not finite; look at the data or the layer before")
-    if formats is not None:
-        for name, z in (("b", b), ("c", c)):
-            if (z is None) != (getattr(formats, name) is None):
-                raise FormatError(f"{name} and formats.{name} must be given together or both be None")
-    if x0 is not None:
-        _check_state(x0, (u.shape[0], *a.shape), wanted, formats, backend)
+    return wanted
 
 
-def _check_clip(state_clip: float, formats: ScanFormats | None, x0: Tensor | None) -> None:
+def check_clamp(grad_clamp: float | None) -> None:
+    """`ImcSsmError` for a bound on gradients that is not positive."""
+    if grad_clamp is not None and not grad_clamp > 0:
+        raise ImcSsmError(f"grad_clamp {grad_clamp!r}; allowed is a positive bound or None")
+
+
+def check_clip(state_clip: float, formats: ScanFormats | None, x0: Tensor | None) -> None:
+    """`ImcSsmError` for a bound of the state that is not positive, or that its start is beyond."""
     if not state_clip > 0:
         raise ImcSsmError(f"state_clip {state_clip!r}; allowed is a positive bound or None")
     if formats is not None:
@@ -222,21 +186,14 @@ def _check_clip(state_clip: float, formats: ScanFormats | None, x0: Tensor | Non
         raise ImcSsmError(f"x0 holds values outside +- {state_clip}; clip it before")
 
 
-def _check_state(
-    x0: Tensor, shape: tuple[int, ...], wanted: torch.dtype, formats: ScanFormats | None, backend: str
-) -> None:
-    if formats is None:
-        if x0.shape != shape or x0.dtype != wanted:
-            raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed is {wanted} {shape}")
-        if not torch.isfinite(torch.view_as_real(x0.detach().resolve_conj())).all():
-            raise ImcSsmError("x0 is not finite; start from None or from a finite state")
-        if backend != "reference" and x0.requires_grad:
-            raise ImcSsmError(
-                f"backend {backend!r} has no gradient for x0; use backend='reference' (or 'auto' on the CPU)"
-            )
+def check_state(x0: Tensor | None, shape: tuple[int, ...], wanted: torch.dtype, backend: str) -> None:
+    """`ImcSsmError` for an initial state in full precision that does not fit."""
+    if x0 is None:
         return
-    if x0.shape != (*shape, 2) or x0.dtype not in (torch.int32, torch.int64):
-        raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed are integer codes {(*shape, 2)}")
-    low, high = (torch.from_numpy(broadcast_heads(v, 4, 1)).to(x0.device) for v in (formats.x.low, formats.x.high))
-    if torch.any((x0 < low) | (x0 > high)):
-        raise FormatError(f"x0 holds codes outside its format of {formats.x.bits} bits")
+    if x0.shape != shape or x0.dtype != wanted:
+        raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed is {wanted} {shape}")
+    check_finite("x0", torch.view_as_real(x0.detach().resolve_conj()), "where the state comes from")
+    if backend != "reference" and x0.requires_grad:
+        raise ImcSsmError(
+            f"backend {backend!r} has no gradient for x0; use backend='reference' (or 'auto' on the CPU)"
+        )

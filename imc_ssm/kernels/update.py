@@ -6,7 +6,8 @@ below 2^52, so products, sums and halves are exact, `fma` rounds nothing, and `r
 kernel serves all word lengths, and full precision as well: no rounding, infinite bounds.
 
 Arrays: u, y (batch, head, time); x (batch, head, state, 2) centred codes; `k` (head, state, COLUMNS) the folded
-coefficients, an even number of states. how = (order, rounding). `scratch` = (float64, float32), (thread, size).
+coefficients, an even number of states (`codes.Tables`). how = (placement, rounding). `scratch` = (float64,
+float32), (thread, size).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit, prange
-from numpy.typing import NDArray
 
+from imc_ssm.kernels.codes import COLUMNS, HALF_EVEN, HALF_UP, JOINT, NONE, SEPARATE
 from imc_ssm.kernels.draws import draw
+from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.vector import (
     LANES,
     broadcast,
@@ -40,9 +42,6 @@ from imc_ssm.kernels.vector import (
 )
 
 __all__ = [
-    "COLUMNS",
-    "ROUNDINGS",
-    "ROUNDING_PLACEMENTS",
     "TILE",
     "advance",
     "forward_codes",
@@ -52,16 +51,9 @@ __all__ = [
     "start_from",
 ]
 
-COLUMNS = 9
-"""Columns of k: a_re, a_im (times 2^-shift), b_re, b_im (times 2^-shift_b), c_re, -c_im, low, high, noise."""
 TILE = 256
 """Time steps of the forward pass that are in cache at a time; a multiple of LANES."""
-JOINT, SEPARATE = 0, 1
-HALF_EVEN, HALF_UP, HALF_AWAY, NONE = 0, 1, 2, 3
-ROUNDING_PLACEMENTS = {"joint": JOINT, "separate": SEPARATE}
-ROUNDINGS = {"half_even": HALF_EVEN, "half_up": HALF_UP, "half_away": HALF_AWAY, "none": NONE}
 
-Array = NDArray[Any]
 f32 = np.float32
 inlined = njit(forceinline=True, error_model="numpy")
 compiled = njit(error_model="numpy")
@@ -248,8 +240,8 @@ def forward_codes(
 ) -> None:
     """The update of all sequences; `x` holds the (centred) initial state and receives the last one.
 
-    inp (head, 3) float32: scale, lowest and highest centred code of the input. out (head, 4) float64: gain, lowest
-    and highest centred code and scale of the output; gain 0: y is scale times the bare sum. noise: see
+    inp (head, 3) float32: scale, lowest and highest centred code of the input. out (head, 5) float64: gain, lowest
+    and highest centred code and scale of the output, 2^shift_y; gain 0: y is scale times the bare sum. noise: see
     `draws.draw`; an empty table: none. y float32, or float64 for codes.
     """
     batch, heads, time = u.shape

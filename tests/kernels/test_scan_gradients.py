@@ -15,7 +15,6 @@ import torch
 from scan_cases import formats_for, operands
 from torch import Tensor
 
-from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, ScanFormats, broadcast_heads, plan_scan, round_shift
 from imc_ssm.kernels import diagonal_scan
 
@@ -248,12 +247,3 @@ def test_from_an_initial_state(bits: int) -> None:
     formats = formats_for(u, a, b, c, bits)
     x0 = torch.randint(-20, 20, (17, 2, 3, 2), generator=torch.Generator().manual_seed(4))
     compare(u, a, b, c, formats, x0=x0)
-
-
-def test_the_integer_reference_has_no_gradient() -> None:
-    u, a, b, c = operands(7, 2, 2, 3, 4)
-    formats = formats_for(u, a, b, c, 8)
-    with pytest.raises(ImcSsmError, match="no gradient"):
-        diagonal_scan(u, a.requires_grad_(), b, c, formats=formats, backend="reference")
-    with torch.no_grad():
-        diagonal_scan(u, a, b, c, formats=formats, backend="reference")

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_cases import CodeCase, code_cases, operands
-from triton_cases import ROUNDING_PLACEMENTS, RUNS, formats_around, interpreted, on_device
+from triton_cases import ROUNDING_PLACEMENTS, RUNS, formats_around, interpreted, on_device, scan_integer, scan_real
 
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Noise, plan_scan, scan_codes
@@ -66,7 +66,7 @@ class TestCodes:
             for f, z in zip((formats.a, formats.b, formats.c), (a, b, c), strict=True)
         )
         y, last, _ = scan_codes(plan, codes, *coded)
-        found, state = cuda.scan_integer(*on_device(u, a, b, c), formats, None, None, None)
+        found, state = scan_integer(*on_device(u, a, b, c), formats, None, None, None)
         assert np.array_equal(found.cpu().numpy(), formats.y.dequantize(y, 1).astype(np.float32))
         assert np.array_equal(state.cpu().numpy(), last)
         assert (found.dtype, state.dtype) == (torch.float32, torch.int64)
@@ -93,14 +93,14 @@ class TestAvailability:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         assert "pip install" in str(cuda.unavailable())
         with pytest.raises(ImcSsmError, match=r'pip install "imc-ssm\[gpu\]"'):
-            cuda.scan_real(*operands(8, 1, 1, 1, 1), None, None, None)
+            scan_real(*operands(8, 1, 1, 1, 1), None, None, None)
 
     def test_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("triton")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
         with pytest.raises(ImcSsmError, match=r"sees no GPU; use backend='cpu'.*TRITON_INTERPRET=1"):
-            cuda.scan_integer(*operands(8, 1, 2, 1, 1), formats_around(2.0, 8), None, None, None)
+            scan_integer(*operands(8, 1, 2, 1, 1), formats_around(2.0, 8), None, None, None)
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         assert cuda.unavailable() is None
 
@@ -108,7 +108,7 @@ class TestAvailability:
         pytest.importorskip("triton")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         with pytest.raises(ImcSsmError, match="u is on cpu"):
-            cuda.scan_real(*operands(8, 1, 1, 1, 1), None, None, None)
+            scan_real(*operands(8, 1, 1, 1, 1), None, None, None)
 
 
 class TestCompiling:

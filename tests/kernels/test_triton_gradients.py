@@ -20,6 +20,8 @@ from triton_cases import (
     gradients,
     interpreted,
     on_device,
+    scan_integer,
+    scan_real,
 )
 
 from imc_ssm.fixedpoint import Format, Noise, ScanFormats, broadcast_heads, plan_scan, round_shift
@@ -48,7 +50,7 @@ class TestFullPrecision:
             return reference.scan(u, a, b, c, x0.to(a), clamp, None, clip)[0]
 
         def fused(u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-            return cuda.scan_real(u, a, b, c, x0.to(DEVICE), clamp, None, clip)[0]
+            return scan_real(u, a, b, c, x0.to(DEVICE), clamp, None, clip)[0]
 
         y, expected = gradients(exact, weight, u.double(), *(z.to(torch.complex128) for z in (a, b, c)))
         y_t, found = gradients(fused, weight, *on_device(u, a, b, c))
@@ -64,10 +66,10 @@ class TestFullPrecision:
             x = a * x + b * u[..., t, None] + torch.view_as_complex(z)
             outputs.append(2 * (c * x).real.sum(-1))
         y = torch.stack(outputs, -1)
-        y_t, last = cuda.scan_real(*on_device(u, a, b, c), None, None, noise)
+        y_t, last = scan_real(*on_device(u, a, b, c), None, None, noise)
         assert (y_t.cpu() - y).abs().max() <= 1e-6 * y.abs().max()
         assert (last.cpu() - x).abs().max() <= 1e-6 * x.abs().max()
-        still, _ = cuda.scan_real(*on_device(u, a, b, c), None, None, replace(noise, state=0.0))
+        still, _ = scan_real(*on_device(u, a, b, c), None, None, replace(noise, state=0.0))
         assert (y_t - still).abs().max() > 0.1
 
     def test_tiles_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +77,9 @@ class TestFullPrecision:
 
     def test_no_sequences_and_no_steps(self) -> None:
         u, a, b, c = on_device(*operands(4, 2, 2, 3, 4))
-        y, last = cuda.scan_real(u[:0], a, b, c, None, None, None)
+        y, last = scan_real(u[:0], a, b, c, None, None, None)
         assert y.shape == (0, 2, 4)
-        y, last = cuda.scan_real(u[..., :0], a, b, c, last.new_ones(2, 2, 3), None, None)
+        y, last = scan_real(u[..., :0], a, b, c, last.new_ones(2, 2, 3), None, None)
         assert y.shape == (2, 2, 0)
         assert torch.all(last == 1)
 
@@ -88,8 +90,8 @@ def tiles_change_nothing(monkeypatch: pytest.MonkeyPatch, formats: ScanFormats |
 
     def run(*leaves: Tensor) -> Tensor:
         if formats is None:
-            return cuda.scan_real(*leaves, None, 0.5, None)[0]
-        return cuda.scan_integer(*leaves, formats, None, 0.5, None)[0]
+            return scan_real(*leaves, None, 0.5, None)[0]
+        return scan_integer(*leaves, formats, None, 0.5, None)[0]
 
     weight = torch.randn(u.shape, generator=torch.Generator().manual_seed(9))
     whole = gradients(run, weight, *on_device(u, a, b, c))
@@ -210,7 +212,7 @@ def compare(
     pairs = [None if z is None else (torch.view_as_real(z) if z.is_complex() else z).double() for z in leaves]
     y, exact = gradients(lambda *z: emulate(*z, formats, clamp, x0, noise), weight, *pairs)
     y_t, found = gradients(
-        lambda *z: cuda.scan_integer(*z, formats, None if start is None else start.to(DEVICE), clamp, noise)[0],
+        lambda *z: scan_integer(*z, formats, None if start is None else start.to(DEVICE), clamp, noise)[0],
         weight,
         *on_device(*leaves),
     )
@@ -279,6 +281,6 @@ class TestIntegerGradients:
         found = []
         for z in (u, u.transpose(0, 2).contiguous().transpose(0, 2)):
             leaf = z.detach().requires_grad_()
-            cuda.scan_integer(leaf, a, b, c, formats, None, None, None)[0].sum().backward()  # an expanded gradient
+            scan_integer(leaf, a, b, c, formats, None, None, None)[0].sum().backward()  # an expanded gradient
             found.append(leaf.grad)
         assert torch.equal(found[0], found[1])

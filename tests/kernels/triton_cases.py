@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imc_ssm.fixedpoint import Format, ScanFormats
-from imc_ssm.kernels import cuda
+from imc_ssm.fixedpoint import Format, Noise, ScanFormats
+from imc_ssm.kernels import cuda, diagonal_scan
 
 RUNS = cuda.unavailable() is None
 DEVICE = torch.device("cpu" if cuda.interpreting() else "cuda")
@@ -84,3 +84,35 @@ def close(found: dict[str, Tensor], exact: dict[str, Tensor], relative: float) -
     assert found.keys() == exact.keys()
     for name, grad in found.items():
         assert (grad - exact[name]).abs().max() <= relative * exact[name].abs().max(), name
+
+
+def scan_real(
+    u: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    x0: Tensor | None,
+    clamp: float | None,
+    noise: Noise | None = None,
+    clip: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Full precision on the GPU."""
+    return diagonal_scan(
+        u, a, b, c, x0=x0, return_state=True, grad_clamp=clamp, noise=noise, state_clip=clip, backend="cuda"
+    )
+
+
+def scan_integer(
+    u: Tensor,
+    a: Tensor,
+    b: Tensor | None,
+    c: Tensor | None,
+    formats: ScanFormats,
+    x0: Tensor | None,
+    clamp: float | None,
+    noise: Noise | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The integer update on the GPU."""
+    return diagonal_scan(
+        u, a, b, c, formats=formats, x0=x0, return_state=True, grad_clamp=clamp, noise=noise, backend="cuda"
+    )
