@@ -11,12 +11,14 @@ from imc_ssm.kernels.grid import Constant, Grid
 from imc_ssm.kernels.operators import Operator, using
 from imc_ssm.kernels.ranges import state_range, value_range
 from imc_ssm.kernels.scan import diagonal_scan
+from imc_ssm.kernels.unit import ScanUnit
 
 __all__ = [
     "Constant",
     "Grid",
     "Noise",
     "Operator",
+    "ScanUnit",
     "add",
     "codes_of",
     "diagonal_scan",

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
 from imc_ssm.kernels import linear as product
+from imc_ssm.quantization.kept import Kept
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.scheme import Scheme
 
@@ -24,6 +25,7 @@ class DigitalMatrix(nn.Module):
         super().__init__()
         self.linear, self.scheme = linear, scheme
         self.noise: Tensor | None = None
+        self._weights: Kept[tuple[Tensor, Tensor | None]] = Kept()
 
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """W (outputs, inputs) and b (outputs,) on their grids (one format per output row, or per tensor), plus the
@@ -31,6 +33,10 @@ class DigitalMatrix(nn.Module):
 
         Rows of one value share a format: one each would hold every value exactly, at any word length.
         """
+        weight, bias = self._weights.get(list(self.linear.parameters()), (), self._rounded)
+        return weight if self.noise is None else weight + self.noise, bias
+
+    def _rounded(self) -> tuple[Tensor, Tensor | None]:
         scheme = self.scheme
         weight: Tensor = self.linear.weight
         rows = "tensor" if scheme.granularity == "tensor" or weight.shape[1] == 1 else "head"
@@ -38,8 +44,6 @@ class DigitalMatrix(nn.Module):
         if scheme.bits.weights is not None:
             fmt = parameter_format(weight, scheme.bits.weights, rows, symmetric=scheme.symmetric)
             weight = fake_quantize(weight, fmt, 0)
-        if self.noise is not None:
-            weight = weight + self.noise
         if bias is not None and scheme.bits.biases is not None:
             fmt = parameter_format(bias, scheme.bits.biases, "tensor", symmetric=scheme.symmetric)
             bias = fake_quantize(bias, fmt, 0)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format, ScanFormats
-from imc_ssm.kernels import diagonal_scan, scale_add, state_range
+from imc_ssm.kernels import ScanUnit, diagonal_scan, scale_add, state_range
 from imc_ssm.kernels.ranges import Range
 from imc_ssm.operators import Operator
+from imc_ssm.quantization.kept import Kept
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.scheme import Scheme
 from imc_ssm.s4d import S4D
@@ -51,6 +52,8 @@ class QuantizedS4D(nn.Module):
                 **options,
             )
 
+        self._unit: Kept[ScanUnit] = Kept()
+        self._direct: Kept[Tensor] = Kept()
         # The encoder's output is this recurrence's input: one quantizer, owned by the encoder.
         self._source = [source]
         per_state = (heads, states) if scheme.granularity == "state" else heads
@@ -94,8 +97,21 @@ class QuantizedS4D(nn.Module):
             **coefficients,
         )
 
+    def unit(self) -> ScanUnit:
+        """The integer recurrence, ready to run; kept while parameters and (static) formats stay."""
+        source, state, y = (q.format() for q in (self._source[0], self.state, self.recurrent))
+
+        def make() -> ScanUnit:
+            a, b, c, coefficients = self.coefficients()
+            return ScanUnit(a, b, c, formats=self._formats(coefficients))
+
+        return self._unit.get(list(self.inner.parameters()), (source, state, y), make)
+
     def direct(self) -> Tensor:
         """D (head,) on its grid."""
+        return self._direct.get([self.inner.D], (), self._rounded_direct)
+
+    def _rounded_direct(self) -> Tensor:
         D, bits = self.inner.D, self.scheme.bits.d
         if bits is None:
             return D
@@ -115,8 +131,11 @@ class QuantizedS4D(nn.Module):
 
     def _recurrence(self, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """y (batch, head, time) on its grid, and the last state."""
-        a, b, c = self.inner.discrete()
         scheme = self.scheme
+        static = not (self.state.observing or self.state.dynamic or self.recurrent.dynamic)
+        if static and scheme.bits.state is not None:
+            return self.unit()(u, x0, grad_clamp=scheme.grad_clamp)
+        a, b, c = self.inner.discrete()
         if self.state.observing:
             if self.state.bits is not None:
                 self.state.collect_range(*self._states(u, a, b))
