@@ -5,7 +5,7 @@ The specification is docs/fixed_point.md.
 
 from imc_ssm.fixedpoint.formats import Format, ScanFormats, broadcast_heads
 from imc_ssm.fixedpoint.gaussian import Noise
-from imc_ssm.fixedpoint.oracle import Overflows, scan_codes
+from imc_ssm.fixedpoint.oracle import Overflows, scan_codes, state_codes
 from imc_ssm.fixedpoint.plan import ScanPlan, plan_scan
 from imc_ssm.fixedpoint.requantize import Requantizer, requantize, round_shift
 
@@ -21,4 +21,5 @@ __all__ = [
     "requantize",
     "round_shift",
     "scan_codes",
+    "state_codes",
 ]

@@ -8,6 +8,7 @@ from imc_ssm.fixedpoint import Noise
 from imc_ssm.kernels.codes import codes_of
 from imc_ssm.kernels.functions import add, gate, linear, look_up, mean, quantize, scale_add
 from imc_ssm.kernels.grid import Constant, Grid
+from imc_ssm.kernels.mimo import StateUnit, state_scan
 from imc_ssm.kernels.operators import Operator, using
 from imc_ssm.kernels.ranges import state_range, value_range
 from imc_ssm.kernels.scan import diagonal_scan
@@ -19,6 +20,7 @@ __all__ = [
     "Noise",
     "Operator",
     "ScanUnit",
+    "StateUnit",
     "add",
     "codes_of",
     "diagonal_scan",
@@ -29,6 +31,7 @@ __all__ = [
     "quantize",
     "scale_add",
     "state_range",
+    "state_scan",
     "using",
     "value_range",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor
 from imc_ssm.fixedpoint import Noise
 from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE
 
-__all__ = ["scan"]
+__all__ = ["scan", "states"]
 
 
 def scan(
@@ -40,6 +40,21 @@ def scan(
             x = torch.view_as_complex(torch.view_as_real(x).clamp(-state_clip, state_clip))
         outputs.append(2.0 * (c * x).real.sum(-1))
     return torch.stack(outputs, dim=-1), x
+
+
+def states(
+    v: Tensor, a: Tensor, b: Tensor, x0: Tensor, grad_clamp: float | None, state_clip: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """x[t] = a x[t-1] + b v[t], and the last; v, x (batch, 2, state, time), a, b (state,), x0 (batch, state)."""
+    x, outputs = x0, []
+    for t in range(v.shape[-1]):
+        x = a * x + b * torch.complex(v[:, 0, :, t], v[:, 1, :, t])
+        if grad_clamp is not None:
+            x = _ClampGradient.apply(x, grad_clamp)  # type: ignore[no-untyped-call]
+        if state_clip is not None:
+            x = torch.view_as_complex(torch.view_as_real(x).clamp(-state_clip, state_clip))
+        outputs.append(torch.view_as_real(x).transpose(1, 2))
+    return torch.stack(outputs, dim=-1) if outputs else torch.zeros_like(v), x
 
 
 class _ClampGradient(torch.autograd.Function):

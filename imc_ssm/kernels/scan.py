@@ -14,7 +14,7 @@ from imc_ssm.kernels.codes import Tables
 from imc_ssm.kernels.operators import forced
 from imc_ssm.kernels.unit import ScanUnit, check_coefficients, check_finite, run
 
-__all__ = ["Backend", "diagonal_scan"]
+__all__ = ["Backend", "check_clamp", "check_clip", "check_state", "complex_type", "diagonal_scan"]
 
 Backend = Literal["auto", "reference", "cpu", "cuda"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -162,11 +162,11 @@ def _check(u: Tensor, a: Tensor, b: Tensor | None, c: Tensor | None) -> None:
     check_finite("u", u, "the data or the layer before")
 
 
-def complex_type(u: Tensor) -> torch.dtype:
+def complex_type(u: Tensor, name: str = "u") -> torch.dtype:
     """The dtype of coefficients; `ImcSsmError` for an input that no recurrence takes."""
     wanted = {torch.float32: torch.complex64, torch.float64: torch.complex128}.get(u.dtype)
     if wanted is None:
-        raise ImcSsmError(f"u has dtype {u.dtype}; allowed are float32, and float64 on the reference")
+        raise ImcSsmError(f"{name} has dtype {u.dtype}; allowed are float32, and float64 on the reference")
     return wanted
 
 

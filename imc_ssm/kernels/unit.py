@@ -17,7 +17,7 @@ from imc_ssm.kernels.codes import Coefficient, Tables, draws_of
 from imc_ssm.kernels.grid import Constant
 from imc_ssm.kernels.operators import Operator
 
-__all__ = ["SCAN", "ScanUnit", "check_finite", "run"]
+__all__ = ["Ends", "Gradients", "Scales", "ScanUnit", "check_coefficients", "check_finite", "run"]
 
 _TABLES = "Tensor k, Tensor g, Tensor inp, Tensor out, int[] how"
 SCAN = Operator(
@@ -124,8 +124,8 @@ class ScanUnit:
         self.plan = plan_scan(formats, a.shape[0], a.shape[1], state_noise)
         of = [Coefficient.of(z, f) for z, f in ((a, formats.a), (b, formats.b), (c, formats.c))]
         self.tables = Tables.integer(self.plan, *of).to(a.device)
-        self._ends = _Ends(self.plan)
-        self._scales = _Scales(self.plan, of)
+        self._ends = Ends(self.plan)
+        self._scales = Scales(self.plan, of)
 
     def __call__(
         self,
@@ -150,7 +150,7 @@ class ScanUnit:
         return y, self._ends.codes(last)
 
 
-class _Ends:
+class Ends:
     """State codes to what a kernel starts from, centred on the zero point, and back."""
 
     def __init__(self, plan: ScanPlan) -> None:
@@ -159,12 +159,14 @@ class _Ends:
             Constant(np.ascontiguousarray(v[..., None])) for v in (plan.zero("x"), plan.low, plan.high)
         )
 
-    def start(self, x0: Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    def start(self, x0: Tensor | None, shape: tuple[int, ...], device: torch.device, states: int = 0) -> Tensor:
+        """Centred codes (batch, head, state, 2) of x0 in `shape`; with `states` x0 has no axis for these."""
+        full = (*shape[:2], states, 2) if states else shape
         if x0 is None:
-            return torch.zeros(shape, dtype=torch.int32, device=device)
+            return torch.zeros(full, dtype=torch.int32, device=device)
         if x0.shape != shape or x0.dtype not in (torch.int32, torch.int64):
             raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed are integer codes {shape}")
-        x = x0.to(device) - self.zero.on(device)
+        x = x0.to(device).reshape(full) - self.zero.on(device)
         if not torch.equal(x, torch.clamp(x, self.low.on(device), self.high.on(device))):
             raise FormatError(f"x0 holds codes outside its format of {self.bits} bits")
         return x.int()
@@ -173,7 +175,7 @@ class _Ends:
         return last + self.zero.on(last.device)
 
 
-class _Scales:
+class Scales:
     """From sums of real gradients times codes, (part, head, state, 2), to the gradients of a, b and c.
 
     Codes become real values by their scales; zero where a coefficient saturated, None where it is the constant 1.

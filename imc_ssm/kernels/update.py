@@ -48,6 +48,8 @@ __all__ = [
     "forward_sizes",
     "gather",
     "inlined",
+    "rounded",
+    "scatter",
     "start_from",
 ]
 
@@ -170,7 +172,7 @@ def gather(
 
 
 @compiled
-def _scatter(
+def scatter(
     total: Array,
     h: int,
     first: int,
@@ -263,7 +265,7 @@ def forward_codes(
                 if noisy:
                     draw(noise, first, h, n, start, steps, z)
                 _run(state, drive, total, z, k, h, n, steps, how, noisy)
-            _scatter(total, h, first, lanes, start, steps, out, how[1], y, free, drive, rows)
+            scatter(total, h, first, lanes, start, steps, out, how[1], y, free, drive, rows)
         for n in range(x.shape[2]):
             for part in range(2):
                 for lane in range(lanes):
