@@ -17,9 +17,9 @@ from torch import Tensor
 
 from imc_ssm.fixedpoint import Format, Noise, ScanFormats
 from imc_ssm.fixedpoint.formats import RoundingPlacement
+from imc_ssm.kernels import diagonal_scan
+from imc_ssm.kernels.scan import Backend
 from imc_ssm.layers import S4D, ModelConfig
-from imc_ssm.recurrence import diagonal_scan
-from imc_ssm.recurrence.scan import Backend
 
 __all__ = ["EAGER", "FFT", "FUSED", "JOBS", "STEP", "Job", "Shape", "formats_over", "job", "operands"]
 

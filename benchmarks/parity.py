@@ -31,8 +31,8 @@ from trained import Layer, inputs_of, layers_of, load_quantized
 from imc_ssm import datasets
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import scan_codes
-from imc_ssm.recurrence import diagonal_scan
-from imc_ssm.recurrence.codes import input_codes
+from imc_ssm.kernels import diagonal_scan
+from imc_ssm.kernels.codes import input_codes
 from imc_ssm.training import predict
 
 BATCH = 500

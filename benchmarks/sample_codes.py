@@ -23,7 +23,7 @@ from imc_ssm import datasets
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.files import atomic_path
 from imc_ssm.fixedpoint import scan_codes
-from imc_ssm.recurrence.codes import input_codes
+from imc_ssm.kernels.codes import input_codes
 
 DEFAULT = Path(__file__).parents[1] / "tests" / "data" / "codes_s4d16h_8bit.npz"
 

@@ -19,7 +19,7 @@ import sys, time
 start, bits = float(sys.argv[1]), int(sys.argv[2])
 import torch
 from imc_ssm.fixedpoint import Format, ScanFormats
-from imc_ssm.recurrence import diagonal_scan
+from imc_ssm.kernels import diagonal_scan
 imported = time.time() - start
 u = torch.randn(4, 2, 50, requires_grad=True)
 a, b, c = (torch.full((2, 4), z, dtype=torch.complex64) for z in (0.9 + 0.3j, 0.1 + 0j, 1 + 1j))
@@ -38,7 +38,7 @@ class Start:
     """Seconds since the process was started."""
 
     imported: float
-    """imc_ssm.recurrence and torch are imported."""
+    """imc_ssm.kernels and torch are imported."""
     forward: float
     """The first y is there."""
     backward: float

@@ -12,9 +12,9 @@ from jobs import Shape, formats_over, operands
 from measure import resident, seconds
 from torch import Tensor
 
+from imc_ssm.kernels import diagonal_scan
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import QuantizedS4D, Scheme, quantize
-from imc_ssm.recurrence import diagonal_scan
 
 __all__ = ["Stream", "step_times", "stream"]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from imc_ssm.errors import ConfigError
 from imc_ssm.fixedpoint import ScanFormats, ScanPlan, plan_scan
 from imc_ssm.graph import Recurrence
+from imc_ssm.kernels import codes_of
+from imc_ssm.kernels.codes import pair
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import load_model
 from imc_ssm.quantization import QuantizedS4D
-from imc_ssm.recurrence import codes_of
-from imc_ssm.recurrence.codes import pair
 
 __all__ = ["Layer", "inputs_of", "layers_of", "load_quantized"]
 

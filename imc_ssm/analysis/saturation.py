@@ -8,8 +8,8 @@ from torch import Tensor
 
 from imc_ssm.analysis.layers import pairs_of
 from imc_ssm.fixedpoint import plan_scan, scan_codes
+from imc_ssm.kernels.codes import input_codes
 from imc_ssm.quantization import QuantizedS4D
-from imc_ssm.recurrence.codes import input_codes
 
 __all__ = ["Saturation"]
 

@@ -5,7 +5,7 @@ The specification is docs/fixed_point.md.
 
 from imc_ssm.fixedpoint.formats import Format, Rounding, RoundingPlacement, ScanFormats, broadcast_heads
 from imc_ssm.fixedpoint.gaussian import Noise
-from imc_ssm.fixedpoint.oracle import Overflows, scan_codes
+from imc_ssm.fixedpoint.oracle import Overflows, scan_codes, state_codes
 from imc_ssm.fixedpoint.plan import ScanPlan, plan_scan
 from imc_ssm.fixedpoint.requantize import Requantizer, requantize, round_shift
 from imc_ssm.fixedpoint.widths import Multipliers
@@ -25,4 +25,5 @@ __all__ = [
     "requantize",
     "round_shift",
     "scan_codes",
+    "state_codes",
 ]

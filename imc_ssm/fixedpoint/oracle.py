@@ -13,7 +13,7 @@ from imc_ssm.fixedpoint.gaussian import Noise
 from imc_ssm.fixedpoint.plan import ScanPlan
 from imc_ssm.fixedpoint.requantize import round_shift
 
-__all__ = ["Overflows", "scan_codes"]
+__all__ = ["Overflows", "scan_codes", "state_codes"]
 
 Ints = NDArray[np.int64]
 
@@ -75,18 +75,8 @@ def scan_codes(
         recurrent = plan.m_a[..., None] * _product(a_c, x)
         if plan.m_z is not None and noise is not None:
             recurrent = recurrent + plan.m_z[..., None] * noise.of_state(*shape[:3], t)
-        driven = plan.m_b[..., None] * (b_c * ut[..., None])
-        if f.rounding_placement == "joint":
-            free = round_shift(recurrent + driven, plan.shift[..., None], mode)
-            lost = _outside(free, plan)
-        else:
-            parts = [
-                round_shift(v, s[..., None], mode) for v, s in ((recurrent, plan.shift), (driven, plan.shift_b))
-            ]
-            free = _clamped(parts[0], plan) + _clamped(parts[1], plan)
-            lost = _outside(free, plan) | _outside(parts[0], plan) | _outside(parts[1], plan)
+        x, lost = _advanced(plan, recurrent, plan.m_b[..., None] * (b_c * ut[..., None]))
         saturated += lost.sum(axis=(0, 2, 3))
-        x = _clamped(free, plan)
         y[:, :, t] = (plan.m_c * _product(c_c, x)[..., 0]).sum(axis=-1)
     cut = np.zeros(plan.heads, np.int64)
     if f.y is not None and plan.m_y is not None and plan.shift_y is not None:
@@ -95,6 +85,57 @@ def scan_codes(
         cut = ((codes < low) | (codes > high)).sum(axis=(0, 2))
         y = np.clip(codes, low, high)
     return y, x + zero_x, Overflows(saturated, cut)
+
+
+def state_codes(
+    plan: ScanPlan, v: Ints, a: Ints, b: Ints | None = None, x0: Ints | None = None
+) -> tuple[Ints, Ints, Overflows]:
+    """Run the update of a complex input on codes, one state a "head"; the states themselves are the output.
+
+    v (batch, 2, state, time), axis 1 real and imaginary part; a, b (state, 2), b None: exactly 1; x0 (batch,
+    state, 2) state codes, None: the code of zero. Returns x, the codes of the
+    states in every step, as v; the last state, as x0; overflows per state.
+
+    Raises `FormatError` for a wrong shape, a code outside its format, b without its format or the reverse, or a
+    plan that is not one of a complex input. Arithmetic: see `ScanPlan`, with D = b' v' the complex product.
+    """
+    f, states = plan.formats, plan.heads
+    if not plan.complex_drive or plan.states != 1 or f.c is not None or f.y is not None:
+        raise FormatError(
+            "the plan is not that of a complex input; make it by plan_scan(formats, states, 1, "
+            "complex_drive=True), without formats of c and y"
+        )
+    if (b is None) != (f.b is None):
+        raise FormatError("b and formats.b must be given together or both be None")
+    v = _checked("v", v, f.u, (None, 2, states, None), 2) - plan.zero("u")[:, None]
+    a_c = _checked("a", a, f.a, (states, 2), 0)[:, None] - plan.zero("a")[..., None]
+    b_c = np.array([1, 0])
+    if b is not None and f.b is not None:
+        b_c = _checked("b", b, f.b, (states, 2), 0)[:, None] - plan.zero("b")[..., None]
+    zero_x = plan.zero("x")[..., None]
+    shape = (len(v), states, 1, 2)
+    x = np.zeros(shape, np.int64)
+    if x0 is not None:
+        x = _checked("x0", x0, f.x, (len(v), states, 2), 1)[:, :, None] - zero_x
+    out, saturated = np.empty(v.shape, np.int64), np.zeros(states, np.int64)
+    for t in range(v.shape[-1]):
+        driven = plan.m_b[..., None] * _product(b_c, np.moveaxis(v[..., t], 1, -1)[:, :, None])
+        x, lost = _advanced(plan, plan.m_a[..., None] * _product(a_c, x), driven)
+        saturated += lost.sum(axis=(0, 2, 3))
+        out[..., t] = np.moveaxis((x + zero_x)[:, :, 0], -1, 1)
+    return out, (x + zero_x)[:, :, 0], Overflows(saturated, np.zeros(states, np.int64))
+
+
+def _advanced(plan: ScanPlan, recurrent: Ints, driven: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """The stored state from the accumulators m_a P + m_z Z and m_b D, and which words saturated."""
+    mode = plan.formats.rounding
+    if plan.formats.rounding_placement == "joint":
+        free = round_shift(recurrent + driven, plan.shift[..., None], mode)
+        return _clamped(free, plan), _outside(free, plan)
+    parts = [round_shift(v, s[..., None], mode) for v, s in ((recurrent, plan.shift), (driven, plan.shift_b))]
+    free = _clamped(parts[0], plan) + _clamped(parts[1], plan)
+    lost = _outside(free, plan) | _outside(parts[0], plan) | _outside(parts[1], plan)
+    return _clamped(free, plan), lost
 
 
 def _product(k: Ints, x: Ints) -> Ints:

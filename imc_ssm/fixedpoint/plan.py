@@ -64,6 +64,8 @@ class ScanPlan:
     """(head,)"""
     sum_scale: NDArray[np.float64]
     """(head,), the real value of one unit of `sum`: 2 scale_c scale_x, divided by m_c's unit."""
+    complex_drive: bool = False
+    """Whether the words allow for a complex input."""
 
     def zero(self, part: str) -> Ints:
         """Zero points of "a", "b", "c", "x" (head, state), or "u", "y" (head,); 0 for an absent format."""
@@ -77,11 +79,14 @@ def _full(x: NDArray[np.generic], shape: tuple[int, ...]) -> Ints:
     return np.broadcast_to(x[:, None] if x.ndim == 1 and len(shape) == 2 else x, shape).astype(np.int64)
 
 
-def plan_scan(formats: ScanFormats, heads: int, states: int, state_noise: ArrayLike = 0.0) -> ScanPlan:
+def plan_scan(
+    formats: ScanFormats, heads: int, states: int, state_noise: ArrayLike = 0.0, *, complex_drive: bool = False
+) -> ScanPlan:
     """Multipliers, shifts and bounds of a recurrence of `heads` heads with `states` complex states each.
 
     `state_noise`: standard deviation of the noise that is added to each part of the state in every step, in
-    real units, () or (head,); 0: no noise and no multiplier for it.
+    real units, () or (head,); 0: no noise and no multiplier for it. `complex_drive`: the input is complex, so a
+    part of `b u` is a sum of two products (`state_codes`).
 
     Raises `FormatError` if a format is for another number of heads or states, a word would overflow, or the
     poles' multiplier would keep fewer than 9 bits.
@@ -112,7 +117,8 @@ def plan_scan(formats: ScanFormats, heads: int, states: int, state_noise: ArrayL
     m_c, align = _aligned(s_c * s_x, p_c * p_x)
     sum_bound = (m_c * 2 * p_c * p_x).sum(axis=1)
     narrow = bool(np.all(sum_bound < 2 ** (NARROW_BITS - 1)))
-    kinds = [(s_a, 2 * p_a * p_x), (s_b * s_u / s_x, p_b * p_u)]
+    products = 2 if complex_drive and formats.b is not None else 1  # without b, 1 + 0i leaves one of two
+    kinds = [(s_a, 2 * p_a * p_x), (s_b * s_u / s_x, products * p_b * p_u)]
     if noisy := bool(np.any(sigma > 0)):
         kinds.append((noise, np.full(shape, GAUSSIAN_MAX, np.int64)))
     groups = (
@@ -161,6 +167,7 @@ def plan_scan(formats: ScanFormats, heads: int, states: int, state_noise: ArrayL
         m_y,
         shift_y,
         sum_scale,
+        complex_drive,
     )
 
 

@@ -39,7 +39,8 @@ class Multipliers:
             return np.broadcast_to(p[:, None] if p.ndim == 1 else p, shape).astype(object)
 
         first = plan.m_a * 2 * largest("a") * largest("x") + _halves(plan.shift)
-        second = plan.m_b * largest("b") * largest("u")
+        products = 2 if plan.complex_drive and plan.formats.b is not None else 1
+        second = plan.m_b * products * largest("b") * largest("u")
         if plan.formats.rounding_placement == "joint":
             sums = [first + second]
         else:

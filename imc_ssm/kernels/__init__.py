@@ -1,21 +1,37 @@
-"""Temporary."""
+"""The compiled passes: the diagonal recurrences and what happens between two grids, behind `torch.ops.imc_ssm`.
 
-import torch
+Every operator has an implementation for the CPU (Numba), one for a GPU and a reference for everything else; all
+return the same values. `using("reference")` runs the references wherever a tensor lies.
+"""
 
-from imc_ssm.recurrence import diagonal_scan
+from imc_ssm.fixedpoint import Noise
+from imc_ssm.kernels.codes import codes_of
+from imc_ssm.kernels.functions import add, gate, linear, look_up, mean, quantize, scale_add
+from imc_ssm.kernels.grid import Constant, Grid
+from imc_ssm.kernels.mimo import StateUnit, state_scan
+from imc_ssm.kernels.operators import Operator, using
+from imc_ssm.kernels.ranges import state_range, value_range
+from imc_ssm.kernels.scan import diagonal_scan
+from imc_ssm.kernels.unit import ScanUnit
 
-__all__ = ["diagonal_scan", "state_scan"]
-
-
-def state_scan(
-    v, a, b=None, *, formats=None, x0=None, return_state=False, grad_clamp=None, state_clip=None, backend="auto"
-):  # noqa
-    assert formats is None
-    x = torch.zeros(len(v), len(a), dtype=a.dtype) if x0 is None else x0
-    out = []
-    for t in range(v.shape[-1]):
-        x = a * x + (1 if b is None else b) * torch.complex(v[:, 0, :, t], v[:, 1, :, t])
-        out.append(x)
-    y = torch.stack(out, -1)
-    y = torch.stack([y.real, y.imag], 1)
-    return (y, x) if return_state else y
+__all__ = [
+    "Constant",
+    "Grid",
+    "Noise",
+    "Operator",
+    "ScanUnit",
+    "StateUnit",
+    "add",
+    "codes_of",
+    "diagonal_scan",
+    "gate",
+    "linear",
+    "look_up",
+    "mean",
+    "quantize",
+    "scale_add",
+    "state_range",
+    "state_scan",
+    "using",
+    "value_range",
+]

@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from imc_ssm.graph import Place, Recurrence, Scale, Signal
+from imc_ssm.kernels import diagonal_scan
 from imc_ssm.layers.registry import LayerConfig, Mode, register
-from imc_ssm.recurrence import diagonal_scan
 
 __all__ = ["S4D", "DiagonalConfig", "S4DConfig", "convolve", "discretise", "initial_poles", "skew_hippo"]
 

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Place, Signal
+from imc_ssm.kernels import linear as product
 from imc_ssm.layers import Dense
 from imc_ssm.quantization.context import Context, quantizes
-from imc_ssm.quantization.dense import linear as product
+from imc_ssm.quantization.kept import Kept
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.rules import FormatSpec
 
@@ -25,6 +26,7 @@ class ParameterGrid(nn.Module):
     def __init__(self, spec: FormatSpec) -> None:
         super().__init__()
         self.spec = spec
+        self._kept: Kept[Tensor] = Kept()
 
     def format(self, value: Tensor) -> Format | None:
         """The format in force; None in full precision."""
@@ -36,6 +38,9 @@ class ParameterGrid(nn.Module):
         return parameter_format(value, spec.bits, rows, symmetric=spec.symmetric)
 
     def forward(self, value: Tensor) -> Tensor:
+        return value if self.spec.bits is None else self._kept.get([value], (), lambda: self._rounded(value))
+
+    def _rounded(self, value: Tensor) -> Tensor:
         fmt = self.format(value)
         return value if fmt is None else fake_quantize(value, fmt, 0)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from imc_ssm.config import Config, Kinds
 from imc_ssm.fixedpoint import Format
-from imc_ssm.quantization.ranges import Range, state_range, value_range
+from imc_ssm.kernels import state_range, value_range
+from imc_ssm.kernels.ranges import Range
 
 __all__ = ["OBSERVERS", "MinMax", "Mse", "Observer", "Percentile"]
 

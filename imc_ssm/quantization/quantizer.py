@@ -9,50 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Format, broadcast_heads
-from imc_ssm.quantization import pointwise
+from imc_ssm.fixedpoint import Format
+from imc_ssm.kernels import quantize as fake_quantize
+from imc_ssm.kernels.ranges import Range
 from imc_ssm.quantization.observers import MinMax, Observer
-from imc_ssm.quantization.ranges import Range
 
 __all__ = ["Quantizer", "fake_quantize", "parameter_format"]
-
-
-class _FakeQuantize(torch.autograd.Function):
-    """scale * clamp(round_half_even(x / scale), low - zero, high - zero); gradient 1 inside, 0 where saturated."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        rounded = (x / scale).round_()
-        if not ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            return rounded.clamp_(low, high).mul_(scale)
-        codes = rounded.clamp(low, high)
-        ctx.save_for_backward(rounded == codes)
-        return codes.mul_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (inside,) = ctx.saved_tensors
-        return grads[0] * inside, None, None, None
-
-
-def fake_quantize(x: Tensor, fmt: Format, axis: int) -> Tensor:
-    """The values of x on the format's grid, with straight-through gradient.
-
-    `axis` counts heads; a format per state takes the next axis as well. One fused pass on the CPU; elsewhere
-    PyTorch's operations, to the same values.
-    """
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        return pointwise.quantize(x, fmt, axis)
-    low, high = fmt.low - fmt.zero_point, fmt.high - fmt.zero_point
-    parts = (
-        torch.as_tensor(broadcast_heads(np.asarray(v, np.float32), x.ndim, axis), device=x.device)
-        for v in (fmt.scale, low, high)
-    )
-    out: Tensor = _FakeQuantize.apply(x, *parts)  # type: ignore[no-untyped-call]
-    return out
 
 
 def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, *, symmetric: bool) -> Format:

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format, ScanFormats
 from imc_ssm.graph import Place, Signal
+from imc_ssm.kernels import ScanUnit, diagonal_scan
+from imc_ssm.kernels.ranges import Range
 from imc_ssm.layers import S4D
 from imc_ssm.quantization.context import Context, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
+from imc_ssm.quantization.kept import Kept
 from imc_ssm.quantization.modules import ParameterGrid
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
-from imc_ssm.quantization.ranges import Range
 from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 from imc_ssm.quantization.sites import scale_add
-from imc_ssm.recurrence import diagonal_scan
 
 __all__ = ["QuantizedS4D", "rounded"]
 
@@ -57,6 +58,7 @@ class QuantizedS4D(nn.Module):
         self._source = [source]
         self.state, self.recurrent, self.after_d = quantizers
         self.grid = ParameterGrid(self.specs["d"])
+        self._unit: Kept[ScanUnit] = Kept()
 
     @classmethod
     def of(cls, module: S4D, context: Context) -> QuantizedS4D:
@@ -133,6 +135,16 @@ class QuantizedS4D(nn.Module):
             **coefficients,
         )
 
+    def unit(self) -> ScanUnit:
+        """The integer recurrence, ready to run; kept while parameters and (static) formats stay."""
+        formats = tuple(q.format() for q in (self._source[0], self.state, self.recurrent))
+
+        def make() -> ScanUnit:
+            a, b, c, coefficients = self.coefficients()
+            return ScanUnit(a, b, c, formats=self._scan_formats(coefficients))
+
+        return self._unit.get(list(self.inner.parameters()), formats, make)
+
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         return self._run(u.transpose(1, 2), mask, None)[0].transpose(1, 2)
 
@@ -144,8 +156,10 @@ class QuantizedS4D(nn.Module):
 
     def _recurrence(self, u: Tensor, mask: Tensor | None, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """y (batch, head, time) on its grid, and the last state."""
-        a, b, c = self.inner.discrete()
         scheme = self.scheme
+        if self.integer and not (self.state.observing or self.state.dynamic or self.recurrent.dynamic):
+            return self.unit()(u, x0, grad_clamp=scheme.grad_clamp)
+        a, b, c = self.inner.discrete()
         if self.state.observing:
             if self.state.bits is not None:
                 self.state.collect_range(*self._states(u, a, b, mask))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Signal
+from imc_ssm.kernels import Constant, Grid, add, gate, look_up, mean
+from imc_ssm.kernels import scale_add as scale_add_on_grid
 from imc_ssm.layers import Direct, Gelu, Glu, Input, MeanPool, PiecewiseGelu, Residual
-from imc_ssm.quantization import pointwise
 from imc_ssm.quantization.context import Context, quantizes
-from imc_ssm.quantization.dense import mean
 from imc_ssm.quantization.modules import ParameterGrid
 from imc_ssm.quantization.quantizer import Quantizer
 
@@ -88,7 +88,7 @@ class TableSite(Site):
         source, output, channels = self._source[0].fixed(), self.output.fixed(), x.shape[-1]
         if source is None or output is None:
             return None
-        if x.device.type != "cpu" or x.dtype != torch.float32 or channels << source.bits > self.MOST:
+        if channels << source.bits > self.MOST:
             return None
         if self._made[:2] != (source, output):
             self._made = (source, output, *self._tables(source, output, channels))
@@ -98,7 +98,7 @@ class TableSite(Site):
         raise NotImplementedError
 
 
-def _values(grid: pointwise.Grid, bits: int, first: int = 0) -> Tensor:
+def _values(grid: Grid, bits: int, first: int = 0) -> Tensor:
     """The real values of a grid's codes, (channels from `first`, codes) float64, single precision's products."""
     codes = torch.arange(1 << bits) + torch.from_numpy(grid.low[first:, None])
     return (codes.float() * torch.from_numpy(grid.scale[first:, None])).double()
@@ -114,17 +114,17 @@ class QuantizedGelu(TableSite):
         return super().of(PiecewiseGelu() if context.scheme.gelu == "piecewise" else module, context)
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
-        grid = pointwise.Grid(source, channels)
+        grid = Grid.of(source, channels)
         x = _values(grid, source.bits).requires_grad_()
         with torch.enable_grad():
             y = self.inner(x)
             (slope,) = torch.autograd.grad(y.sum(), x)
-        table, inside = pointwise.Grid(output, channels).round(y.detach().float().numpy())
-        return grid, table, (slope.numpy() * inside).astype("float32")
+        table, inside = Grid.of(output, channels).round(y.detach().float().numpy())
+        return grid, Constant(table), Constant((slope.numpy() * inside).astype("float32"))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         made = self.table(x)
-        return self._computed(mask, x) if made is None else pointwise.look_up(x, *made)
+        return self._computed(mask, x) if made is None else look_up(x, *made)
 
 
 @quantizes(Glu)
@@ -132,13 +132,13 @@ class QuantizedGlu(TableSite):
     """The gated linear unit x_1 sigmoid(x_2), rounded: (..., 2 heads) -> (..., heads)."""
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
-        grid = pointwise.Grid(source, channels)
-        gate = torch.sigmoid(_values(grid, source.bits, channels // 2))
-        return grid, gate.numpy(), (gate * (1 - gate)).float().numpy(), output
+        grid = Grid.of(source, channels)
+        y = torch.sigmoid(_values(grid, source.bits, channels // 2))
+        return grid, Constant(y.numpy()), Constant((y * (1 - y)).float().numpy()), output
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         made = self.table(x)
-        return self._computed(mask, x) if made is None else pointwise.gate(x, *made)
+        return self._computed(mask, x) if made is None else gate(x, *made)
 
 
 @quantizes(Residual)
@@ -147,9 +147,7 @@ class QuantizedSum(Site):
 
     def forward(self, x: Tensor, straight: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
         fmt = self.output.fixed()
-        if fmt is None or x.device.type != "cpu" or x.dtype != torch.float32:
-            return self._computed(mask, x, straight)
-        return pointwise.add_quantized(x, straight, fmt)
+        return self._computed(mask, x, straight) if fmt is None else add(x, straight, fmt)
 
 
 @quantizes(Direct)
@@ -185,12 +183,13 @@ class QuantizedDirect(nn.Module):
 
 
 def scale_add(y: Tensor, u: Tensor, d: Tensor, output: Quantizer, mask: Tensor | None) -> Tensor:
-    """y + d u, rounded; y, u (batch, head, time), d (head,)."""
+    """y + d u, rounded; y, u (batch, head, time) or (head, batch), d (head,)."""
     fmt = output.fixed()
-    if fmt is None or u.device.type != "cpu" or u.dtype != torch.float32 or y.ndim != 3:
-        sum_ = (y + d[:, None] * u).transpose(-1, -2)
-        return torch.as_tensor(output(sum_, mask)).transpose(-1, -2)
-    return pointwise.scale_add_quantized(y, u, d, fmt)
+    if fmt is None:
+        return torch.as_tensor(output((y + d[:, None] * u).transpose(-1, -2), mask)).transpose(-1, -2)
+    if y.ndim == 2:  # one step: (head, batch)
+        return scale_add_on_grid(y[None], u[None], d, fmt)[0]
+    return scale_add_on_grid(y, u, d, fmt)
 
 
 @quantizes(MeanPool)
@@ -198,8 +197,5 @@ class QuantizedPool(Site):
     """Mean over time in float64 (exact to rounding, whatever the order of the sum), then quantized."""
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == torch.float32:
-            pooled = mean(x, None if mask is None else mask.sum(1))
-        else:
-            pooled = self.inner(x.double(), mask)
+        pooled = mean(x, None if mask is None else mask.sum(1))
         return torch.as_tensor(self.output(pooled.to(x.dtype)))

@@ -1,15 +1,16 @@
 """docs/fixed_point.md against the code: every table of numbers in it is replayed."""
 
 import hashlib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from imc_ssm.fixedpoint import Format, ScanFormats, ScanPlan, plan_scan, round_shift, scan_codes
+from imc_ssm.fixedpoint import Format, ScanFormats, ScanPlan, plan_scan, round_shift, scan_codes, state_codes
 from imc_ssm.fixedpoint.gaussian import gaussian_table, philox
-from imc_ssm.recurrence.codes import input_codes
+from imc_ssm.kernels.codes import input_codes
 
 PAGE = Path(__file__).parents[2] / "docs" / "fixed_point.md"
 Row = dict[str, str]
@@ -39,9 +40,9 @@ ROUNDING_PLACEMENTS = {"joint": ("E5", "E6"), "separate": ("E7", "E8")}
 
 
 def test_the_page_has_all_its_tables() -> None:
-    names = ("R", "P", "G", "E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8")
+    names = ("R", "P", "G", "E1", "E2", "E3", "E4", "E5", "E6", "E7", "E8", "S1", "S2", "S3")
     assert {name: len(rows) for name, rows in TABLES.items()} == dict(
-        zip(names, (6, 3, 7, 7, 6, 4, 2, 16, 4, 16, 4), strict=True)
+        zip(names, (6, 3, 7, 7, 6, 4, 2, 16, 4, 16, 4, 2, 6, 6), strict=True)
     )
 
 
@@ -224,3 +225,54 @@ def test_the_orders_differ_where_the_page_says() -> None:
     joint, separate = ([int(row["y"]) for row in TABLES[name]] for name in ("E6", "E8"))
     assert [(t, *y) for t, y in enumerate(zip(joint, separate, strict=True)) if y[0] != y[1]] == [(3, 6, 5)]
     assert "At t = 3 the orders differ in y: 6 and 5." in PAGE.read_text("utf-8")
+
+
+@pytest.mark.parametrize("order", ["joint", "separate"])
+def test_complex_input(order: str) -> None:
+    # Every row from the rows before it, in Python's integers, then the states from the oracle.
+    full = plan_scan(replace(formats(order), c=None, y=None), 1, 1, complex_drive=True)
+    p = next(row for row in TABLES["S1"] if row["order"] == order)
+    m_a, m_b, shift, shift_b = (int(p[k]) for k in ("m_a", "m_b", "shift", "shift_b"))
+    for name in ("m_a", "m_b", "shift", "shift_b"):
+        assert getattr(full, name).tolist() == [[int(p[name])]]
+    drive = m_b * 2 * 17 * 35 if order == "joint" else 0
+    widest = m_a * 2 * 33 * 24 + drive + 2 ** (shift - 1)
+    assert full.word == int(p["W"])
+    assert widest == int(p["largest word"]) < 2**31 < 2 * widest
+    (ar, ai), (br, bi) = (
+        next((int(r["re'"]), int(r["im'"])) for r in TABLES["E2"] if r["tensor"] == n and r["state"] == "0")
+        for n in "ab"
+    )
+    rows = TABLES["S2" if order == "joint" else "S3"]
+    x, saturated = [0, 0], 0
+    for t in range(3):
+        pair = rows[2 * t : 2 * t + 2]
+        assert [(row["t"], row["part"]) for row in pair] == [(str(t), "re"), (str(t), "im")]
+        vr, vi = (int(row["v'"]) for row in pair)
+        products = ar * x[0] - ai * x[1], ar * x[1] + ai * x[0]
+        drives = br * vr - bi * vi, br * vi + bi * vr
+        x = []
+        for row, product, d in zip(pair, products, drives, strict=True):
+            assert (int(row["P"]), int(row["D"])) == (product, d)
+            if order == "joint":
+                exact = Fraction(m_a * product + m_b * d, 2**shift)
+                assert (int(row["acc"]), int(row["rounded"])) == (m_a * product + m_b * d, round(exact))
+                assert float(row["acc / 2^shift"]) == pytest.approx(float(exact), abs=1e-4)
+                kept, lost = clamp(round(exact), -20, 24), round(exact)
+            else:
+                parts = Fraction(m_a * product, 2**shift), Fraction(m_b * d, 2**shift_b)
+                for title, v in zip(("m_a P / 2^shift", "m_b D / 2^shift_b"), parts, strict=True):
+                    assert float(row[title]) == pytest.approx(float(v), abs=1e-4)
+                big = [clamp(round(v), -20, 24) for v in parts]
+                assert [int(row[k]) for k in ("A", "B", "A + B")] == [*big, sum(big)]
+                kept = clamp(sum(big), -20, 24)
+                lost = kept if [round(v) for v in parts] == big and kept == sum(big) else None
+            assert (kept != lost) == ("saturates" in row[""])
+            assert (int(row["x'"]), int(row["x"])) == (kept, kept - 12)
+            saturated += "saturates" in row[""]
+            x.append(kept)
+    v = np.array([[[[int(r["v'"]) + 3 for r in rows if r["part"] == part]] for part in ("re", "im")]])
+    out, last, overflow = state_codes(full, v, coefficients("a")[0, :1], coefficients("b")[0, :1])
+    assert out[0, :, 0].tolist() == [[int(r["x"]) for r in rows if r["part"] == part] for part in ("re", "im")]
+    assert last[0, 0].tolist() == [k - 12 for k in x]
+    assert overflow.state.tolist() == [saturated] == [1]

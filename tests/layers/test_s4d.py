@@ -329,7 +329,9 @@ class TestGraph:
             "2.mixing",
             "decoder",
         ]
-        assert [op.module for op in graph if type(op).__name__ == "Normalize"] == [f"blocks.{i}.norm" for i in range(3)]
+        assert [op.module for op in graph if type(op).__name__ == "Normalize"] == [
+            f"blocks.{i}.norm" for i in range(3)
+        ]
         # The next layer starts from what the norm leaves.
         second = graph.of_module("blocks.1.ssm")[0]
         assert second.inputs[0].name == "blocks.0.norm"

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.fixedpoint import ScanFormats, plan_scan, scan_codes
+from imc_ssm.kernels import codes_of
 from imc_ssm.layers import Classifier
 from imc_ssm.quantization import QuantizedS4D
-from imc_ssm.recurrence import codes_of
 
 
 def stream(model: Classifier, u: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.fixedpoint import Format
+from imc_ssm.kernels.ranges import state_range
 from imc_ssm.layers import Classifier
 from imc_ssm.quantization import (
     OBSERVERS,
@@ -28,7 +29,6 @@ from imc_ssm.quantization import (
     Scheme,
     quantize,
 )
-from imc_ssm.quantization.ranges import state_range
 from imc_ssm.quantization.wrap import quantizers_of
 
 

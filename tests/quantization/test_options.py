@@ -21,6 +21,7 @@ from imc_ssm.deployment import Deployment, compile
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Multipliers, plan_scan
 from imc_ssm.graph import Graph, Place, Recurrence
+from imc_ssm.kernels.ranges import value_range
 from imc_ssm.layers import S4D, Classifier, Input, ModelConfig, PiecewiseGelu, S4DConfig
 from imc_ssm.modelfile import StoredModel, load_model, save_model
 from imc_ssm.quantization import (
@@ -34,7 +35,6 @@ from imc_ssm.quantization import (
     quantize,
     resolve,
 )
-from imc_ssm.quantization.ranges import value_range
 from imc_ssm.quantization.sites import Site
 from imc_ssm.training import TrainConfig, accuracy, train
 

@@ -1,0 +1,109 @@
+"""The recurrences on the CPU: what the operators hand over, as the fused kernels take it."""
+
+from __future__ import annotations
+
+import math
+from functools import cache, partial
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from imc_ssm.fixedpoint.gaussian import gaussian_table
+from imc_ssm.kernels import reverse, update
+from imc_ssm.kernels.codes import SEPARATE, through
+from imc_ssm.kernels.grid import Array
+from imc_ssm.kernels.pointwise import mask
+from imc_ssm.kernels.vector import LANES
+
+__all__ = ["scan", "scan_backward", "scan_codes_cpu", "scratch"]
+
+CHUNKS = 8
+"""The batch is split into at most this many chunks whose coefficient gradients are summed in order."""
+
+
+def scratch(numbers: int, dtype: type) -> Array:
+    """Room for every thread, each row starting on a cache line."""
+    line = 64 // np.dtype(dtype).itemsize
+    pitch = math.ceil(numbers / line) * line
+    threads = numba.get_num_threads()
+    flat = np.empty(threads * pitch + line, dtype)
+    first = -(flat.ctypes.data // flat.itemsize) % line
+    return flat[first : first + threads * pitch].reshape(threads, pitch)
+
+
+@cache
+def _gauss(noisy: bool) -> Array:
+    """The table of the Gaussian numbers; an empty one: no noise."""
+    return gaussian_table().copy() if noisy else np.zeros(0, np.int32)
+
+
+def _noise(draws: list[int]) -> tuple[Any, ...]:
+    """Noise as the kernels take it: table, seed, first sample, first step."""
+    seed, sample, time = draws or (0, 0, 0)
+    return _gauss(bool(draws)), np.uint64(seed & (2**64 - 1)), sample, time
+
+
+def scan(
+    u: Tensor,
+    start: Tensor,
+    k: Tensor,
+    g: Tensor,
+    inp: Tensor,
+    out: Tensor,
+    how: list[int],
+    draws: list[int],
+    trained: bool,
+    clip: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, y = start.clone(), torch.empty(u.shape, dtype=u.dtype)
+    free = mask(trained and bool(how[3]), u.shape)
+    doubles, singles = update.forward_sizes(k.shape[1], bool(draws))
+    room = scratch(doubles, np.float64), scratch(singles, np.float32)
+    arrays = u.numpy(), k.numpy(), inp.numpy(), out.numpy()
+    update.forward_codes(*arrays, (how[0], how[1]), _noise(draws), x.numpy(), y.numpy(), free.numpy(), room)
+    return y, x, free
+
+
+def scan_backward(
+    u: Tensor,
+    start: Tensor,
+    grad: Tensor,
+    free: Tensor,
+    k: Tensor,
+    g: Tensor,
+    inp: Tensor,
+    out: Tensor,
+    how: list[int],
+    draws: list[int],
+    bound: float,
+    clip: float,
+) -> tuple[Tensor, Tensor]:
+    batch, heads, time = u.shape
+    chunks = min(CHUNKS, math.ceil(batch / LANES))
+    parts = tuple(np.zeros((heads, chunks, start.shape[2], 2), np.float32) for _ in range(3))
+    singles, masks = reverse.backward_sizes(k.shape[1], time, bool(draws), how[0] == SEPARATE)
+    room = scratch(singles, np.float32), scratch(masks, np.uint16)
+    grad_u = torch.empty(u.shape)
+    reverse.backward_codes(
+        u.numpy(),
+        k.numpy(),
+        g.numpy(),
+        inp.numpy(),
+        (how[0], how[1]),
+        _noise(draws),
+        start.numpy(),
+        grad.numpy(),
+        free.numpy(),
+        np.float32(bound),
+        grad_u.numpy(),
+        parts,
+        room,
+    )
+    return grad_u, torch.from_numpy(np.stack([part.sum(1) for part in parts]))
+
+
+scan_codes_cpu = partial(through, scan)
+"""The fused CPU kernel on codes: `fixedpoint.scan_codes` without counters."""

@@ -1,0 +1,200 @@
+"""Rounding, sums and scaled sums to a grid on the CPU, one pass each (Numba).
+
+Arrays are rows, (batch, channel, time); a grid is (3, channel): step, lowest and highest centred code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from imc_ssm.kernels.grid import Array
+from imc_ssm.kernels.vector import LANES, broadcast, fma, load, pointer, store, wide
+
+__all__ = ["add", "compiled", "kernel", "mask", "masked", "quantize", "round_row", "scale_add"]
+__all__ += ["scale_add_backward"]
+
+BLOCK = 256
+"""Numbers of a row that are worked on at a time."""
+
+f32 = np.float32
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function whose `prange` loops run on all threads."""
+    made: Callable[..., Any] = njit(parallel=True, cache=True, error_model="numpy")(function)
+    return made
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a part of a kernel."""
+    made: Callable[..., Any] = njit(cache=True, error_model="numpy")(function)
+    return made
+
+
+def mask(wanted: bool, shape: tuple[int, ...]) -> Tensor:
+    """Room for "did not saturate", or an empty tensor where no gradient is wanted."""
+    return torch.empty(shape if wanted else (0,) * len(shape), dtype=torch.uint8)
+
+
+@kernel
+def _quantize_last(x: Array, grid: Array, out: Array, inside: Array) -> None:
+    """x, out (row, channel)."""
+    scale, low, high = grid[0], grid[1], grid[2]
+    rows, channels = x.shape
+    for task in prange((rows + BLOCK - 1) // BLOCK):
+        for r in range(task * BLOCK, min(rows, (task + 1) * BLOCK)):
+            for c in range(channels):
+                out[r, c] = min(max(np.rint(f32(x[r, c]) / scale[c]), low[c]), high[c]) * scale[c]
+            if inside.size > 0:
+                for c in range(channels):
+                    q = np.rint(f32(x[r, c]) / scale[c])
+                    inside[r, c] = (q >= low[c]) & (q <= high[c])
+
+
+@kernel
+def _quantize_rows(x: Array, grid: Array, out: Array, inside: Array) -> None:
+    """x, out (outer, channel, inner)."""
+    scale, low, high = grid[0], grid[1], grid[2]
+    outer, channels, inner = x.shape
+    for row in prange(outer * channels):
+        o, c = row // channels, row % channels
+        s, lo, hi = scale[c], low[c], high[c]
+        if inside.size == 0:
+            for t in range(inner):
+                out[o, c, t] = min(max(np.rint(f32(x[o, c, t]) / s), lo), hi) * s
+        else:
+            for t in range(inner):
+                q = np.rint(f32(x[o, c, t]) / s)
+                out[o, c, t] = min(max(q, lo), hi) * s
+                inside[o, c, t] = (q >= lo) & (q <= hi)
+
+
+@kernel
+def _masked(grad: Array, inside: Array, out: Array) -> None:
+    """grad where `inside`, 0 elsewhere; all (row, ...)."""
+    for row in prange(len(grad)):
+        source, free, to = grad[row], inside[row], out[row]
+        for i in range(len(source)):
+            to[i] = source[i] * f32(free[i])
+
+
+def masked(grad: Tensor, inside: Tensor) -> Tensor:
+    grad = grad.contiguous()
+    out = torch.empty(grad.shape)
+    rows = (-1, grad.shape[-1])
+    _masked(grad.numpy().reshape(rows), inside.numpy().reshape(rows), out.numpy().reshape(rows))
+    return out
+
+
+@compiled
+def round_row(x: Array, scale: float, low: float, high: float, out: Array, inside: Array) -> None:
+    """One row on its grid; `inside`, unless empty, receives 1 where it did not saturate.
+
+    In place it would be right, and ten times slower: the compiler vectorises only what does not overlap.
+    """
+    if len(inside) == 0:
+        for t in range(len(x)):
+            out[t] = min(max(np.rint(x[t] / scale), low), high) * scale
+    else:
+        for t in range(len(x)):
+            q = np.rint(x[t] / scale)
+            out[t] = min(max(q, low), high) * scale
+            inside[t] = (q >= low) & (q <= high)
+
+
+@kernel
+def _scale_add(y: Array, u: Array, d: Array, grid: Array, out: Array, inside: Array) -> None:
+    """y + d u (batch, head, time) on the grid."""
+    scale, low, high = grid[0], grid[1], grid[2]
+    batch, heads, time = y.shape
+    for row in prange(batch * heads):
+        b, h = row // heads, row % heads
+        s, lo, hi, k = scale[h], low[h], high[h], d[h]
+        if inside.size == 0:
+            for t in range(time):
+                out[b, h, t] = min(max(np.rint((y[b, h, t] + k * u[b, h, t]) / s), lo), hi) * s
+        else:
+            for t in range(time):
+                q = np.rint((y[b, h, t] + k * u[b, h, t]) / s)
+                out[b, h, t] = min(max(q, lo), hi) * s
+                inside[b, h, t] = (q >= lo) & (q <= hi)
+
+
+@compiled
+def _products(x: Array, y: Array, sums: Array) -> None:
+    """LANES sums of the products of x and y, float64; what is left over is not taken."""
+    one, two, total = pointer(x), pointer(y), broadcast(0.0)
+    for t in range(0, len(x) - LANES + 1, LANES):
+        total = fma(wide(load(one, t)), wide(load(two, t)), total)
+    store(pointer(sums), 0, total)
+
+
+@kernel
+def _scale_add_back(grad: Array, inside: Array, u: Array, d: Array, to_y: Array, to_u: Array, to_d: Array) -> None:
+    batch, heads, time = grad.shape
+    for row in prange(batch * heads):
+        b, h = row // heads, row % heads
+        k, total = d[h], 0.0
+        source, free, one, two, signal = grad[b, h], inside[b, h], to_y[b, h], to_u[b, h], u[b, h]
+        for t in range(time):
+            g = source[t] * f32(free[t])
+            one[t] = g
+            two[t] = g * k
+        parts = np.empty(LANES, np.float64)
+        _products(one, signal, parts)
+        for t in range(time - time % LANES, time):
+            total += np.float64(one[t]) * np.float64(signal[t])
+        to_d[b, h] = total + parts.sum()
+
+
+@kernel
+def _add(x: Array, y: Array, grid: Array, out: Array, inside: Array) -> None:
+    """x + y (batch, channel, time) on the grid."""
+    scale, low, high = grid[0], grid[1], grid[2]
+    batch, channels, time = x.shape
+    for row in prange(batch * channels):
+        b, c = row // channels, row % channels
+        s, lo, hi = scale[c], low[c], high[c]
+        if inside.size == 0:
+            for t in range(time):
+                out[b, c, t] = min(max(np.rint((x[b, c, t] + y[b, c, t]) / s), lo), hi) * s
+        else:
+            for t in range(time):
+                q = np.rint((x[b, c, t] + y[b, c, t]) / s)
+                out[b, c, t] = min(max(q, lo), hi) * s
+                inside[b, c, t] = (q >= lo) & (q <= hi)
+
+
+def quantize(x: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
+    out, inside = torch.empty(x.shape), mask(trained, x.shape)
+    run = _quantize_last if x.ndim == 2 else _quantize_rows
+    run(x.numpy(), grid.numpy(), out.numpy(), inside.numpy())
+    return out, inside
+
+
+def scale_add(y: Tensor, u: Tensor, d: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
+    out, inside = torch.empty(y.shape), mask(trained, y.shape)
+    arrays = (z.numpy() for z in (y, u, d, grid, out, inside))
+    _scale_add(*arrays)
+    return out, inside
+
+
+def scale_add_backward(grad: Tensor, inside: Tensor, u: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    to_y, to_u = torch.empty(u.shape), torch.empty(u.shape)
+    to_d = torch.empty(u.shape[:2], dtype=torch.float64)
+    arrays = (z.numpy() for z in (grad.contiguous(), inside, u, d, to_y, to_u, to_d))
+    _scale_add_back(*arrays)
+    return to_y, to_u, to_d.sum(0).float()
+
+
+def add(x: Tensor, y: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
+    out, inside = torch.empty(x.shape), mask(trained, x.shape)
+    arrays = (z.numpy() for z in (x, y, grid, out, inside))
+    _add(*arrays)
+    return out, inside

@@ -1,0 +1,45 @@
+"""What is made of parameters and formats, kept while they stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Kept"]
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """One result of `make()`, made again when a parameter or a format changes.
+
+    Nothing is kept where gradients are recorded: a result then belongs to one graph. A parameter has changed where
+    it is another tensor, PyTorch counts another version of it, or its numbers lie elsewhere; what they were stays
+    alive here, so that nothing else can take its place. (`p.data.mul_(...)` escapes: use `torch.no_grad()`.)
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._value: T | None = None
+        self._alive: list[Tensor] = []
+
+    def get(self, parameters: list[Tensor], formats: tuple[object, ...], make: Callable[[], T]) -> T:
+        """The result for these parameters and formats (compared by identity)."""
+        if torch.is_grad_enabled():
+            return make()
+        key: list[object] = list(formats)
+        for p in parameters:
+            if p.is_inference():  # has no version
+                return make()
+            key += (id(p), p._version, p.data_ptr())
+        found = tuple(key)
+        if self._value is None or found != self._key:
+            self._key, self._value = found, make()
+            self._alive = [*parameters, *(p.detach() for p in parameters)]
+        return self._value
+
+    def __deepcopy__(self, memo: object) -> Kept[T]:
+        return Kept()
