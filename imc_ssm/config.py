@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imc_ssm.errors import ConfigError, FileError, unknown
 
-__all__ = ["Config", "one_line"]
+__all__ = ["Config", "one_line", "read_toml"]
 
 
 class Config(BaseModel):
@@ -38,16 +38,7 @@ class Config(BaseModel):
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
         """Read and validate a TOML file; `FileError` if it cannot be read, `ConfigError` if it is wrong."""
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileError(f"cannot read {path}: {error}; give the path of a TOML file") from None
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise FileError(f"{path} is not valid TOML: {error}") from None
-        return cls.parse(data, where=str(path))
+        return cls.parse(read_toml(path), where=str(path))
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "") -> Self:
@@ -58,9 +49,26 @@ class Config(BaseModel):
             raise ConfigError(f"{where or cls.__name__} is not valid JSON: {error}") from None
         return cls.parse(data, where=where)
 
+    def with_(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated like a new one; `ConfigError` for a wrong field."""
+        return self.parse(self.model_dump() | changes)
+
     def to_json(self) -> str:
         """JSON with sorted keys: equal configurations give equal texts (and hashes)."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file; `FileError` if it cannot be read or is not TOML."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}: {error}; give the path of a TOML file") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"{path} is not valid TOML: {error}") from None
 
 
 def one_line(error: ValidationError, where: str) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from imc_ssm.costs.components import Components, load_components
 from imc_ssm.costs.counts import Operation, operation_counts, operation_table
 from imc_ssm.costs.model import COMPONENTS, cost, table
 
 __all__ = [
     "COMPONENTS",
-    "Components",
     "Operation",
     "cost",
-    "load_components",
     "operation_counts",
     "operation_table",
     "table",

@@ -13,6 +13,7 @@ per state m_a and m_b are read for every state. The sum of c x needs no alignmen
 registers.
 
 Conventions
+  * every input of a matrix is requantized from its activation's grid to the DAC's, by a 24-bit integer;
   * a differential pair is subtracted as currents, so a signed column takes one conversion per tile;
   * every tile column's code is multiplied once by a 24-bit integer (weight scale, converter range and drift
     compensation in one number) before the row tiles' partial sums and the bias are added;
@@ -29,17 +30,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from imc_ssm.errors import DesignError
-from imc_ssm.fixedpoint.requantize import MULTIPLIER_BITS
+from imc_ssm.fixedpoint.requantize import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.operators import Elementwise, Mvm, Rate, Recurrence
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from imc_ssm.analog.mapping import MappedMatrix
-    from imc_ssm.deployment import Deployment
+    from imc_ssm.chip import Deployment, MappedMatrix
 
 __all__ = [
-    "CONSTANT_BITS",
     "Operation",
     "Store",
     "matrix_of",
@@ -47,11 +46,6 @@ __all__ = [
     "operation_table",
     "stores",
 ]
-
-SHIFT_BITS = 6
-"""Length of a stored shift (0 to 52)."""
-CONSTANT_BITS = MULTIPLIER_BITS + SHIFT_BITS
-"""Length of a stored requantization constant: a multiplier and a shift (or a left shift, of m_b)."""
 
 Action = Literal[
     "cell", "dac", "adc", "sample hold", "multiply", "add", "register", "lookup", "read", "write", "bus"
@@ -155,15 +149,14 @@ def output_bits(deployment: Deployment, operator: Mvm | Recurrence | Elementwise
     """Width of an operator's output words, bits.
 
     A matrix that feeds no named activation (the decoder) leaves sums of converter codes times their
-    multiplier: adc_bits + 24 bits, grown by its row tiles. A norm keeps the width of its input.
+    multiplier (`MappedMatrix.sum_bits`). A norm keeps the width of its input.
     """
     bits = deployment.bits
     if isinstance(operator, Mvm):
         for name in ("encoder", "mixing"):
             if name in operator.name:
                 return bits[name]
-        tiles = matrix_of(deployment, operator).tiles
-        return _grown(deployment.design.adc_bits + MULTIPLIER_BITS, len({tile.row for tile in tiles}) + 1)
+        return matrix_of(deployment, operator).sum_bits(deployment.chip)
     if isinstance(operator, Recurrence):
         return bits["recurrent"]
     key = {"scale": "after_d", "gelu": "gelu", "glu": "glu", "add": "residual", "mean": "pool"}
@@ -172,30 +165,20 @@ def output_bits(deployment: Deployment, operator: Mvm | Recurrence | Elementwise
 
 def _mvm(deployment: Deployment, operator: Mvm, inputs: int) -> list[Operation]:
     """Drive, read, convert, scale and add up a matrix on its tiles."""
-    matrix, design, bits = matrix_of(deployment, operator), deployment.design, deployment.bits
-    at = _Operator(operator.name, operator.rate)
-    sizes = [(t.row[1] - t.row[0], t.column[1] - t.column[0]) for t in matrix.tiles]
-    rows, columns = sum(r for r, _ in sizes), sum(c for _, c in sizes)
-    outputs, partial = operator.outputs, design.adc_bits + MULTIPLIER_BITS
-    total = _grown(partial, len({t.row for t in matrix.tiles}) + 1)
-    out = [
+    matrix = matrix_of(deployment, operator)
+    at, biases = _Operator(operator.name, operator.rate), deployment.bits["biases"]
+    result = output_bits(deployment, operator, inputs)
+    work = matrix.actions(deployment.chip, inputs, biases, _input_constants(deployment, operator))
+    return [
         at.store("read", "activations", operator.inputs, inputs, "inputs"),
-        at.other("movement", "bus", rows, inputs, "inputs to the tiles"),
-        at.other("dac", "dac", rows, design.dac_bits, "one conversion per used row and tile"),
-        at.other("cells", "cell", 2 * sum(r * c for r, c in sizes), 1, "used devices, two per weight"),
-        at.other("adc", "sample hold", columns, design.adc_bits, "one per used column and tile"),
-        at.other("adc", "adc", columns, design.adc_bits, "one conversion per used column and tile"),
-        at.other("movement", "bus", columns, design.adc_bits, "codes to the digital unit"),
-        at.store("read", "coefficients", columns, CONSTANT_BITS, "scale of each tile column"),
-        at.multiply(columns, design.adc_bits, MULTIPLIER_BITS, "scale of each tile column"),
+        *(Operation(operator=operator.name, rate=operator.rate, **vars(action)) for action in work),
+        at.store("write", "activations", operator.outputs, result, "outputs"),
     ]
-    if columns > outputs:
-        out += at.add(columns - outputs, total, "partial sums of row tiles")
-    if matrix.bias is not None:
-        out.append(at.store("read", "coefficients", outputs, bits["biases"], "bias"))
-        out += at.add(outputs, total, "bias", own_slot=True)
-    out.append(at.store("write", "activations", outputs, output_bits(deployment, operator, inputs), "outputs"))
-    return out
+
+
+def _input_constants(deployment: Deployment, operator: Mvm) -> int:
+    """Requantization constants from an activation's grid to the DAC's: one a channel, or one for all."""
+    return 1 if deployment.scheme.granularity == "tensor" else operator.inputs
 
 
 def _recurrence(deployment: Deployment, operator: Recurrence, inputs: int) -> list[Operation]:
@@ -314,7 +297,8 @@ def stores(deployment: Deployment) -> dict[str, int]:
     """Bits of digital memory, by what they hold.
 
     parameters      poles, B, C (two words per complex state), D, biases
-    requantization  a multiplier and a shift per head (or state) and product kind, tile column, elementwise operand
+    requantization  a multiplier and a shift per head (or state) and product kind, input of a matrix, tile column,
+                    elementwise operand
     state           2 x heads x states words
     activations     one word per output of every operator
     """
@@ -324,8 +308,8 @@ def stores(deployment: Deployment) -> dict[str, int]:
         word = output_bits(deployment, operator, inputs)
         if isinstance(operator, Mvm):
             matrix = matrix_of(deployment, operator)
-            columns = sum(tile.column[1] - tile.column[0] for tile in matrix.tiles)
-            held["requantization"] += columns * CONSTANT_BITS
+            own = matrix.columns + _input_constants(deployment, operator)
+            held["requantization"] += own * CONSTANT_BITS
             held["parameters"] += 0 if matrix.bias is None else operator.outputs * bits["biases"]
             held["activations"] += operator.outputs * word
         elif isinstance(operator, Recurrence):

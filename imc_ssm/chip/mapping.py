@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,14 +10,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from imc_ssm.analog.schema import Design
-from imc_ssm.devices import device_names
+from imc_ssm.devices import Chip, device_names
 from imc_ssm.errors import ConfigError, DataError, DesignError
+from imc_ssm.fixedpoint.requantize import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.operators import Rate
 
 __all__ = [
     "MappedMatrix",
     "Tile",
+    "TileAction",
     "check_fit",
     "column_sums",
     "map_matrix",
@@ -39,12 +41,32 @@ class Tile:
     """ADC full scale, in units of the normalised column sum sum_i (x_i / input_range) target_ij."""
 
 
+@dataclass(frozen=True)
+class TileAction:
+    """`count` equal actions that one product takes on its tiles and right behind them."""
+
+    component: str
+    """Component of the breakdown that pays: "cells", "dac", "adc", "digital update", "memories", "movement"."""
+    action: str
+    """What is done."""
+    count: int
+    """How often."""
+    bits: tuple[int, ...]
+    """Widths of the words: two factors of a product, one width otherwise."""
+    purpose: str
+    """What for, in words."""
+    slots: int = 0
+    """Lane slots of the digital unit that are taken."""
+    store: Literal["coefficients"] | None = None
+    """Memory that is read."""
+
+
 @dataclass(frozen=True, eq=False)
 class MappedMatrix:
     """A weight matrix as it will be programmed: W[j, i] = target[i, j] scale[j], up to the cell's levels."""
 
     name: str
-    """Name, unique on the chip: it seeds the matrix's random draws."""
+    """Name, unique on the chip; no number depends on it."""
     module: str
     """Dotted path of the module that owns the weight."""
     target: Floats
@@ -72,25 +94,83 @@ class MappedMatrix:
         """Number of outputs."""
         return int(self.target.shape[1])
 
+    @property
+    def columns(self) -> int:
+        """Used columns over all tiles: row tiles of one column count each."""
+        return sum(tile.column[1] - tile.column[0] for tile in self.tiles)
+
+    def sum_bits(self, chip: Chip) -> int:
+        """Width of an output before it is rounded: ADC code times multiplier, summed over row tiles and bias."""
+        terms = len({tile.row for tile in self.tiles}) + 1
+        return chip.adc.bits + MULTIPLIER_BITS + math.ceil(math.log2(terms))
+
+    def conductance(self, chip: Chip) -> float:
+        """All devices in use together, S: the sum over weights of 2 g_min + |target| (g_max - g_min)."""
+        least = 2 * chip.cell.g_min.value * self.target.size
+        return least + chip.cell.span * float(np.abs(self.target).sum(dtype=np.float64))
+
+    def actions(self, chip: Chip, input_bits: int, bias_bits: int, input_constants: int = 1) -> list[TileAction]:
+        """What one product does, from the codes of its inputs to the sums before they are rounded.
+
+        The activation's grid is not the DAC's (its range is another one, and it may have a zero point): every
+        input is requantized by a multiplier of 24 bits, of which `input_constants` are stored (a single one sits
+        at the lane and is not read again). Then: inputs to the tiles,
+        conversion of every used row, the cells, hold and conversion of every used column, codes to the digital
+        unit, their multiplication (weight scale, converter range and drift compensation in one number), partial
+        sums of row tiles, bias. A differential pair is subtracted as currents.
+        """
+        sizes = [(t.row[1] - t.row[0], t.column[1] - t.column[0]) for t in self.tiles]
+        rows, columns, outputs = sum(r for r, _ in sizes), self.columns, self.outputs
+        dac, adc, total = (chip.dac.bits,), (chip.adc.bits,), (self.sum_bits(chip),)
+        constant, wide, unit = (CONSTANT_BITS,), MULTIPLIER_BITS, "digital update"
+
+        def sums(count: int, purpose: str, slots: int = 0) -> list[TileAction]:
+            return [
+                TileAction(unit, "add", count, total, purpose, slots),
+                TileAction(unit, "register", count, total, "accumulator"),
+            ]
+
+        def stored(count: int, bits: tuple[int, ...], purpose: str) -> TileAction:
+            return TileAction("memories", "read", count, bits, purpose, store="coefficients")
+
+        out = [stored(input_constants, constant, "requantization of the inputs")] if input_constants > 1 else []
+        out += [
+            TileAction(unit, "multiply", self.inputs, (input_bits, wide), "requantize the inputs", self.inputs),
+            TileAction("movement", "bus", rows, dac, "inputs to the tiles"),
+            TileAction("dac", "dac", rows, dac, "one conversion per used row and tile"),
+            TileAction("cells", "cell", 2 * sum(r * c for r, c in sizes), (1,), "used devices, two per weight"),
+            TileAction("adc", "sample hold", columns, adc, "one per used column and tile"),
+            TileAction("adc", "adc", columns, adc, "one conversion per used column and tile"),
+            TileAction("movement", "bus", columns, adc, "codes to the digital unit"),
+            stored(columns, constant, "scale of each tile column"),
+            TileAction(unit, "multiply", columns, (*adc, wide), "scale of each tile column", columns),
+        ]
+        if columns > outputs:
+            out += sums(columns - outputs, "partial sums of row tiles")
+        if self.bias is not None:
+            out += [stored(outputs, (bias_bits,), "bias"), *sums(outputs, "bias", outputs)]
+        return out
+
 
 def _blocks(size: int, step: int) -> list[tuple[int, int]]:
     """Half-open ranges that cut `size` into pieces of `step`, the last one partial."""
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def tiles_needed(inputs: int, outputs: int, design: Design) -> int:
+def tiles_needed(inputs: int, outputs: int, chip: Chip) -> int:
     """ceil(inputs / rows) * ceil(outputs / columns)."""
-    return -(-inputs // design.rows) * -(-outputs // design.columns)
+    return -(-inputs // chip.design.rows) * -(-outputs // chip.design.columns)
 
 
-def check_fit(matrices: Iterable[MappedMatrix], design: Design) -> int:
+def check_fit(matrices: Iterable[MappedMatrix], chip: Chip) -> int:
     """The tiles all `matrices` need together; `DesignError` if the chip has fewer."""
     needed = sum(len(matrix.tiles) for matrix in matrices)
-    _check_tiles(needed, design, "model")
+    _check_tiles(needed, chip, "model")
     return needed
 
 
-def _check_tiles(needed: int, design: Design, what: str) -> None:
+def _check_tiles(needed: int, chip: Chip, what: str) -> None:
+    design = chip.design
     if needed > design.tiles:
         others = ", ".join(name for name in device_names("designs") if name != design.name)
         raise DesignError(
@@ -104,14 +184,14 @@ def map_matrix(
     module: str,
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None,
-    design: Design,
+    chip: Chip,
     *,
     input_range: float,
     output_ranges: Sequence[float] | None = None,
     rate: Rate = "step",
     scale: Literal["column", "tile"] = "column",
 ) -> MappedMatrix:
-    """Put `weight` (outputs, inputs) on tiles of `design`.
+    """Put `weight` (outputs, inputs) on tiles of `chip`.
 
     target[i, j] = round_levels(weight[j, i] / scale[j]). With `scale="column"`,
     scale[j] = max_i |weight[j, i]| over the whole matrix, so that row tiles of a column share it and their
@@ -137,9 +217,9 @@ def map_matrix(
     if scale not in ("column", "tile"):
         raise ConfigError(f"scale = {scale!r}; use 'column' or 'tile'")
     outputs, inputs = matrix.shape
-    _check_tiles(tiles_needed(inputs, outputs, design), design, f"matrix {name!r} ({inputs} x {outputs})")
+    _check_tiles(tiles_needed(inputs, outputs, chip), chip, f"matrix {name!r} ({inputs} x {outputs})")
 
-    columns = _blocks(outputs, design.columns)
+    columns = _blocks(outputs, chip.design.columns)
     factor = np.abs(matrix).max(axis=1).astype(np.float32)
     if scale == "tile":
         for start, stop in columns:
@@ -147,12 +227,12 @@ def map_matrix(
     # A column of zeros keeps scale 0: the digital unit then removes its read noise as well.
     safe = np.where(factor > 0, factor, np.float32(1)).astype(np.float64)
     target = np.clip(matrix.T / safe, -1.0, 1.0)
-    levels = design.load_cell().levels
+    levels = chip.cell.levels
     if levels is not None:
         target = np.rint(target * (levels.value - 1)) / (levels.value - 1)
     on_levels = np.ascontiguousarray(target, dtype=np.float32)
 
-    places = [(row, column) for column in columns for row in _blocks(inputs, design.rows)]
+    places = [(row, column) for column in columns for row in _blocks(inputs, chip.design.rows)]
     if output_ranges is None:
         output_ranges = [_largest_sum(on_levels[slice(*row), slice(*column)]) for row, column in places]
     if len(output_ranges) != len(places):

@@ -1,46 +1,33 @@
-"""From a quantized model and a chip design to a deployment: what sits where, with which scales and ranges."""
+"""A model on a chip design, as plain data: what sits where, with which scales and ranges."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from imc_ssm.analog import (
-    AnalogLinear,
-    Design,
-    MappedMatrix,
-    Tile,
-    check_fit,
-    map_matrix,
-    with_output_ranges,
-)
-from imc_ssm.errors import FileError, ImcSsmError
+from imc_ssm.chip.linear import AnalogLinear
+from imc_ssm.chip.mapping import MappedMatrix, Tile
+from imc_ssm.devices import Chip, Design
+from imc_ssm.errors import FileError
 from imc_ssm.files import canonical_json, load_tensors, save_tensors
 from imc_ssm.fixedpoint import ScanPlan, plan_scan
-from imc_ssm.modelfile import rebuild, tensors_of
-from imc_ssm.operators import Mvm, Operator, Recurrence
+from imc_ssm.modelfile import rebuild
+from imc_ssm.operators import Operator, Recurrence
 from imc_ssm.quantization import QuantizedLinear, QuantizedS4D, Scheme
 from imc_ssm.s4d import Classifier
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from imc_ssm.analog.linear import Implementation
+    from imc_ssm.chip.linear import Implementation
+    from imc_ssm.chip.programming import Noise
 
-__all__ = ["Deployment", "Multipliers", "compile"]
-
-CALIBRATION_TOKENS = 100_000
-"""Input vectors of each matrix from which its ranges are taken, at most."""
+__all__ = ["Deployment", "Multipliers"]
 
 
 @dataclass(frozen=True)
@@ -91,10 +78,13 @@ def _significant(multipliers: np.ndarray[Any, Any]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Deployment:
-    """A model on a chip design, as plain data. One design makes many chips: programming draws them."""
+    """A model on a chip design, as plain data. One design makes many chips: programming draws them.
 
-    design: Design
-    """The chip design."""
+    Nothing is read from `devices/` any more: what decides a number is in here, and in the digest.
+    """
+
+    chip: Chip
+    """The design with its cell, converters and components."""
     matrices: tuple[MappedMatrix, ...]
     """Every matrix on its tiles."""
     operators: tuple[Operator, ...]
@@ -109,6 +99,11 @@ class Deployment:
     """The quantized model's parameters and calibrated formats."""
     name: str = "model"
     """What the model is called in results."""
+
+    @property
+    def design(self) -> Design:
+        """The chip's design."""
+        return self.chip.design
 
     @property
     def bits(self) -> dict[str, int]:
@@ -131,16 +126,18 @@ class Deployment:
         header = {"config": self.config, "scheme": self.scheme.model_dump(mode="json")}
         return rebuild(self.tensors, header, self.name)[0]
 
-    def chip(self, implementation: Implementation = "fast") -> tuple[Classifier, list[AnalogLinear]]:
+    def analog(
+        self, implementation: Implementation = "fast", noise: Noise = "native"
+    ) -> tuple[Classifier, list[AnalogLinear]]:
         """A model whose matrices are analog tiles, and these tiles, to be programmed (`AnalogLinear.program`)."""
         model = self.digital()
         tiles = []
-        for matrix in self.matrices:
-            analog = AnalogLinear(matrix, self.design, implementation)
+        for index, matrix in enumerate(self.matrices):
+            tile = AnalogLinear(matrix, self.chip, implementation, index=index, noise=noise)
             owner = model.get_submodule(matrix.module)
             assert isinstance(owner, QuantizedLinear)
-            owner.matrix = analog
-            tiles.append(analog)
+            owner.matrix = tile
+            tiles.append(tile)
         return model.eval(), tiles
 
     def digest(self) -> str:
@@ -170,12 +167,12 @@ class Deployment:
                     "rate": m.rate,
                     "input_range": m.input_range,
                     "input_activity": m.input_activity,
-                    "tiles": [[*t.row, *t.column, t.output_range] for t in m.tiles],
+                    "tiles": [asdict(tile) for tile in m.tiles],
                 }
             )
         header = {
             "name": self.name,
-            "design": self.design.model_dump(mode="json"),
+            "chip": self.chip.model_dump(mode="json"),
             "scheme": self.scheme.model_dump(mode="json"),
             "config": self.config,
             "steps": self.steps,
@@ -197,13 +194,13 @@ class Deployment:
                     arrays[f"matrix/{m['name']}/scale"],
                     arrays.get(f"matrix/{m['name']}/bias"),
                     m["input_range"],
-                    tuple(Tile((t[0], t[1]), (t[2], t[3]), t[4]) for t in m["tiles"]),
+                    tuple(Tile(tuple(t["row"]), tuple(t["column"]), t["output_range"]) for t in m["tiles"]),
                     m["rate"],
                     m["input_activity"],
                 )
                 for m in header["matrices"]
             )
-            design = Design.parse(header["design"], where=str(path))
+            chip = Chip.parse(header["chip"], where=str(path))
             scheme = Scheme.parse(header["scheme"], where=str(path))
             rest = (int(header["steps"]), dict(header["config"]), tensors, str(header["name"]))
         except (KeyError, IndexError, TypeError) as error:
@@ -211,7 +208,7 @@ class Deployment:
                 f"{path}: the header of the deployment lacks {error}; compile the model again"
             ) from None
         model, _ = rebuild(tensors, header, str(path))
-        return cls(design, matrices, tuple(model.operators()), scheme, *rest)
+        return cls(chip, matrices, tuple(model.operators()), scheme, *rest)
 
     def table(self) -> Table:
         """What sits where, for `rich.print`."""
@@ -245,95 +242,3 @@ class Deployment:
                 adc,
             )
         return table
-
-
-@torch.no_grad()
-def compile(
-    model: Classifier,
-    design: Design,
-    calibration: Tensor,
-    lengths: Tensor | None = None,
-    *,
-    input_percentile: float = 99.5,
-    output_percentile: float = 99.99,
-    name: str = "model",
-) -> Deployment:
-    """Map a quantized model onto a chip design.
-
-    Every `Mvm` that the model's `operators()` list is split over tiles; the calibration sequences (B, T, D)
-    run through the model fix each matrix's DAC range (`input_percentile` % of the input magnitudes: read noise
-    is relative to the range, so a few clipped inputs cost less than a wide one) and each tile's ADC range
-    (`output_percentile` % of the column sums). The digital side keeps its formats.
-
-    Raises `ImcSsmError` for a model that is not quantized, has parts in full precision or dynamic ranges, or for
-    calibration data of another shape; `DesignError` when the design has too few tiles.
-    """
-    scheme = getattr(model, "scheme", None)
-    if not isinstance(scheme, Scheme):
-        raise ImcSsmError("the model is in full precision; quantize it first (imc-ssm quantize)")
-    scheme.check_static("a chip")
-    missing = [part for part, width in scheme.bits.words().items() if width is None]
-    if missing:
-        raise ImcSsmError(
-            f"a chip has no full precision: give bits to {', '.join(missing)} and quantize again"
-            + (" (imc-ssm quantize --biases 16)" if missing == ["biases"] else "")
-        )
-    model.check(calibration, lengths, "calibration data")
-    operators = tuple(model.operators())
-    products = [op for op in operators if isinstance(op, Mvm)]
-    model = copy.deepcopy(model).eval()
-    with _recorded(model, products) as seen:
-        model(calibration, lengths)
-    matrices = []
-    for op in products:
-        owner = model.get_submodule(op.module)
-        assert isinstance(owner, QuantizedLinear)
-        linear = owner.matrix.linear
-        assert isinstance(linear, nn.Linear)
-        inputs = torch.cat(seen[op.name])
-        span = float(np.percentile(inputs.abs().numpy(), input_percentile))
-        mapped = map_matrix(
-            op.name,
-            op.module,
-            linear.weight.numpy(),
-            None if linear.bias is None else linear.bias.numpy(),
-            design,
-            input_range=span if span > 0 else 1.0,
-            rate=op.rate,
-        )
-        mapped = with_output_ranges(mapped, inputs.numpy(), output_percentile)
-        activity = float((inputs / mapped.input_range).square().mean())
-        matrices.append(replace(mapped, input_activity=activity))
-    check_fit(matrices, design)
-    return Deployment(
-        design,
-        tuple(matrices),
-        operators,
-        scheme,
-        int(calibration.shape[1]),
-        model.config.model_dump(mode="json"),
-        tensors_of(model),
-        name,
-    )
-
-
-@contextmanager
-def _recorded(model: Classifier, products: list[Mvm]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what enters each matrix, as (vectors, inputs) without padding, while the block runs."""
-    seen: dict[str, list[Tensor]] = {op.name: [] for op in products}
-    handles = []
-    for op in products:
-
-        def record(_: nn.Module, inputs: tuple[Tensor, ...], name: str = op.name) -> None:
-            flat = model.ends.vectors(inputs[0])
-            stride = max(1, len(flat) // CALIBRATION_TOKENS)
-            seen[name].append(flat[::stride])
-
-        owner = model.get_submodule(op.module)
-        assert isinstance(owner, QuantizedLinear)
-        handles.append(owner.matrix.register_forward_pre_hook(record))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
