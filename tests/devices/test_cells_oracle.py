@@ -2,7 +2,7 @@
 
 Two samples of n = 40,000 devices, one drawn natively, one through aihwkit (`chip.Reference`), for several targets,
 as programmed and at several times, with drift and read noise together and apart. Test: two-sample
-Kolmogorov-Smirnov, p > 1e-4 for each of the 205 comparisons (a true pair fails one of them in 50 runs of other
+Kolmogorov-Smirnov, p > 1e-4 for each of the 210 comparisons (a true pair fails one of them in 50 runs of other
 seeds; the seeds are fixed, so this run is always the same). n resolves a distance of 0.016; besides, means agree
 within 5 standard errors, and deviations within 5 of theirs (2.5 % where the distribution is normal).
 """
