@@ -92,10 +92,10 @@ def reference_tile(
 ) -> Any:
     """aihwkit's simulator tile with `weight` (inputs, outputs) and converters; inputs in full scales.
 
-    Raises `DesignError` for a converter whose codes are not symmetric, which aihwkit does not have.
+    Raises `DesignError` for a converter with a transfer of its own, which aihwkit does not have.
     """
     for converter in (dac, adc):
-        if not converter.signed:
+        if not converter.signed or type(converter).convert_ is not Converter.convert_:
             raise DesignError(f"aihwkit has no converter of type {converter.type!r}; use implementation 'fast'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

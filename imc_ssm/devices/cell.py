@@ -93,6 +93,8 @@ class Cell(Config):
     """Phase-change memory, or filamentary resistive memory."""
     description: str
     """One line for people."""
+    model: str
+    """The class that the cell is of, by its name in `cells.CELLS`."""
     g_min: Conductance
     """Lowest conductance a device is programmed to, S; the unused device of a pair stays there."""
     g_max: Conductance

@@ -1,11 +1,11 @@
-"""The registry of cell models: adding one is a class and its name in `AnyCell`."""
+"""The registry of cell models: adding one is a class and its line in `CELLS`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, SerializeAsAny
 
 from imc_ssm.config import read_toml
 from imc_ssm.devices.cell import Cell
@@ -15,25 +15,22 @@ from imc_ssm.devices.pcm import PcmLike
 from imc_ssm.devices.wan import ReramWan2022
 from imc_ssm.errors import ConfigError, unknown
 
-__all__ = ["AnyCell", "cell_models", "load_cell", "parse_cell"]
+__all__ = ["CELLS", "AnyCell", "load_cell", "parse_cell"]
 
-AnyCell = Annotated[PcmLike | ReramCmo | ReramWan2022, Field(discriminator="model")]
-"""A memory cell of any model; its field `model` says which."""
-
-
-def cell_models() -> dict[str, type[Cell]]:
-    """The class of every model by its name."""
-    classes: tuple[type[Cell], ...] = get_args(get_args(AnyCell)[0])
-    return {get_args(cls.model_fields["model"].annotation)[0]: cls for cls in classes}
+CELLS: dict[str, type[Cell]] = {
+    "pcm-like": PcmLike,
+    "reram-cmo": ReramCmo,
+    "reram-wan2022": ReramWan2022,
+}
+"""The class of every model, by the field `model` of a cell's TOML."""
 
 
 def parse_cell(data: dict[str, Any], *, where: str = "") -> Cell:
     """Validate a cell as read from TOML or JSON; `ConfigError` in one line for an unknown model or wrong field."""
-    models = cell_models()
-    if data.get("model") not in models:
-        place = f"{where}: " if where else ""
-        raise ConfigError(place + unknown("cell model", str(data.get("model", "(none)")), models))
-    return models[data["model"]].parse(data, where=where)
+    model = data.get("model", "(none)")
+    if model not in CELLS:
+        raise ConfigError((f"{where}: " if where else "") + unknown("cell model", str(model), CELLS))
+    return CELLS[model].parse(data, where=where)
 
 
 def load_cell(name: str | Path) -> Cell:
@@ -43,3 +40,9 @@ def load_cell(name: str | Path) -> Cell:
     """
     path = device_path("cells", name)
     return parse_cell(read_toml(path), where=str(path))
+
+
+AnyCell = Annotated[
+    SerializeAsAny[Cell], BeforeValidator(lambda value: parse_cell(value) if isinstance(value, dict) else value)
+]
+"""A field that holds a cell of any registered model; `model` says which."""

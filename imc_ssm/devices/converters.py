@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
 from imc_ssm.config import Config
 from imc_ssm.devices.components import Component, Components
@@ -17,7 +17,7 @@ from imc_ssm.errors import DesignError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AnyConverter", "Choice", "Converter", "Driver", "Ideal", "converter"]
+__all__ = ["CONVERTERS", "AnyConverter", "Choice", "Converter", "Driver", "Ideal", "converter"]
 
 
 class Choice(Config):
@@ -95,20 +95,19 @@ class Ideal(Converter):
     price: None = None
 
 
-_CLASSES: dict[str, type[Converter]] = {"driver": Driver, "ideal": Ideal}
-"""Types with a class of their own; all others are a `Converter`."""
+CONVERTERS: dict[str, type[Converter]] = {"driver": Driver, "ideal": Ideal}
+"""Types whose transfer or price is their own; every other type of a component table is a `Converter`."""
 
 
-def _tag(data: Any) -> str:
-    name = data.get("type") if isinstance(data, dict) else getattr(data, "type", None)
-    return name if name in _CLASSES else "uniform"
+def _chosen(value: Any) -> Any:
+    """The converter that a dictionary describes, of the class of its type."""
+    if not isinstance(value, dict):
+        return value
+    return CONVERTERS.get(str(value.get("type")), Converter).parse(value)
 
 
-AnyConverter = Annotated[
-    Annotated[Converter, Tag("uniform")] | Annotated[Driver, Tag("driver")] | Annotated[Ideal, Tag("ideal")],
-    Discriminator(_tag),
-]
-"""A converter of any type."""
+AnyConverter = Annotated[SerializeAsAny[Converter], BeforeValidator(_chosen)]
+"""A field that holds a converter of any type."""
 
 
 def converter(kind: Literal["adc", "dac"], choice: Choice, table: Components) -> Converter:
@@ -116,6 +115,6 @@ def converter(kind: Literal["adc", "dac"], choice: Choice, table: Components) ->
 
     Raises `DesignError` for a type that the table does not have, or a resolution at which it has no numbers.
     """
-    cls = _CLASSES.get(choice.type, Converter)
+    cls = CONVERTERS.get(choice.type, Converter)
     price = None if cls is Ideal else table.conversion(kind, choice.type, choice.bits)
     return cls.parse({"type": choice.type, "bits": choice.bits, "price": price}, where=kind)

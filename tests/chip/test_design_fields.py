@@ -1,7 +1,7 @@
 """Every field of a design and of its cell moves what physics says it moves, and nothing else.
 
 `DESIGN` and `CELL` are the expectation: a field, another value, and the quantities that change. A field that is
-not in them fails the test. The model is trained, quantized to 8 bits and compiled on tiles of 8 x 8, all of it real:
+not in them fails the test. The model is trained, quantized to 8 bits and compiled on tiles of 8 x 8, all real:
 
     programmed  the weights in the devices of one chip, right after programming
     output      what its tiles return a day later
@@ -36,8 +36,8 @@ DESIGN: dict[str, tuple[Any, set[str]]] = {
     "sources": ({}, set()),
     "cell": ("reram-cmo-falcone", {"programmed", "output", "energy/cells", "latency/cells", "area/cells"}),
     # Two row tiles in place of one: twice the columns to hold, convert, move, scale and add up; the inputs are
-    # converted as often as before. Tiles of half the size, twice as many where the matrix needs them. More constants
-    # to store. The codes still fit one transfer of the bus, and the widest word is that of the recurrence.
+    # converted as often as before. Tiles of half the size, twice as many where the matrix needs them. More
+    # constants to store. The codes still fit one transfer of the bus; the widest word is that of the recurrence.
     "rows": (
         4,
         {"output", "energy/adc", *DIGITAL, "latency/digital update", "latency/memories"}
