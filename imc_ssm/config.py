@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, Valid
 
 from imc_ssm.errors import ConfigError, FileError, unknown
 
-__all__ = ["Config", "Kinds", "one_line"]
+__all__ = ["Config", "Kinds", "one_line", "read_toml"]
 
 
 class Config(BaseModel):
@@ -46,16 +46,7 @@ class Config(BaseModel):
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
         """Read and validate a TOML file; `FileError` if it cannot be read, `ConfigError` if it is wrong."""
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileError(f"cannot read {path}: {error}; give the path of a TOML file") from None
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise FileError(f"{path} is not valid TOML: {error}") from None
-        return cls.parse(data, where=str(path))
+        return cls.parse(read_toml(path), where=str(path))
 
     @classmethod
     def from_json(cls, text: str, *, where: str = "") -> Self:
@@ -65,6 +56,10 @@ class Config(BaseModel):
         except json.JSONDecodeError as error:
             raise ConfigError(f"{where or cls.__name__} is not valid JSON: {error}") from None
         return cls.parse(data, where=where)
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated like a new one; `ConfigError` for a wrong field."""
+        return self.parse(self.model_dump() | changes)
 
     def to_json(self) -> str:
         """JSON with sorted keys: equal configurations give equal texts (and hashes)."""
@@ -107,6 +102,19 @@ class Kinds(Generic[C]):
         if name not in self.known:
             raise ValueError(unknown(self.what, name, self.known))
         return self.known[name].parse(data)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file; `FileError` if it cannot be read or is not TOML."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}: {error}; give the path of a TOML file") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"{path} is not valid TOML: {error}") from None
 
 
 def one_line(error: ValidationError, where: str) -> str:

@@ -11,11 +11,11 @@ import torch
 import xarray as xr
 from pydantic import Field
 
-from imc_ssm.analog import load_design
+from imc_ssm.chip import TIMES, compile, evaluate
+from imc_ssm.chip.evaluation import Entry, gather
 from imc_ssm.config import Config
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.deployment import compile
-from imc_ssm.evaluation import TIMES, Entry, evaluate, gather
+from imc_ssm.devices import resolve
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.training import Progress, TrainConfig, accuracy, train
@@ -69,7 +69,7 @@ def run(config: StudyConfig, data: SequenceDataset, stage: Callable[[str], Progr
     Models: "fp32" (digital reference), "ptq-a8-x8", and "qat-a8-xN" for every state width N. `stage(title)` is
     called at the start of each stage and returns its progress callback. Test data choose nothing.
     """
-    design = load_design(config.design)
+    chip = resolve(config.design)
     test = data.split("test")
     dt_min, dt_max = initial_steps(data.time)
     sizes = {"inputs": data.channels, "heads": config.heads, "classes": data.n_classes}
@@ -89,7 +89,7 @@ def run(config: StudyConfig, data: SequenceDataset, stage: Callable[[str], Progr
         if kind == "qat":
             tuning = config.fine_tuning.model_copy(update={"seed": config.seed})
             train(quantized, data, tuning, progress=stage(f"fine-tune {name}"))
-        deployment = compile(quantized, design, calibration, lengths, name=name)
+        deployment = compile(quantized, chip, calibration, lengths, name=name)
         chips = evaluate(
             deployment,
             data,

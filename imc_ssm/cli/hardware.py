@@ -55,9 +55,9 @@ def deploy(
     seed: Seed = 0,
 ) -> None:
     """Compile a quantized model onto a chip design, program chips, and evaluate them over time."""
+    from imc_ssm.chip import compile, evaluate
+    from imc_ssm.chip.evaluation import Entry, gather
     from imc_ssm.costs import cost as price
-    from imc_ssm.deployment import compile
-    from imc_ssm.evaluation import Entry, evaluate, gather
     from imc_ssm.modelfile import load_model
     from imc_ssm.pretrained import model_file
     from imc_ssm.quantization import calibration_batch
@@ -74,14 +74,14 @@ def deploy(
     data, task = data_of(stored, dataset, data_dir)
     calibration = calibration_batch(data, stored.model.config.heads)
     placed = compile(stored.model, chip, *calibration, name=model.stem)
-    price(placed)  # a component that the design names wrongly shows before the long part
+    price(placed)  # a converter without a price shows before the long part
     console.print(placed.table())
     with stages() as stage, resumable(out) as checkpoint:
         progress = stage(f"evaluate {chips} chips")
         run = evaluate(placed, data, chips, seconds, seed=seed, progress=progress, checkpoint=checkpoint)
     ds = gather([Entry(placed.name, float(run["accuracy_digital"]), placed, run)], len(data.split("test")))
-    ds.attrs["title"] = f"{model.name} on {chip.name}, {task}"
-    config = {"model": model.name, "task": task, "design": chip.model_dump(mode="json"), "chips": chips}
+    ds.attrs["title"] = f"{model.name} on {chip.design.name}, {task}"
+    config = {"model": model.name, "task": task, "design": chip.design.model_dump(mode="json"), "chips": chips}
     ds.attrs |= provenance({**config, "times": seconds, "info": stored.info}, seed, time.perf_counter() - start)
     if deployment is not None:
         placed.save(deployment)
@@ -107,10 +107,9 @@ def cost(
     seed: Seed = 0,
 ) -> None:
     """Energy, latency, area and memory of one inference, by component, without evaluating accuracy."""
-    from imc_ssm.analog import load_design
+    from imc_ssm.chip import Deployment, compile
     from imc_ssm.costs import cost as price
     from imc_ssm.costs import operation_table, table
-    from imc_ssm.deployment import Deployment, compile
     from imc_ssm.modelfile import load_model
     from imc_ssm.pretrained import model_file
     from imc_ssm.quantization import calibration_batch
@@ -127,7 +126,7 @@ def cost(
         stored = load_model(model)
         data, _ = data_of(stored, dataset, data_dir)
         calibration = calibration_batch(data, stored.model.config.heads)
-        placed = compile(stored.model, load_design(design or "pcm-256"), *calibration, name=model.stem)
+        placed = compile(stored.model, design or "pcm-256", *calibration, name=model.stem)
     else:
         if design is not None:
             raise ConfigError(

@@ -9,8 +9,8 @@ from imc_ssm.errors import ConfigError, DataError, FileError, ImcSsmError
 from imc_ssm.files import check_writable
 
 if TYPE_CHECKING:
-    from imc_ssm.analog import Design
     from imc_ssm.datasets import SequenceDataset
+    from imc_ssm.devices import Chip
     from imc_ssm.modelfile import StoredModel
 
 __all__ = ["data_of", "design_at", "load_data", "seconds_of", "writable", "writable_result"]
@@ -29,15 +29,14 @@ def writable_result(path: Path) -> None:
     writable(path.with_suffix(".png"), ".png")
 
 
-def design_at(name: str, times: tuple[float, ...]) -> Design:
-    """The chip design, if its memory cell has a model at every one of the times (s)."""
-    from imc_ssm.analog import load_design
+def design_at(name: str, times: tuple[float, ...]) -> Chip:
+    """The chip of a design, if its memory cell has a model at every one of the times (s)."""
+    from imc_ssm.devices import resolve
 
-    design = load_design(name)
-    cell = design.load_cell()
+    chip = resolve(name)
     for moment in times:
-        cell.check_time(moment)
-    return design
+        chip.cell.check_time(moment)
+    return chip
 
 
 def seconds_of(times: str) -> tuple[float, ...]:

@@ -8,9 +8,8 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from imc_ssm.analog import Cell, Design, load_cell, load_design
 from imc_ssm.cli.report import console, quantity
-from imc_ssm.devices import device_names
+from imc_ssm.devices import Cell, Design, device_names, load_cell, load_design, resolve
 from imc_ssm.errors import DesignError, unknown
 
 __all__ = ["show"]
@@ -38,9 +37,8 @@ def show(name: str | None) -> dict[str, Any]:
     table.add_column("description")
     for design in designs:
         tiles = f"{design.tiles} x {design.rows} x {design.columns}"
-        table.add_row(
-            design.name, design.cell, tiles, f"{design.dac_bits}, {design.adc_bits} b", design.description
-        )
+        converters = ", ".join(f"{one.type} {one.bits} b" for one in (design.dac, design.adc))
+        table.add_row(design.name, design.cell, tiles, converters, design.description)
     console.print(table)
     console.print("`imc-ssm devices NAME` shows one with the source of every number.")
     return {"cells": [_dump(c) for c in cells], "designs": [_dump(d) for d in designs]}
@@ -51,6 +49,7 @@ def _one(name: str) -> dict[str, Any]:
     if name in device_names("cells"):
         entry = load_cell(name)
     elif name in device_names("designs") or Path(name).suffix == ".toml":
+        resolve(name)  # what it refers to is there and right
         entry = load_design(name)
     else:
         raise DesignError(unknown("cell or design", name, device_names("cells") + device_names("designs")))
@@ -65,7 +64,7 @@ def _one(name: str) -> dict[str, Any]:
         if isinstance(value, dict) and "value" in value:
             table.add_row(field, f"{value['value']:g} {value['unit']}", value["source"])
         elif isinstance(value, dict):
-            source = value.get("source", "")
+            source = str(value.get("source") or sources.get(field, ""))
             table.add_row(field, ", ".join(f"{k} {v}" for k, v in value.items() if k != "source"), source)
         else:
             table.add_row(field, str(value), str(sources.get(field, "")))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from imc_ssm.costs.components import Components, load_components
 from imc_ssm.costs.counts import Taken, actions_of, operation_table
 from imc_ssm.costs.model import COMPONENTS, cost, table
 
 __all__ = [
     "COMPONENTS",
-    "Components",
     "Taken",
     "actions_of",
     "cost",
-    "load_components",
     "operation_table",
     "table",
 ]

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imc_ssm.errors import DesignError
-from imc_ssm.fixedpoint.requantize import MULTIPLIER_BITS
-from imc_ssm.graph import Action, Matrix, Operator, Stored, grown
-from imc_ssm.graph.actions import CONSTANT_BITS, Actions
+from imc_ssm.fixedpoint.requantize import CONSTANT_BITS
+from imc_ssm.graph import Action, Matrix, Operator, Stored
+from imc_ssm.graph.actions import Actions
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from imc_ssm.analog.mapping import MappedMatrix
-    from imc_ssm.deployment import Deployment
+    from imc_ssm.chip import Deployment, MappedMatrix
 
 __all__ = ["Taken", "actions_of", "matrix_of", "operation_table", "stores"]
 
@@ -57,51 +56,38 @@ def actions_of(deployment: Deployment) -> list[Taken]:
 
 
 def _output_bits(deployment: Deployment, operator: Matrix) -> int:
-    """Width of a matrix's output words.
-
-    One without a format (a decoder's logits) leaves sums of converter codes times their multiplier: adc_bits + 24
-    bits, grown by its row tiles and the bias.
-    """
+    """Width of a matrix's output words: of its sums where they have no format (a decoder's logits)."""
     if operator.output.name in deployment.formats:
         return deployment.formats.bits(operator.output.name)
-    tiles = matrix_of(deployment, operator).tiles
-    return grown(deployment.design.adc_bits + MULTIPLIER_BITS, len({tile.row for tile in tiles}) + 1)
+    return matrix_of(deployment, operator).sum_bits(deployment.chip)
+
+
+def _input_constants(deployment: Deployment, operator: Matrix) -> int:
+    """Requantization constants from an activation's grid to the DAC's: one a channel, or one for all."""
+    (entering,) = operator.inputs
+    return entering.width if deployment.formats[entering.name].scale.ndim else 1
 
 
 def _on_tiles(deployment: Deployment, operator: Matrix) -> list[Action]:
-    """Drive, read, convert, scale and add up a matrix on its tiles."""
-    matrix, design, formats = matrix_of(deployment, operator), deployment.design, deployment.formats
-    at, inputs = Actions(operator.rate), formats.bits(operator.inputs[0].name)
-    sizes = [(t.row[1] - t.row[0], t.column[1] - t.column[0]) for t in matrix.tiles]
-    rows, columns = sum(r for r, _ in sizes), sum(c for _, c in sizes)
-    outputs, partial = operator.output.width, design.adc_bits + MULTIPLIER_BITS
-    total = grown(partial, len({t.row for t in matrix.tiles}) + 1)
-    out = [
-        at.read("activations", operator.inputs[0].width, inputs, "inputs"),
-        at.other("movement", "bus", rows, inputs, "inputs to the tiles"),
-        at.other("dac", "dac", rows, design.dac_bits, "one conversion per used row and tile"),
-        at.other("cells", "cell", 2 * sum(r * c for r, c in sizes), 1, "used devices, two per weight"),
-        at.other("adc", "sample hold", columns, design.adc_bits, "one per used column and tile"),
-        at.other("adc", "adc", columns, design.adc_bits, "one conversion per used column and tile"),
-        at.other("movement", "bus", columns, design.adc_bits, "codes to the digital unit"),
-        at.read("coefficients", columns, CONSTANT_BITS, "scale of each tile column"),
-        at.multiply(columns, design.adc_bits, MULTIPLIER_BITS, "scale of each tile column"),
+    """The product of a matrix where it sits, between the activation buffer and the activation buffer."""
+    matrix, formats, at = matrix_of(deployment, operator), deployment.formats, Actions(operator.rate)
+    (entering,) = operator.inputs
+    bias = 0 if operator.bias is None else formats.bits(operator.bias)
+    width = formats.bits(entering.name)
+    return [
+        at.read("activations", entering.width, width, "inputs"),
+        *matrix.actions(deployment.chip, width, bias, _input_constants(deployment, operator)),
+        at.write("activations", operator.output.width, _output_bits(deployment, operator), "outputs"),
     ]
-    if columns > outputs:
-        out += at.add(columns - outputs, total, "partial sums of row tiles")
-    if operator.bias is not None:
-        out.append(at.read("coefficients", outputs, formats.bits(operator.bias), "bias"))
-        out += at.add(outputs, total, "bias", own_slot=True)
-    out.append(at.write("activations", outputs, _output_bits(deployment, operator), "outputs"))
-    return out
 
 
 def _stored_of(deployment: Deployment, operator: Operator) -> list[Stored]:
+    """Words of an operator in digital memories; the weights of a matrix are in the cells."""
     if not isinstance(operator, Matrix):
         return operator.stored(deployment.formats, deployment.steps)
-    columns = sum(tile.column[1] - tile.column[0] for tile in matrix_of(deployment, operator).tiles)
+    constants = matrix_of(deployment, operator).columns + _input_constants(deployment, operator)
     out = [
-        Stored("requantization", columns, CONSTANT_BITS),
+        Stored("requantization", constants, CONSTANT_BITS),
         Stored("activations", operator.output.width, _output_bits(deployment, operator)),
     ]
     if operator.bias is not None:
@@ -113,7 +99,8 @@ def stores(deployment: Deployment) -> dict[str, int]:
     """Bits of digital memory, by what they hold.
 
     parameters      poles, B, C (two words per complex state), D, biases
-    requantization  a multiplier and a shift per head (or state) and product kind, tile column, elementwise operand
+    requantization  a multiplier and a shift per head (or state) and product kind, input of a matrix, tile column,
+                    elementwise operand
     state           2 x heads x states words
     activations     one word per output of every operator
     """

@@ -22,31 +22,29 @@ and lookup units as wide as the widest word, of the memories and of one bus.
 Not modelled: leakage and clock tree; control and instruction fetch; charging of the array's wires beyond the
 converters' own energy; reference and supply regulation; programming and its verification; calibration and
 drift measurements; chip input and output; padding, wiring overhead and unused tiles in the area. Predictions
-are therefore low against a measured chip (see `tests/cost/test_cost_published.py` for how low).
+are therefore low against a measured chip (see `tests/costs/test_cost_published.py` for how low).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from imc_ssm.costs.components import Components, Memory, load_components
 from imc_ssm.costs.counts import Taken, actions_of, matrix_of, stores
+from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.errors import ConfigError, DesignError
-from imc_ssm.graph import COMPONENTS, Action, Matrix
+from imc_ssm.graph import COMPONENTS, Matrix
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from imc_ssm.analog.mapping import MappedMatrix
-    from imc_ssm.analog.schema import Cell
-    from imc_ssm.deployment import Deployment
+    from imc_ssm.chip import Deployment
 
-__all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "cell_energy", "cost", "table"]
+__all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "cost", "table"]
 
 DEFAULT_ACTIVITY = 1.0 / 9.0
 """Mean squared input over squared DAC full scale: the range of a centred input set at three deviations."""
@@ -62,30 +60,24 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     of rate "step" alone), `latency` and `latency_step` (s), `area` (m2), `memory` (bits; only "memories" has
     any); their totals; `memory_part` (part), `devices`, `tiles`. NaN: the quantity has no meaning there.
 
-    Raises `ConfigError` for an activity outside [0, 1], `DesignError` for an operator that is not mapped, a
-    component that the table does not have or that resolves too few bits, or a table for another node.
+    Raises `ConfigError` for an activity outside [0, 1], `DesignError` for an operator that is not mapped, or an
+    action or a converter without a price.
     """
     if not 0.0 <= activity <= 1.0:
         raise ConfigError(f"activity = {activity!r}; allowed is a mean square between 0 and 1")
-    design = deployment.design
-    components = load_components(design.components)
-    if not math.isclose(design.node.value, components.node.value, rel_tol=1e-3):
-        raise DesignError(
-            f"design {design.name!r} has a periphery at {design.node.value * 1e9:g} nm, its component table "
-            f"{components.name!r} is for {components.node.value * 1e9:g} nm; name a table for that node"
-        )
+    chip = deployment.chip
     operations = actions_of(deployment)
     parts = stores(deployment)
-    memories = _memories(components, parts)
+    memories = _memories(chip.digital, parts)
 
-    energy = _energy(deployment, components, memories, operations, activity)
-    latency = _latency(deployment, components, memories, operations)
-    area = _area(deployment, components, memories, operations)
+    energy = _energy(deployment, memories, operations, activity)
+    latency = _latency(deployment, memories, operations)
+    area = _area(deployment, memories, operations)
     bits = dict.fromkeys(COMPONENTS, math.nan) | {"memories": float(sum(parts.values()))}
     steps = deployment.steps
     whole = {name: steps * energy["step"][name] + energy["sequence"][name] for name in COMPONENTS}
     time = {name: steps * latency["step"][name] + latency["sequence"][name] for name in COMPONENTS}
-    used = {matrix_of(deployment, op).name: matrix_of(deployment, op) for op in _matrices(deployment)}
+    used = {op.module: matrix_of(deployment, op) for op in _matrices(deployment)}
     devices = sum(2 * matrix.target.size for matrix in used.values())
 
     out = xr.Dataset(coords={"component": list(COMPONENTS), "part": list(parts)})
@@ -111,108 +103,83 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     tiles = sum(len(matrix.tiles) for matrix in used.values())
     out["tiles"] = ((), float(tiles), {"units": "1", "long_name": "Tiles in use"})
     out.attrs = {
-        "title": f"Cost on {design.name}",
-        "design": design.name,
-        "components": components.name,
+        "title": f"Cost on {chip.design.name}",
+        "design": chip.design.name,
+        "components": chip.digital.name,
         "steps": steps,
         "activity": activity,
     }
     return out
 
 
-def cell_energy(matrix: MappedMatrix, cell: Cell, activity: float) -> float:
-    """Energy of reading every used device of a matrix once, J: activity V_read^2 t_read sum G.
-
-    sum G = sum over weights of 2 g_min + |target| (g_max - g_min): G+ and G- of the differential pair.
-    """
-    span = cell.g_max.value - cell.g_min.value
-    conductance = 2 * cell.g_min.value * matrix.target.size
-    conductance += span * float(np.abs(matrix.target).sum(dtype=np.float64))
-    return activity * cell.v_read.value**2 * cell.t_read.value * conductance
-
-
 def _matrices(deployment: Deployment) -> list[Matrix]:
     return [op for op in deployment.graph if isinstance(op, Matrix)]
 
 
-def _memories(components: Components, parts: dict[str, int]) -> dict[str, Memory]:
+def _memories(digital: Digital, parts: dict[str, int]) -> dict[str, Memory]:
     """The three static memories of the digital unit, each of the size it needs."""
     return {
-        "coefficients": components.memory(parts["parameters"] + parts["requantization"]),
-        "state": components.memory(parts["state"]),
-        "activations": components.memory(parts["activations"]),
+        "coefficients": digital.memory(parts["parameters"] + parts["requantization"]),
+        "state": digital.memory(parts["state"]),
+        "activations": digital.memory(parts["activations"]),
+    }
+
+
+def _actors(chip: Chip) -> dict[str, Callable[..., float]]:
+    """Energy of one action on words of given widths, J, by the name of the action; memories and cells apart."""
+    digital = chip.digital
+    return {
+        "adc": lambda _: chip.adc.priced().joules(),
+        "dac": lambda _: chip.dac.priced().joules(),
+        "sample hold": lambda _: chip.sample_hold.joules(),
+        "multiply": digital.multiply.joules,
+        "add": digital.add.joules,
+        "register": digital.flip_flop.joules,
+        "lookup": digital.lookup.joules,
+        "bus": digital.bus.joules,
     }
 
 
 def _energy(
-    deployment: Deployment,
-    components: Components,
-    memories: dict[str, Memory],
-    operations: Iterable[Taken],
-    activity: float,
+    deployment: Deployment, memories: dict[str, Memory], operations: Iterable[Taken], activity: float
 ) -> dict[str, dict[str, float]]:
     """Energy by rate and component, J, each time that the operators of that rate run."""
-    design = deployment.design
-    adc = components.converter("adc", design.adc, design.adc_bits)
-    dac = components.converter("dac", design.dac, design.dac_bits)
-    hold = components.hold(design.sample_hold)
-    cell = design.load_cell()
-    matrices = {op.module: matrix_of(deployment, op) for op in _matrices(deployment)}
+    chip = deployment.chip
+    actors = _actors(chip)
 
-    def one(module: str, op: Action) -> float:
+    def one(taken: Taken) -> float:
         """Energy of one action, J."""
-        match op.verb:
-            case "adc":
-                return adc.energy.value
-            case "dac":
-                return dac.energy.value
-            case "sample hold":
-                return hold.energy.value
-            case "multiply":
-                return components.multiply.energy.value * components.multiply_scale(*op.bits)
-            case "add":
-                return components.add.energy.value * components.add_scale(*op.bits)
-            case "register":
-                return components.flip_flop.energy.value * components.register_scale(*op.bits)
-            case "lookup":
-                return components.lookup.energy.value
-            case "bus":
-                return components.bus.energy.value * op.bits[0]
-            case "read":
-                return memories[str(op.store)].read * op.bits[0]
-            case "write":
-                return memories[str(op.store)].write * op.bits[0]
-            case "cell":
-                matrix = matrices[module]
-                own = getattr(matrix, "input_activity", None)
-                return cell_energy(matrix, cell, activity if own is None else float(own)) / op.count
+        op = taken.action
+        if op.verb in ("read", "write"):
+            memory = memories[str(op.store)]
+            return (memory.read if op.verb == "read" else memory.write) * op.bits[0]
+        if op.verb == "cell" and isinstance(taken.operator, Matrix):
+            matrix = matrix_of(deployment, taken.operator)
+            own = activity if matrix.input_activity is None else matrix.input_activity
+            return chip.cell.read_energy(matrix.conductance(chip), float(own)) / op.count
+        if op.verb not in actors:
+            known = ", ".join(("cell", "read", "write", *actors))
+            raise DesignError(f"operator {taken.operator.name!r}: action {op.verb!r} has no price; known: {known}")
+        return actors[op.verb](*op.bits)
 
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
     for taken in operations:
         op = taken.action
-        out[op.rate][op.component] += op.count * one(taken.operator.module, op)
+        out[op.rate][op.component] += op.count * one(taken)
     return out
 
 
 def _latency(
-    deployment: Deployment,
-    components: Components,
-    memories: dict[str, Memory],
-    operations: Iterable[Taken],
+    deployment: Deployment, memories: dict[str, Memory], operations: Iterable[Taken]
 ) -> dict[str, dict[str, float]]:
     """Serial time by rate and component, s, each time that the operators of that rate run."""
-    design = deployment.design
-    cell, clock = design.load_cell(), design.clock.value
-    adc = components.converter("adc", design.adc, design.adc_bits)
-    dac = components.converter("dac", design.dac, design.dac_bits)
-    hold = components.hold(design.sample_hold)
+    chip = deployment.chip
+    clock, lanes, bus = chip.design.clock.value, chip.design.lanes, chip.digital.bus
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
     for operator in _matrices(deployment):
         widest = max(tile.column[1] - tile.column[0] for tile in matrix_of(deployment, operator).tiles)
-        row = out[operator.rate]
-        row["dac"] += dac.latency.value
-        row["cells"] += cell.t_read.value
-        row["adc"] += hold.latency.value + min(design.columns_per_adc, widest) * adc.latency.value
+        for component, time in chip.product_latency(widest).items():
+            out[operator.rate][component] += time
 
     slots: dict[tuple[str, str, str], int] = {}
     lookups: dict[tuple[str, str, str], int] = {}
@@ -230,44 +197,32 @@ def _latency(
             touched[op.rate, name, str(op.store)] = None
     for work in (slots, lookups):
         for (rate, component, _), count in work.items():
-            out[rate][component] += math.ceil(count / design.lanes) / clock
+            out[rate][component] += math.ceil(count / lanes) / clock
     for (rate, _), amount in traffic.items():
-        out[rate]["movement"] += math.ceil(amount / components.bus.bits) * components.bus.latency.value
+        out[rate]["movement"] += math.ceil(amount / bus.bits) * bus.latency.value
     for rate, _, store in touched:
         out[rate]["memories"] += memories[store].latency
     return out
 
 
-def _area(
-    deployment: Deployment,
-    components: Components,
-    memories: dict[str, Memory],
-    operations: list[Taken],
-) -> dict[str, float]:
+def _area(deployment: Deployment, memories: dict[str, Memory], operations: list[Taken]) -> dict[str, float]:
     """Area by component, m2."""
-    design = deployment.design
+    digital, lanes = deployment.chip.digital, deployment.design.lanes
     tiles = sum(len(matrix_of(deployment, operator).tiles) for operator in _matrices(deployment))
-    adc = components.converter("adc", design.adc, design.adc_bits).area.value
-    dac = components.converter("dac", design.dac, design.dac_bits).area.value
-    hold = components.hold(design.sample_hold).area.value
     actions = [taken.action for taken in operations]
-    multiplier = max((components.multiply_scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0)
+    multiplier = max((digital.multiply.scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0)
     widest = max((op.bits[0] for op in actions if op.verb == "add"), default=0)
     lane = (
-        multiplier * components.multiply.area.value
-        + components.add_scale(widest) * components.add.area.value
-        + components.register_scale(widest) * components.flip_flop.area.value
+        multiplier * digital.multiply.area.value
+        + digital.add.scale(widest) * digital.add.area.value
+        + digital.flip_flop.scale(widest) * digital.flip_flop.area.value
     )
     looks_up = any(op.verb == "lookup" for op in actions)
-    converters = math.ceil(design.columns / design.columns_per_adc)
-    return {
-        "cells": tiles * 2 * design.rows * design.columns * design.load_cell().area.value,
-        "dac": tiles * design.rows * dac,
-        "adc": tiles * (converters * adc + design.columns * hold),
-        "digital update": design.lanes * lane,
+    return {component: tiles * area for component, area in deployment.chip.tile_area().items()} | {
+        "digital update": lanes * lane,
         "memories": sum(memory.area for memory in memories.values()),
-        "nonlinearity": design.lanes * components.lookup.area.value if looks_up else 0.0,
-        "movement": components.bus.area.value,
+        "nonlinearity": lanes * digital.lookup.area.value if looks_up else 0.0,
+        "movement": digital.bus.area.value,
     }
 
 

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint.formats import Rounding
 
-__all__ = ["MULTIPLIER_BITS", "WORD_BITS", "Requantizer", "requantize", "round_shift"]
+__all__ = ["CONSTANT_BITS", "MULTIPLIER_BITS", "WORD_BITS", "Requantizer", "requantize", "round_shift"]
 
 MULTIPLIER_BITS = 24
 """Widest multiplier of the unit, in significant bits."""
+SHIFT_BITS = 6
+"""Length of a stored shift (0 to 52)."""
+CONSTANT_BITS = MULTIPLIER_BITS + SHIFT_BITS
+"""Length of a stored requantization constant: a multiplier and a shift (or a left shift, of m_b)."""
 WORD_BITS = 53
 """Widest word of the unit, sign included. Twice such an integer is exact in double precision, and so is its
 half: the fused kernels compute in doubles without a single rounding."""

@@ -19,15 +19,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from imc_ssm.fixedpoint.requantize import MULTIPLIER_BITS
 from imc_ssm.graph.signals import Rate
 
-__all__ = ["COMPONENTS", "CONSTANT_BITS", "Action", "Actions", "Store", "Stored", "grown"]
+__all__ = ["COMPONENTS", "Action", "Actions", "Store", "Stored", "grown"]
 
-SHIFT_BITS = 6
-"""Length of a stored shift (0 to 52)."""
-CONSTANT_BITS = MULTIPLIER_BITS + SHIFT_BITS
-"""Length of a stored requantization constant: a multiplier and a shift (or a left shift, of m_b)."""
 COMPONENTS = ("cells", "dac", "adc", "digital update", "memories", "nonlinearity", "movement")
 """The parts of a cost breakdown, in the order of every result."""
 

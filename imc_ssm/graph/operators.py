@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from imc_ssm.fixedpoint.requantize import MULTIPLIER_BITS
-from imc_ssm.graph.actions import CONSTANT_BITS, Action, Actions, Stored, grown
+from imc_ssm.fixedpoint.requantize import CONSTANT_BITS, MULTIPLIER_BITS
+from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 
 __all__ = ["Gate", "LookUp", "Matrix", "Mean", "Normalize", "Operator", "Piecewise", "Scale", "Source", "Sum"]

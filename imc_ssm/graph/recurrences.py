@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imc_ssm.fixedpoint import Multipliers, Rounding, RoundingPlacement, ScanFormats, ScanPlan, plan_scan
-from imc_ssm.fixedpoint.requantize import MULTIPLIER_BITS
-from imc_ssm.graph.actions import CONSTANT_BITS, Action, Actions, Stored, grown
+from imc_ssm.fixedpoint.requantize import CONSTANT_BITS, MULTIPLIER_BITS
+from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.operators import Operator
 from imc_ssm.graph.signals import Formats, Parameter
 

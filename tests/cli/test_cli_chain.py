@@ -12,11 +12,9 @@ import typer
 from cli_runs import done, own_toml, run
 
 from imc_ssm import __version__, datasets, results
-from imc_ssm.analog import load_cell, load_design
+from imc_ssm.chip import Deployment, evaluate
 from imc_ssm.cli.app import app
-from imc_ssm.deployment import Deployment
-from imc_ssm.devices import device_names
-from imc_ssm.evaluation import evaluate
+from imc_ssm.devices import device_names, load_cell, load_design
 from imc_ssm.modelfile import load_model, tensors_of
 from imc_ssm.training import accuracy
 

@@ -1,4 +1,4 @@
-"""A stand-in deployment: plain records with the attributes that the cost model reads, nothing else."""
+"""A deployment for the counts: a real chip and real matrices on it, and words of any length for every part."""
 
 from __future__ import annotations
 
@@ -8,57 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from imc_ssm.operators import Elementwise, Mvm, Recurrence
 
-from imc_ssm.graph import Elementwise, Mvm, Recurrence
-
-
-def number(value: float) -> SimpleNamespace:
-    """A cited number, without its citation."""
-    return SimpleNamespace(value=value)
+from imc_ssm.chip import map_matrix
+from imc_ssm.devices import Chip, load_design, resolve
 
 
-def make_design(**changes: Any) -> SimpleNamespace:
-    """A chip design with round numbers: G from 1 to 11 uS, 0.2 V, 100 ns."""
-    cell = SimpleNamespace(
-        g_min=number(1e-6), g_max=number(11e-6), v_read=number(0.2), t_read=number(100e-9), area=number(1e-14)
-    )
-    fields: dict[str, Any] = {
-        "name": "stand-in",
-        "rows": 2,
-        "columns": 4,
-        "dac_bits": 8,
-        "adc_bits": 8,
-        "columns_per_adc": 4,
-        "node": number(32e-9),
-        "clock": number(1e9),
-        "lanes": 8,
-        "components": "periphery-32nm",
-        "adc": "sar-8b",
-        "dac": "dac-8b",
-        "sample_hold": "sample-hold",
-    }
-    return SimpleNamespace(load_cell=lambda: cell, **(fields | changes))
-
-
-def make_matrix(name: str, target: np.ndarray, design: SimpleNamespace, rate: str) -> SimpleNamespace:
-    """A matrix cut into tiles of the design's size."""
-
-    def cuts(length: int, size: int) -> list[tuple[int, int]]:
-        return [(start, min(start + size, length)) for start in range(0, length, size)]
-
-    inputs, outputs = target.shape
-    tiles = tuple(
-        SimpleNamespace(row=row, column=column)
-        for row in cuts(inputs, design.rows)
-        for column in cuts(outputs, design.columns)
-    )
-    return SimpleNamespace(
-        name=name,
-        target=target.astype(np.float32),
-        tiles=tiles,
-        bias=np.zeros(outputs, np.float32),
-        rate=rate,
-    )
+def make_chip(**changes: Any) -> Chip:
+    """A real chip with round numbers: tiles of 2 x 4, G from 1 to 11 uS, 0.2 V, 100 ns."""
+    shipped = load_design("pcm-256")
+    sizes = {"rows": 2, "columns": 4, "lanes": 8, "tiles": 10_000} | changes
+    shared = {"columns_per_adc": min(4, sizes["columns"])}
+    chip = resolve(shipped.with_(**(shared | sizes)))
+    values = {"g_min": 1e-6, "g_max": 11e-6, "v_read": 0.2, "t_read": 100e-9, "area": 1e-14}
+    numbers = {name: getattr(chip.cell, name).with_(value=value) for name, value in values.items()}
+    return chip.with_(cell=chip.cell.with_(**numbers))
 
 
 PARTS = (
@@ -79,7 +43,7 @@ def make_deployment(
     **design: Any,
 ) -> SimpleNamespace:
     """One layer with everything in it: encoder, recurrence, D, GELU, mixing, GLU, residual, mean, decoder."""
-    chip = make_design(**design)
+    chip = make_chip(**design)
     rng = np.random.default_rng(0)
     operators = (
         Mvm("encoder", "encoder", 3, heads),
@@ -93,12 +57,21 @@ def make_deployment(
         Mvm("decoder", "decoder", heads, 5, "sequence"),
     )
     matrices = tuple(
-        make_matrix(op.name, rng.uniform(-1, 1, (op.inputs, op.outputs)), chip, op.rate)
+        map_matrix(
+            op.name,
+            op.module,
+            rng.uniform(-1, 1, (op.outputs, op.inputs)),
+            np.zeros(op.outputs),
+            chip,
+            input_range=1.0,
+            rate=op.rate,
+        )
         for op in operators
         if isinstance(op, Mvm)
     )
     return SimpleNamespace(
-        design=chip,
+        chip=chip,
+        design=chip.design,
         matrices=matrices,
         operators=operators,
         steps=steps,
@@ -110,5 +83,5 @@ def make_deployment(
 
 @pytest.fixture(scope="session")
 def deployment() -> Callable[..., SimpleNamespace]:
-    """The factory of stand-in deployments."""
+    """The factory of deployments."""
     return make_deployment

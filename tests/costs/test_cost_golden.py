@@ -85,10 +85,10 @@ def total(count: int, bits: int) -> float:
 
 
 def test_digital_update(result: xr.Dataset) -> None:
-    # converter codes of 8 bits x 24; two row tiles and a bias: 32 + ceil(log2 3) = 34 bits
-    encoder = product(8, 8, 24) + total(4, 34) + total(4, 34)
-    mixing = product(16, 8, 24) + total(8, 34) + total(8, 34)
-    decoder = product(10, 8, 24) + total(5, 34) + total(5, 34)
+    # inputs x 24, to the DAC's grid; ADC codes of 8 bits x 24; two row tiles and a bias: 32 + ceil(log2 3) = 34
+    encoder = product(3, 3, 24) + product(8, 8, 24) + total(4, 34) + total(4, 34)
+    mixing = product(4, 9, 24) + product(16, 8, 24) + total(8, 34) + total(8, 34)
+    decoder = product(4, 10, 24) + product(10, 8, 24) + total(5, 34) + total(5, 34)
     # 12 complex states
     recurrence = product(48, 6, 10) + total(24, 17)  # a x, 6 + 10 + 1 bits
     recurrence += product(24, 5, 4)  # b u, 9 bits
@@ -110,26 +110,29 @@ def test_nonlinearity(result: xr.Dataset) -> None:
 
 def test_memories(result: xr.Dataset) -> None:
     """All three memories are below 1 KB: 0.014 pJ a bit read, 0.0296 pJ a bit written."""
-    read = (3 * 3 + 8 * 30 + 4 * 11) + (4 * 4 + 24 * (6 + 5 + 7) + 12 * 30 + 24 * 10)
-    read += (4 * 12 + 4 * 4 + 4 * 9) + 4 * 8 + (4 * 9 + 16 * 30 + 8 * 11) + 8 * 7 + (4 * 6 + 4 * 4) + 4 * 5
+    read = (3 * 3 + 3 * 30 + 8 * 30 + 4 * 11) + (4 * 4 + 24 * (6 + 5 + 7) + 12 * 30 + 24 * 10)
+    read += (
+        (4 * 12 + 4 * 4 + 4 * 9) + 4 * 8 + (4 * 9 + 4 * 30 + 16 * 30 + 8 * 11) + 8 * 7 + (4 * 6 + 4 * 4) + 4 * 5
+    )
     write = 4 * 4 + 24 * 10 + 4 * 12 + 4 * 8 + 4 * 9 + 8 * 7 + 4 * 6 + 4 * 5
     step = (read * 0.014 + write * 0.0296) * PJ
-    end = ((4 * 10 + 10 * 30 + 5 * 11) * 0.014 + (4 * 10 + 5 * 34) * 0.0296) * PJ
+    end = ((4 * 10 + 4 * 30 + 10 * 30 + 5 * 11) * 0.014 + (4 * 10 + 5 * 34) * 0.0296) * PJ
     assert energy(result, "memories") == pytest.approx(STEPS * step + end)
 
 
 def test_memory_bits(result: xr.Dataset) -> None:
     parts = dict(zip(result["part"].values.tolist(), result["memory_part"].values.tolist(), strict=True))
     assert parts["parameters"] == 24 * (6 + 5 + 7) + 4 * 9 + 11 * (4 + 8 + 5)
-    assert parts["requantization"] == 30 * (8 + 16 + 10 + 3 * 4 + 2 + 2 + 1 + 1)
+    assert parts["requantization"] == 30 * (3 + 8 + 4 + 16 + 4 + 10 + 3 * 4 + 2 + 2 + 1 + 1)
     assert parts["state"] == 24 * 10
     assert parts["activations"] == 4 * (4 + 12 + 8 + 9 + 6 + 5 + 10) + 8 * 7 + 5 * 34
     assert float(result["memory_total"]) == sum(parts.values())
 
 
 def test_movement(result: xr.Dataset) -> None:
-    step = (3 * 3 + 8 * 8) + (4 * 4 + 4 * 12) + (8 * 9 + 16 * 8)
-    end = 8 * 10 + 10 * 8
+    # to and from the tiles: codes of the converters, 8 bits
+    step = (3 * 8 + 8 * 8) + (4 * 4 + 4 * 12) + (8 * 8 + 16 * 8)
+    end = 8 * 8 + 10 * 8
     assert energy(result, "movement") == pytest.approx((STEPS * step + end) * 0.054 * PJ)
 
 
@@ -139,8 +142,8 @@ def test_latency(result: xr.Dataset) -> None:
         "cells": (2 * STEPS + 1) * 100,
         "dac": (2 * STEPS + 1) * 0.909,
         "adc": (2 * STEPS + 1) * (1 + 4 * 0.833),
-        # encoder 12, recurrence 148, D 12, mixing 24, residual 8, mean 4 slots; at the end 4 and 15
-        "digital update": STEPS * (2 + 19 + 2 + 3 + 1 + 1) + 1 + 2,
+        # encoder 15, recurrence 148, D 12, mixing 28, residual 8, mean 4 slots; at the end 4 and 19
+        "digital update": STEPS * (2 + 19 + 2 + 4 + 1 + 1) + 1 + 3,
         "nonlinearity": STEPS * (1 + 1 + 1),
         # stores touched: encoder 2, recurrence 3, D 2, GELU 1, mixing 2, GLU 1, residual 1, mean 1; decoder 2
         "memories": (STEPS * 13 + 2) * 0.617,

@@ -77,8 +77,7 @@ def test_activity_scales_the_cells(deployment: Factory) -> None:
     twice = cost(case, activity=0.2)["energy"]
     assert float(twice[0]) == pytest.approx(2 * float(base[0]))
     np.testing.assert_array_equal(twice[1:], base[1:])
-    for matrix in case.matrices:
-        matrix.input_activity = 0.3
+    case.matrices = tuple(replace(matrix, input_activity=0.3) for matrix in case.matrices)
     assert float(cost(case, activity=0.1)["energy"][0]) == pytest.approx(3 * float(base[0]))
 
 
@@ -112,18 +111,20 @@ def test_tables(deployment: Factory) -> None:
     assert replace(counts[0], count=0).count == 0
 
 
+def test_an_action_without_a_price_is_refused(deployment: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = deployment()
+    strange = [replace(op, action="teleport") for op in operation_counts(case)[-1:]]
+    monkeypatch.setattr("imc_ssm.costs.model.operation_counts", lambda _: strange)
+    with pytest.raises(DesignError, match="action 'teleport' has no price; known: cell, read"):
+        cost(case)
+
+
 def test_refusals(deployment: Factory) -> None:
     for activity in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match=r"activity = .* between 0 and 1"):
             cost(deployment(), activity=activity)
-    with pytest.raises(DesignError, match="unknown adc 'sar-8'; did you mean 'sar-8b'"):
-        cost(deployment(adc="sar-8"))
-    with pytest.raises(DesignError, match="adc 'sar-8b' resolves 8 bits, the design asks for 9; use one of"):
-        cost(deployment(adc_bits=9))
-    with pytest.raises(DesignError, match="periphery at 14 nm, its component table 'periphery-32nm' is for 32 nm"):
-        cost(deployment(node=SimpleNamespace(value=14e-9)))
-    with pytest.raises(DesignError, match="unknown component table"):
-        cost(deployment(components="periphery-7nm"))
+    with pytest.raises(DesignError, match="type 'ideal' has no price; give the design one of its component table"):
+        cost(deployment(adc={"type": "ideal", "bits": 8}))
     case = deployment()
     case.matrices = case.matrices[:-1]
     with pytest.raises(DesignError, match="operator 'decoder' has no mapped matrix"):

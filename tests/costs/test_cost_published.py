@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import xarray as xr
+from imc_ssm.operators import Mvm
 
-from imc_ssm.analog import Design, load_design, map_matrix
+from imc_ssm.chip import map_matrix
 from imc_ssm.costs import cost
-from imc_ssm.graph import Mvm
+from imc_ssm.devices import Design, load_design, resolve
 
 ANALOG = ["cells", "dac", "adc"]
 
@@ -22,10 +23,17 @@ ANALOG = ["cells", "dac", "adc"]
 def product(design: Design, activity: float = 1 / 9) -> xr.Dataset:
     """One product that fills one tile with Gaussian weights, largest weight of a column at full scale."""
     weight = np.random.default_rng(0).normal(size=(design.columns, design.rows))
-    matrix = map_matrix("matrix", "matrix", weight, None, design, input_range=1.0)
+    chip = resolve(design)
+    matrix = map_matrix("matrix", "matrix", weight, None, chip, input_range=1.0)
     operator = Mvm("matrix", "matrix", design.rows, design.columns)
     deployment = SimpleNamespace(
-        design=design, matrices=(matrix,), operators=(operator,), steps=1, bits={"input": 8, "biases": 8}
+        chip=chip,
+        design=chip.design,
+        matrices=(matrix,),
+        operators=(operator,),
+        steps=1,
+        bits={"input": 8, "biases": 8},
+        scheme=SimpleNamespace(granularity="tensor"),
     )
     return cost(deployment, activity=activity)  # type: ignore[arg-type]
 
@@ -47,7 +55,7 @@ def test_hermes() -> None:
     """
     shipped = load_design("pcm-256")
     assert 1 / 30 < compare("HERMES, SAR", product(shipped), 12.5e-9) < 1
-    own = shipped.model_copy(update={"adc": "cco-8b", "columns_per_adc": 1})
+    own = shipped.with_(adc={"type": "cco", "bits": 8}, columns_per_adc=1)
     assert 1 <= compare("HERMES, own converter", product(own), 12.5e-9) < 1.1
     # 128 ns of pulse, 130 ns in all: measured.
     latency = float(product(own)["latency"].sel(component=ANALOG).sum())
@@ -59,14 +67,14 @@ def test_yao() -> None:
 
     Our devices conduct 9 to 88 uS for 100 ns, theirs 2 to 20 uS for 50 ns: the cells make the difference.
     """
-    design = load_design("reram-128").model_copy(update={"dac": "driver-1b", "dac_bits": 1})
+    design = load_design("reram-128").with_(dac={"type": "driver", "bits": 1})
     assert 0.1 < compare("Yao", product(design, activity=0.5), 0.372e-9) < 10
 
 
 def test_neurram() -> None:
     """NeuRRAM (Wan et al. 2022, doi:10.1038/s41586-022-04992-8): 128 pairs x 256, 4/6 bits, 4.108 nJ."""
-    design = load_design("reram-wan-64").model_copy(
-        update={"rows": 128, "columns": 256, "adc": "sar-6b", "adc_bits": 6, "dac_bits": 4}
+    design = load_design("reram-wan-64").with_(
+        rows=128, columns=256, adc={"type": "sar", "bits": 6}, dac={"type": "capacitive", "bits": 4}
     )
     assert 0.05 < compare("NeuRRAM", product(design), 4.108e-9) < 10
 
@@ -76,9 +84,7 @@ def test_isaac_converters_dominate() -> None:
 
     (16 ADC + 4 DAC + 0.01 hold + 2.4 crossbar) mW / 8 crossbars x 100 ns = 280 pJ, of which the ADC 71 %.
     """
-    design = load_design("reram-128").model_copy(
-        update={"dac": "driver-1b", "dac_bits": 1, "columns_per_adc": 128}
-    )
+    design = load_design("reram-128").with_(dac={"type": "driver", "bits": 1}, columns_per_adc=128)
     ds = product(design, activity=0.5)
     assert 0.1 < compare("ISAAC", ds, 280e-12) < 10
     energy = ds["energy"].sel(component=ANALOG)

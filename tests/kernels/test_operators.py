@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from imc_ssm.s4d import Classifier, ModelConfig
+from imc_ssm.layers import Classifier, ModelConfig
 from scan_cases import formats_for, operands
 from torch import Tensor
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from quantized_runs import some, ssm_of
 
-from imc_ssm.analog import load_design
+from imc_ssm.chip import compile
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.deployment import compile
+from imc_ssm.devices import load_design
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Bits, Scheme, quantize

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from imc_ssm.s4d import Classifier
+from imc_ssm.layers import Classifier
 from quantized_runs import some, ssm_of
 
 from imc_ssm.datasets import SequenceDataset

@@ -13,11 +13,11 @@ import torch
 from quantized_runs import check_batch_stream_and_partition, check_oracle, oracle, some, ssm_of, stream
 from torch import Tensor, nn
 
-from imc_ssm.analog import load_design
 from imc_ssm.analysis import inspect_model
+from imc_ssm.chip import Deployment, compile
 from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.deployment import Deployment, compile
+from imc_ssm.devices import load_design
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Multipliers, plan_scan
 from imc_ssm.graph import Graph, Place, Recurrence
@@ -415,7 +415,7 @@ class TestDeployed:
         loaded = Deployment.load(tmp_path / "d.safetensors")
         assert torch.equal(loaded.digital()(u), model(u))
         assert float(cost(placed)["energy_total"]) == float(cost(loaded)["energy_total"]) > 0
-        chip, tiles = placed.chip()
+        chip, tiles = placed.analog()
         for tile in tiles:
             tile.program(0, 0)
         assert torch.isfinite(chip(u)).all()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imc_ssm.costs import Components, load_components
-from imc_ssm.devices import Cited, device_names
+from imc_ssm.devices import Cited, Components, device_names, load_components
 from imc_ssm.errors import ConfigError, DesignError
 
 TABLE = load_components("periphery-32nm")
@@ -48,15 +48,15 @@ def test_logic_is_scaled_as_stillmaker_and_baas() -> None:
 
 def test_wide_operations_agree_with_published_ones() -> None:
     """Horowitz, 32 bits at 45 nm: 3.1 pJ a product, 0.1 pJ a sum; the 8-bit entries are 0.2 and 0.03 pJ."""
-    assert TABLE.multiply_scale(32, 32) == pytest.approx(3.1 / 0.2, rel=0.05)
-    assert TABLE.add_scale(32) == pytest.approx(0.1 / 0.03, rel=0.25)
+    assert TABLE.multiply.scale(32, 32) == pytest.approx(3.1 / 0.2, rel=0.05)
+    assert TABLE.add.scale(32) == pytest.approx(0.1 / 0.03, rel=0.25)
 
 
 @given(st.integers(1, 32), st.integers(1, 32))
 def test_products_grow_with_both_widths(first: int, second: int) -> None:
-    assert TABLE.multiply_scale(first, second) == TABLE.multiply_scale(second, first)
-    assert TABLE.multiply_scale(2 * first, second) == pytest.approx(2 * TABLE.multiply_scale(first, second))
-    assert TABLE.multiply_scale(8, 8) == 1.0
+    assert TABLE.multiply.scale(first, second) == TABLE.multiply.scale(second, first)
+    assert TABLE.multiply.scale(2 * first, second) == pytest.approx(2 * TABLE.multiply.scale(first, second))
+    assert TABLE.multiply.scale(8, 8) == 1.0
 
 
 def test_memory_passes_through_the_rows() -> None:
@@ -89,16 +89,49 @@ def test_memory_grows_with_capacity(first: int, second: int) -> None:
     assert small.area <= large.area * (1 + 1e-12)
 
 
-def test_converters() -> None:
-    assert TABLE.converter("adc", "sar-8b", 6).energy.value == 1.667e-12
-    with pytest.raises(
-        DesignError, match=r"'sar-6b' resolves 6 bits, the design asks for 8; use one of: .*sar-8b"
+def test_the_published_converters_are_as_published() -> None:
+    """ISAAC's 8-bit SAR, BRAHMS' capacitive DAC, ISAAC's driver: J, s, m2."""
+    for kind, name, bits, numbers in (
+        ("adc", "sar", 8, (1.667e-12, 0.833e-9, 1200e-12)),
+        ("adc", "sar", 6, (1.2e-12, 0.833e-9 * 6 / 8, 627e-12)),
+        ("adc", "sar", 4, (0.79e-12, 0.833e-9 * 4 / 8, 361e-12)),
+        ("adc", "cco", 8, (48.8e-12, 2e-9, 2480e-12)),
+        ("dac", "capacitive", 8, (0.291e-12, 0.909e-9, 438e-12)),
+        ("dac", "driver", 1, (0.4167e-12, 1e-9, 0.166e-12)),
     ):
-        TABLE.converter("adc", "sar-6b", 8)
-    with pytest.raises(DesignError, match="unknown adc 'sar8b'; did you mean 'sar-8b'"):
-        TABLE.converter("adc", "sar8b", 8)
-    with pytest.raises(DesignError, match="add one to table 'periphery-32nm'"):
-        TABLE.converter("dac", "dac-8b", 12)
+        found = TABLE.conversion(kind, name, bits)  # type: ignore[arg-type]
+        assert (found.energy.value, found.latency.value, found.area.value) == pytest.approx(numbers, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", device_names("components"))
+def test_more_bits_never_cost_less(name: str) -> None:
+    table = load_components(name)
+    for kind in ("adc", "dac"):
+        for converter in getattr(table, kind).values():
+            prices = [converter.at(bits) for bits in converter.resolutions()]
+            for fewer, more in pairwise(prices):
+                assert fewer.latency.value <= more.latency.value
+                assert fewer.energy.value < more.energy.value
+                assert fewer.area.value < more.area.value
+
+
+def test_a_scaled_converter_says_from_what_and_why() -> None:
+    """50 fF V^2 a bit: half the energy at half the bits; 2^bits unit capacitors."""
+    four, eight = (TABLE.conversion("dac", "capacitive", bits) for bits in (4, 8))
+    assert four.energy.value == pytest.approx(eight.energy.value / 2)
+    assert four.area.value == pytest.approx(eight.area.value / 16)
+    assert four.latency.value == eight.latency.value
+    assert "x 0.5 from 8 to 4 bits" in four.energy.source
+    assert "arXiv:2405.14978" in four.energy.source
+
+
+def test_converters_that_the_table_does_not_have() -> None:
+    with pytest.raises(DesignError, match=r"'sar' has no numbers at 12 bits .* it has 4, 5, 6, 7, 8, 9, 10 "):
+        TABLE.conversion("adc", "sar", 12)
+    with pytest.raises(DesignError, match=r"'cco' has no numbers at 6 bits .* it has 8 "):
+        TABLE.conversion("adc", "cco", 6)
+    with pytest.raises(DesignError, match="unknown adc type 'sra'; did you mean 'sar'"):
+        TABLE.conversion("adc", "sra", 8)
     with pytest.raises(DesignError, match="unknown sample-and-hold 'hold'"):
         TABLE.hold("hold")
 

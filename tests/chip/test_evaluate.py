@@ -10,13 +10,12 @@ import torch
 import xarray as xr
 
 from imc_ssm import results
-from imc_ssm.analog import load_design
+from imc_ssm.chip import DAY, HOUR, TIMES, Deployment, compile, evaluate
+from imc_ssm.chip.evaluation import Entry, gather
 from imc_ssm.costs import COMPONENTS, cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
-from imc_ssm.deployment import Deployment, compile
 from imc_ssm.errors import ConfigError, DataError, DesignError, FileError, ImcSsmError
-from imc_ssm.evaluation import DAY, HOUR, TIMES, Entry, evaluate, gather
 from imc_ssm.layers import Classifier, ModelConfig, preset
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.study import initial_steps
@@ -34,7 +33,7 @@ def few(digits: SequenceDataset) -> SequenceDataset:
 
 @pytest.fixture
 def deployment(quantized: Make, few: SequenceDataset) -> Deployment:
-    return compile(quantized(Scheme()), load_design("pcm-256"), calibration_batch(few, 8)[0], name="ptq")
+    return compile(quantized(Scheme()), "pcm-256", calibration_batch(few, 8)[0], name="ptq")
 
 
 class TestEvaluate:
@@ -80,7 +79,7 @@ class TestEvaluate:
 
     def test_chips_differ(self, deployment: Deployment, few: SequenceDataset) -> None:
         u = torch.from_numpy(few.split("test").values)
-        model, tiles = deployment.chip()
+        model, tiles = deployment.analog()
         logits = []
         for chip in range(3):
             for tile in tiles:
@@ -159,7 +158,7 @@ class TestGather:
     ) -> None:
         other = compile(
             quantized(Scheme.uniform(poles=6, state=4)),
-            load_design("pcm-256"),
+            "pcm-256",
             calibration_batch(few, 8)[0],
             name="other",
         )
@@ -236,7 +235,7 @@ def test_end_to_end_nothing_mocked(digits: SequenceDataset, tmp_path: Path) -> N
     qat = accuracy(quantized, digits.split("test"))
     assert full - qat < 6
 
-    deployed = compile(quantized, load_design("pcm-256"), calibration, lengths, name="qat-a8-x8")
+    deployed = compile(quantized, "pcm-256", calibration, lengths, name="qat-a8-x8")
     chips = evaluate(deployed, digits, 2, [1.0, DAY])
     assert float(chips["accuracy_digital"]) == qat
     on_chip = chips["accuracy"].mean("chip")

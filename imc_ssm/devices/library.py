@@ -7,14 +7,14 @@ peripheral components (`components`). It travels inside the wheel; in a source t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
 from imc_ssm.config import Config
 from imc_ssm.errors import DesignError, unknown
 
-__all__ = ["Cited", "Kind", "cited", "device_names", "device_path"]
+__all__ = ["Cited", "Kind", "beside", "cited", "device_names", "device_path"]
 
 Kind = Literal["cells", "designs", "components"]
 
@@ -43,10 +43,31 @@ def cited(unit: str, *, low: float = 0.0, high: float = float("inf")) -> Any:
     return Annotated[Cited, AfterValidator(check)]
 
 
+if TYPE_CHECKING:  # a type checker sees the class, pydantic the class with its unit and range
+    Area: TypeAlias = Cited
+    Conductance: TypeAlias = Cited
+    Duration: TypeAlias = Cited
+    Energy: TypeAlias = Cited
+    Frequency: TypeAlias = Cited
+    Length: TypeAlias = Cited
+    Number: TypeAlias = Cited
+    Voltage: TypeAlias = Cited
+else:
+    Area = cited("m2")
+    Conductance = cited("S")
+    Duration = cited("s")
+    Energy = cited("J")
+    Frequency = cited("Hz", low=1.0)
+    Length = cited("m", low=1e-10)
+    Number = cited("1")
+    Voltage = cited("V")
+
+
 def _root() -> Path:
     """The folder that holds `cells/`, `designs/` and `components/`."""
-    inside = Path(__file__).parent / "_devices"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "devices"
+    package = Path(__file__).parent.parent
+    inside = package / "_devices"
+    return inside if inside.is_dir() else package.parent / "devices"
 
 
 def device_names(kind: Kind) -> list[str]:
@@ -68,3 +89,8 @@ def device_path(kind: Kind, name: str | Path) -> Path:
         what = {"cells": "memory cell", "designs": "chip design", "components": "component table"}[kind]
         raise DesignError(unknown(what, str(name), device_names(kind)))
     return path
+
+
+def beside(file: Path, reference: str) -> str:
+    """A reference in `file`: a path is relative to the file's folder, a name stays a name."""
+    return str(file.parent / reference) if Path(reference).suffix == ".toml" else reference

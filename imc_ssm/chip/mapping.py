@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from imc_ssm.analog.schema import Design
-from imc_ssm.devices import device_names
+from imc_ssm.devices import Chip, device_names
 from imc_ssm.errors import ConfigError, DataError, DesignError
-from imc_ssm.graph import Rate
+from imc_ssm.fixedpoint.requantize import CONSTANT_BITS, MULTIPLIER_BITS
+from imc_ssm.graph import Action, Rate, grown
+from imc_ssm.graph.actions import Actions
 
 __all__ = [
     "MappedMatrix",
@@ -44,7 +45,7 @@ class MappedMatrix:
     """A weight matrix as it will be programmed: W[j, i] = target[i, j] scale[j], up to the cell's levels."""
 
     name: str
-    """Name, unique on the chip: it seeds the matrix's random draws."""
+    """Name, unique on the chip; no number depends on it."""
     module: str
     """Dotted path of the module that owns the weight."""
     target: Floats
@@ -72,25 +73,75 @@ class MappedMatrix:
         """Number of outputs."""
         return int(self.target.shape[1])
 
+    @property
+    def columns(self) -> int:
+        """Used columns over all tiles: row tiles of one column count each."""
+        return sum(tile.column[1] - tile.column[0] for tile in self.tiles)
+
+    def sum_bits(self, chip: Chip) -> int:
+        """Width of an output before it is rounded: ADC code times multiplier, summed over row tiles and bias."""
+        terms = len({tile.row for tile in self.tiles}) + 1
+        return grown(chip.adc.bits + MULTIPLIER_BITS, terms)
+
+    def conductance(self, chip: Chip) -> float:
+        """All devices in use together, S: the sum over weights of 2 g_min + |target| (g_max - g_min)."""
+        least = 2 * chip.cell.g_min.value * self.target.size
+        return least + chip.cell.span * float(np.abs(self.target).sum(dtype=np.float64))
+
+    def actions(self, chip: Chip, input_bits: int, bias_bits: int, input_constants: int = 1) -> list[Action]:
+        """What one product does, from the codes of its inputs to the sums before they are rounded.
+
+        The activation's grid is not the DAC's (its range is another one, and it may have a zero point): every
+        input is requantized by a multiplier of 24 bits, of which `input_constants` are stored (a single one sits
+        at the lane and is not read again). Then: inputs to the tiles, conversion of every used row, the cells,
+        hold and conversion of every used column, codes to the digital unit, their multiplication (weight scale,
+        converter range and drift compensation in one number), partial sums of row tiles, bias. A differential pair
+        is subtracted as currents.
+        """
+        sizes = [(t.row[1] - t.row[0], t.column[1] - t.column[0]) for t in self.tiles]
+        rows, columns, outputs = sum(r for r, _ in sizes), self.columns, self.outputs
+        at, dac, adc, total = Actions(self.rate), chip.dac.bits, chip.adc.bits, self.sum_bits(chip)
+        out = []
+        if input_constants > 1:
+            out.append(at.read("coefficients", input_constants, CONSTANT_BITS, "requantization of the inputs"))
+        out += [
+            at.multiply(self.inputs, input_bits, MULTIPLIER_BITS, "requantize the inputs"),
+            at.other("movement", "bus", rows, dac, "inputs to the tiles"),
+            at.other("dac", "dac", rows, dac, "one conversion per used row and tile"),
+            at.other("cells", "cell", 2 * sum(r * c for r, c in sizes), 1, "used devices, two per weight"),
+            at.other("adc", "sample hold", columns, adc, "one per used column and tile"),
+            at.other("adc", "adc", columns, adc, "one conversion per used column and tile"),
+            at.other("movement", "bus", columns, adc, "codes to the digital unit"),
+            at.read("coefficients", columns, CONSTANT_BITS, "scale of each tile column"),
+            at.multiply(columns, adc, MULTIPLIER_BITS, "scale of each tile column"),
+        ]
+        if columns > outputs:
+            out += at.add(columns - outputs, total, "partial sums of row tiles")
+        if self.bias is not None:
+            out.append(at.read("coefficients", outputs, bias_bits, "bias"))
+            out += at.add(outputs, total, "bias", own_slot=True)
+        return out
+
 
 def _blocks(size: int, step: int) -> list[tuple[int, int]]:
     """Half-open ranges that cut `size` into pieces of `step`, the last one partial."""
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 
-def tiles_needed(inputs: int, outputs: int, design: Design) -> int:
+def tiles_needed(inputs: int, outputs: int, chip: Chip) -> int:
     """ceil(inputs / rows) * ceil(outputs / columns)."""
-    return -(-inputs // design.rows) * -(-outputs // design.columns)
+    return -(-inputs // chip.design.rows) * -(-outputs // chip.design.columns)
 
 
-def check_fit(matrices: Iterable[MappedMatrix], design: Design) -> int:
+def check_fit(matrices: Iterable[MappedMatrix], chip: Chip) -> int:
     """The tiles all `matrices` need together; `DesignError` if the chip has fewer."""
     needed = sum(len(matrix.tiles) for matrix in matrices)
-    _check_tiles(needed, design, "model")
+    _check_tiles(needed, chip, "model")
     return needed
 
 
-def _check_tiles(needed: int, design: Design, what: str) -> None:
+def _check_tiles(needed: int, chip: Chip, what: str) -> None:
+    design = chip.design
     if needed > design.tiles:
         others = ", ".join(name for name in device_names("designs") if name != design.name)
         raise DesignError(
@@ -104,14 +155,14 @@ def map_matrix(
     module: str,
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None,
-    design: Design,
+    chip: Chip,
     *,
     input_range: float,
     output_ranges: Sequence[float] | None = None,
     rate: Rate = "step",
     scale: Literal["column", "tile"] = "column",
 ) -> MappedMatrix:
-    """Put `weight` (outputs, inputs) on tiles of `design`.
+    """Put `weight` (outputs, inputs) on tiles of `chip`.
 
     target[i, j] = round_levels(weight[j, i] / scale[j]). With `scale="column"`,
     scale[j] = max_i |weight[j, i]| over the whole matrix, so that row tiles of a column share it and their
@@ -137,9 +188,9 @@ def map_matrix(
     if scale not in ("column", "tile"):
         raise ConfigError(f"scale = {scale!r}; use 'column' or 'tile'")
     outputs, inputs = matrix.shape
-    _check_tiles(tiles_needed(inputs, outputs, design), design, f"matrix {name!r} ({inputs} x {outputs})")
+    _check_tiles(tiles_needed(inputs, outputs, chip), chip, f"matrix {name!r} ({inputs} x {outputs})")
 
-    columns = _blocks(outputs, design.columns)
+    columns = _blocks(outputs, chip.design.columns)
     factor = np.abs(matrix).max(axis=1).astype(np.float32)
     if scale == "tile":
         for start, stop in columns:
@@ -147,12 +198,12 @@ def map_matrix(
     # A column of zeros keeps scale 0: the digital unit then removes its read noise as well.
     safe = np.where(factor > 0, factor, np.float32(1)).astype(np.float64)
     target = np.clip(matrix.T / safe, -1.0, 1.0)
-    levels = design.load_cell().levels
+    levels = chip.cell.levels
     if levels is not None:
         target = np.rint(target * (levels.value - 1)) / (levels.value - 1)
     on_levels = np.ascontiguousarray(target, dtype=np.float32)
 
-    places = [(row, column) for column in columns for row in _blocks(inputs, design.rows)]
+    places = [(row, column) for column in columns for row in _blocks(inputs, chip.design.rows)]
     if output_ranges is None:
         output_ranges = [_largest_sum(on_levels[slice(*row), slice(*column)]) for row, column in places]
     if len(output_ranges) != len(places):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imc_ssm.analog.mapping import Floats, MappedMatrix
-from imc_ssm.analog.programming import ProgrammedMatrix, compensation, program, stream_seed
-from imc_ssm.analog.schema import Design
+from imc_ssm.chip.mapping import Floats, MappedMatrix
+from imc_ssm.chip.programming import Noise, ProgrammedMatrix, compensation, program
+from imc_ssm.chip.reference import probe_cpp, reference_tile
+from imc_ssm.devices import Chip, stream_seed
 from imc_ssm.errors import ConfigError, DataError, DesignError, unknown
 
 __all__ = ["AnalogLinear", "Implementation"]
@@ -26,37 +26,45 @@ _CHUNK = 1 << 19
 class AnalogLinear(nn.Module):
     """y = W x + bias on the tiles of one chip; inference only (no gradients).
 
-        d_i  = clip(round(x_i / input_range / q_in)) q_in         q_in  = 2 / (2^dac_bits - 2)
+        d_i  = dac.transfer(x_i, input_range) q_in                q_in  = dac.step
         s_j  = sum_i d_i w_ij + read_noise N(0, 1)                w     = (G+ - G-) / (g_max - g_min)
-        a_j  = clip(round(s_j / q_out)) q_out                     q_out = 2 output_range / (2^adc_bits - 2)
+        a_j  = adc.transfer(s_j, output_range) q_out              q_out = output_range adc.step
         y_j  = input_range scale_j sum_tiles alpha a_j + bias_j   alpha = global drift compensation
 
     A new one holds the ideal targets: converters on, no noise (`ideal_weights` is True). `program` makes it
     one chip, `set_time` ages it. `implementation`: "fast" (the formula above, in place, in pieces that fit
     the cache), "aihwkit" (every tile is aihwkit's torch tile, with noise and bound management off),
-    "aihwkit-cpp" (its C++ tile, where it runs; `DesignError` where it does not).
+    "aihwkit-cpp" (its C++ tile, where it runs; `DesignError` where it does not). Both program with the library's
+    own cells unless `noise="aihwkit"`.
 
-    Random numbers: with "fast" a generator of its own; both are seeded by (seed, chip, name, time), and
-    successive calls continue the stream.
+    Random numbers: with "fast" a generator of its own; both are seeded by (seed, chip, index, time), and
+    successive calls continue the stream. `index` is the matrix's place on the chip.
     """
 
-    def __init__(self, mapped: MappedMatrix, design: Design, implementation: Implementation = "fast") -> None:
+    def __init__(
+        self,
+        mapped: MappedMatrix,
+        chip: Chip,
+        implementation: Implementation = "fast",
+        *,
+        index: int = 0,
+        noise: Noise = "native",
+    ) -> None:
         """Build the layer in its ideal state; `ConfigError` for an unknown implementation."""
         super().__init__()
         if implementation not in _IMPLEMENTATIONS:
             raise ConfigError(unknown("implementation", implementation, _IMPLEMENTATIONS))
         if implementation == "aihwkit-cpp":
-            _probe_cpp()
+            probe_cpp()
         self.mapped = mapped
-        self.design = design
+        self.chip = chip
         self.implementation = implementation
+        self.index, self.noise = index, noise
         self.programmed: ProgrammedMatrix | None = None
         self.time: float | None = None
         """Seconds since programming; None = right after it (or ideal)."""
         self.alphas: tuple[float, ...] = ()
         """Drift compensation of each tile."""
-        self._input_codes = 2 ** (design.dac_bits - 1) - 1
-        self._output_codes = 2 ** (design.adc_bits - 1) - 1
         self._tiles: list[Any] = []
         self._generators: dict[torch.device, torch.Generator] = {}
         self._global_state: Tensor | None = None
@@ -73,9 +81,9 @@ class AnalogLinear(nn.Module):
 
     def program(self, seed: int, chip: int) -> AnalogLinear:
         """Become chip number `chip`, right after programming."""
-        self.programmed = program(self.mapped, self.design, seed, chip)
+        self.programmed = program(self.mapped, self.chip, seed, (chip,), index=self.index, noise=self.noise)
         self.time = None
-        weights = self.programmed.weights()
+        (weights,) = self.programmed.weights()
         self._load(weights, weights)
         return self
 
@@ -86,22 +94,22 @@ class AnalogLinear(nn.Module):
         """
         if self.programmed is None:
             raise DesignError(f"{self.mapped.name!r} is not programmed; call program(seed, chip) before set_time")
-        now = self.programmed.weights(seconds)
+        (now,), (before,) = self.programmed.weights(seconds), self.programmed.weights()
         self.time = float(seconds)
-        self._load(self.programmed.weights(), now)
+        self._load(before, now)
         return self
 
     def _load(self, before: Floats, now: Floats) -> None:
         """Take the weights `now` (inputs, outputs), compensated to those `before`; reseed the noise."""
-        mapped, chip = self.mapped, self.programmed
-        self._seed = 0 if chip is None else stream_seed(chip.seed, chip.chip, mapped.name, "read", str(self.time))
+        mapped, of = self.mapped, self.programmed
+        self._seed = 0 if of is None else stream_seed(of.seed, of.chips[0], of.index, "read", str(self.time))
         self._generators, self._global_state, self._tiles = {}, None, []
         alphas = []
         for index, tile in enumerate(mapped.tiles):
             part = (slice(*tile.row), slice(*tile.column))
-            on = self.design.drift_compensation == "global"
+            on = self.chip.design.drift_compensation == "global"
             alphas.append(compensation(before[part], now[part]) if on else 1.0)
-            step_in, step_out = 1.0 / self._input_codes, tile.output_range / self._output_codes
+            step_in, step_out = self.chip.dac.step, tile.output_range / self.chip.adc.codes[1]
             # From ADC code to output: one factor per column.
             factor = mapped.scale[part[1]].astype(np.float64) * (step_out * alphas[-1] * mapped.input_range)
             self.register_buffer(f"factor{index}", torch.from_numpy(factor.astype(np.float32)), persistent=False)
@@ -112,8 +120,15 @@ class AnalogLinear(nn.Module):
                     f"weight{index}", torch.from_numpy(folded.astype(np.float32)), persistent=False
                 )
             else:
-                self._tiles.append(self._aihwkit_tile(now[part], tile.output_range))
+                cpp = self.implementation == "aihwkit-cpp"
+                dac, adc = self.chip.dac, self.chip.adc
+                made = reference_tile(now[part], tile.output_range, dac, adc, self._read_noise, cpp=cpp)
+                self._tiles.append(made)
         self.alphas = tuple(alphas)
+
+    @property
+    def _read_noise(self) -> float:
+        return 0.0 if self.ideal_weights else self.chip.design.read_noise.value
 
     @torch.no_grad()
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -132,23 +147,19 @@ class AnalogLinear(nn.Module):
 
     def _fast(self, x: Tensor, y: Tensor) -> None:
         """The formula of the class on codes: x (samples, inputs) -> y (samples, outputs), in place."""
-        # Divided in this order, and by the same numbers, as aihwkit does: equal codes, also next to a tie.
-        drive = x.div(self.mapped.input_range).div_(1.0 / self._input_codes)
-        drive.round_().clamp_(-self._input_codes, self._input_codes)
-        noise = 0.0 if self.ideal_weights else self.design.read_noise.value
+        adc, noise = self.chip.adc, self._read_noise
+        drive = self.chip.dac.transfer(x, self.mapped.input_range)
         for index, tile in enumerate(self.mapped.tiles):
             weight = getattr(self, f"weight{index}")
             part = drive[:, slice(*tile.row)]
             if noise > 0:
                 codes = torch.empty(len(x), weight.shape[1], device=x.device)
-                codes.normal_(
-                    0.0, noise * self._output_codes / tile.output_range, generator=self._generator(x.device)
-                )
+                spread = noise * adc.codes[1] / tile.output_range
+                codes.normal_(0.0, spread, generator=self._generator(x.device))
                 codes.addmm_(part, weight)
             else:
                 codes = part @ weight
-            codes.round_().clamp_(-self._output_codes, self._output_codes)
-            self._decode(index, codes, y)
+            self._decode(index, adc.convert_(codes), y)
 
     def _decode(self, index: int, codes: Tensor, y: Tensor) -> None:
         """Digital side of tile `index`: add its ADC codes, scaled, to y; a first row tile brings the bias."""
@@ -176,48 +187,10 @@ class AnalogLinear(nn.Module):
                 torch.set_rng_state(self._global_state)
             for index, (tile, part) in enumerate(zip(self._tiles, self.mapped.tiles, strict=True)):
                 out = tile.forward(drive[:, slice(*part.row)].contiguous(), is_test=True)
-                self._decode(index, torch.round(out * (self._output_codes / part.output_range)), y)
+                self._decode(index, torch.round(out * (self.chip.adc.codes[1] / part.output_range)), y)
             self._global_state = torch.get_rng_state()
-
-    def _aihwkit_tile(self, weight: Floats, output_range: float) -> Any:
-        """aihwkit's simulator tile with `weight` (inputs, outputs) and the design's converters."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
-            from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType
-            from aihwkit.simulator.tiles.inference import InferenceTile
-            from aihwkit.simulator.tiles.inference_torch import TorchInferenceTile
-
-        cpp = self.implementation == "aihwkit-cpp"
-        config = InferenceRPUConfig() if cpp else TorchInferenceRPUConfig()
-        io = config.forward
-        io.inp_bound, io.inp_res = 1.0, 1.0 / (2 * self._input_codes)
-        io.out_bound, io.out_res = output_range, 1.0 / (2 * self._output_codes)
-        io.out_noise = 0.0 if self.ideal_weights else self.design.read_noise.value
-        # On by default: they would rescale every input vector, which no converter does.
-        io.noise_management, io.bound_management = NoiseManagementType.NONE, BoundManagementType.NONE
-        inputs, outputs = weight.shape
-        tile = (InferenceTile if cpp else TorchInferenceTile)(outputs, inputs, config).tile
-        tile.set_weights(torch.from_numpy(np.ascontiguousarray(weight.T)))
-        return tile
 
     def extra_repr(self) -> str:
         """One line for `print(model)`."""
-        state = "ideal" if self.programmed is None else f"chip {self.programmed.chip}, time {self.time}"
+        state = "ideal" if self.programmed is None else f"chip {self.programmed.chips[0]}, time {self.time}"
         return f"{self.mapped.inputs}, {self.mapped.outputs}, tiles={len(self.mapped.tiles)}, {state}"
-
-
-def _probe_cpp() -> None:
-    """Run a small product on aihwkit's C++ tile, which is bound to torch's ABI; `DesignError` if it fails."""
-    try:
-        from aihwkit.simulator.configs import InferenceRPUConfig
-        from aihwkit.simulator.tiles.inference import InferenceTile
-
-        tile = InferenceTile(2, 2, InferenceRPUConfig()).tile
-        tile.set_weights(torch.eye(2))
-        tile.forward(torch.ones(1, 2), is_test=True)
-    except Exception as error:
-        raise DesignError(
-            f"implementation 'aihwkit-cpp' does not run here: {error} (aihwkit's C++ tile refuses tensors of "
-            f"torch {torch.__version__}); use 'aihwkit' (its torch tile) or 'fast' instead"
-        ) from None

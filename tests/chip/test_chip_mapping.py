@@ -6,22 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chip_cases import chip_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imc_ssm.analog import check_fit, column_sums, load_design, map_matrix, tiles_needed, with_output_ranges
+from imc_ssm.chip import check_fit, column_sums, map_matrix, tiles_needed, with_output_ranges
 from imc_ssm.errors import ConfigError, DataError, DesignError
 
-PCM = load_design("pcm-256")  # continuous
-RERAM = load_design("reram-128")  # 32 levels
+PCM = chip_of("pcm-256")  # continuous
+RERAM = chip_of("reram-128")  # 32 levels
 
 
 def _gaussian(outputs: int, inputs: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(outputs, inputs)).astype(np.float32)
 
 
-def _sized(rows: int, columns: int, design: Any = PCM) -> Any:
-    return design.model_copy(update={"rows": rows, "columns": columns, "tiles": 10_000})
+def _sized(rows: int, columns: int) -> Any:
+    return chip_of(rows=rows, columns=columns, columns_per_adc=1, tiles=10_000)
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,7 +104,7 @@ def test_calibrated_output_ranges_are_the_percentile_of_the_sums() -> None:
 
 
 def test_too_small_a_design_says_what_is_needed() -> None:
-    small = load_design("reram-wan-64")
+    small = chip_of("reram-wan-64")
     with pytest.raises(DesignError, match=r"needs 9 tiles of 64 x 64, design 'reram-wan-64' has 4; use .*pcm-256"):
         map_matrix("mixing", "m", np.ones((130, 130)), None, small, input_range=1.0)
     parts = [map_matrix(f"m{i}", "m", np.ones((64, 65)), None, small, input_range=1.0) for i in range(3)]

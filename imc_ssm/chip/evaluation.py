@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from imc_ssm.costs import COMPONENTS, cost
+from imc_ssm.chip.deployment import Deployment
 from imc_ssm.datasets.sequence import SequenceDataset, Split
-from imc_ssm.deployment import Deployment
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.training import accuracy, check_model_fits
 
 if TYPE_CHECKING:
-    from imc_ssm.analog.linear import Implementation
+    from imc_ssm.chip.linear import Implementation
+    from imc_ssm.chip.programming import Noise
 
 __all__ = ["DAY", "HOUR", "TIMES", "Entry", "evaluate", "gather"]
 
@@ -36,6 +36,7 @@ def evaluate(
     seed: int = 0,
     split: str = "test",
     implementation: Implementation = "fast",
+    noise: Noise = "native",
     progress: Callable[[int, int, str], None] | None = None,
     checkpoint: Path | None = None,
 ) -> xr.Dataset:
@@ -52,10 +53,10 @@ def evaluate(
     if chips < 1 or not times:
         raise ImcSsmError(f"chips = {chips} at {len(times)} times; evaluate at least one chip at one time")
     part = data.split(split)
-    model, tiles = deployment.chip(implementation)
+    model, tiles = deployment.analog(implementation, noise)
     check_model_fits(model, data)
     identity = {"seed": seed, "times": list(times), "chips": chips, "split": split, "task": data.task}
-    identity |= {"deployment": deployment.digest(), "implementation": implementation}
+    identity |= {"deployment": deployment.digest(), "implementation": implementation, "noise": noise}
     out = _resumed(checkpoint, identity, (chips, len(times)))
     for i in range(chips):
         if np.isfinite(out[i]).all():
@@ -130,6 +131,8 @@ def gather(entries: Sequence[Entry], n_test: int) -> xr.Dataset:
     `area`, `memory` (each over model and component), `bits_state(model)`, `bits_poles(model)`. What does not
     apply to a model is NaN.
     """
+    from imc_ssm.costs import COMPONENTS, cost  # a room above
+
     names = [entry.name for entry in entries]
     evaluated = [entry.chips for entry in entries if entry.chips is not None]
     chip = max((len(d["chip"]) for d in evaluated), default=0)

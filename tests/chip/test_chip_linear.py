@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from chip_cases import chip_of, ideal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from imc_ssm.analog import AnalogLinear, load_design, map_matrix, with_output_ranges
-from imc_ssm.devices import device_path
+from imc_ssm.chip import AnalogLinear, map_matrix, with_output_ranges
 from imc_ssm.errors import ConfigError, DataError, DesignError
 
 DAY = 86400.0
-PCM = load_design("pcm-256")
+IDEAL_CELL = {"programming_scale": 0.0, "read_scale": 0.0, "drift_scale": 0.0}
+"""A PCM cell without noise or drift."""
 
 
-def _cited(value: float) -> Any:
-    return PCM.read_noise.model_copy(update={"value": value})
-
-
-def _small(design: Any = PCM, noise: float = 0.0, **fields: Any) -> Any:
-    return design.model_copy(update={"tiles": 10_000, "read_noise": _cited(noise), **fields})
-
-
-@pytest.fixture(scope="module")
-def ideal_cell(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A PCM cell without noise or drift."""
-    path = tmp_path_factory.mktemp("cells") / "ideal.toml"
-    text = device_path("cells", PCM.cell).read_text(encoding="utf-8")
-    path.write_text("programming_scale = 0\nread_scale = 0\ndrift_scale = 0\n" + text, encoding="utf-8")
-    return str(path)
+def _small(name: str = "pcm-256", noise: float = 0.0, **fields: Any) -> Any:
+    """The chip of a shipped chip with tiles enough for everything; `dac_bits` and `adc_bits` are ideal ones."""
+    for kind in ("dac", "adc"):
+        if f"{kind}_bits" in fields:
+            fields[kind] = ideal(fields.pop(f"{kind}_bits"))
+    return chip_of(name, tiles=10_000, noise=noise, **fields)
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,7 +42,6 @@ def ideal_cell(tmp_path_factory: pytest.TempPathFactory) -> str:
     seed=st.integers(0, 2**31),
 )
 def test_ideal_cells_give_the_product_within_the_converters_steps(
-    ideal_cell: str,
     outputs: int,
     inputs: int,
     rows: int,
@@ -66,9 +56,9 @@ def test_ideal_cells_give_the_product_within_the_converters_steps(
     weight, offset = rng.normal(size=(outputs, inputs)), rng.normal(size=outputs) if bias else None
     x = rng.normal(size=(7, inputs)).astype(np.float32)
     full = float(np.abs(x).max())
-    design = _small(cell=ideal_cell, rows=rows, columns=columns, dac_bits=bits, adc_bits=bits)
-    mapped = map_matrix("m", "m", weight, offset, design, input_range=full)
-    layer = AnalogLinear(mapped, design)
+    chip = _small(cell=IDEAL_CELL, rows=rows, columns=columns, columns_per_adc=1, dac_bits=bits, adc_bits=bits)
+    mapped = map_matrix("m", "m", weight, offset, chip, input_range=full)
+    layer = AnalogLinear(mapped, chip)
     if programmed:
         layer.program(0, 0).set_time(DAY)
     expected = x @ weight.T + (0 if offset is None else offset)
@@ -81,15 +71,15 @@ def test_ideal_cells_give_the_product_within_the_converters_steps(
     assert (np.abs(layer(torch.from_numpy(x)).numpy() - expected) <= bound).all()
 
 
-def _pair(design: Any, inputs: int, outputs: int, samples: int, percentile: float = 99.0) -> Any:
+def _pair(chip: Any, inputs: int, outputs: int, samples: int, percentile: float = 99.0) -> Any:
     """Both implementations of one random matrix, tight ranges (so that converters clip), and inputs."""
     rng = np.random.default_rng(inputs)
     x = rng.normal(size=(samples, inputs)).astype(np.float32)
     mapped = map_matrix(
-        "m", "m", rng.normal(size=(outputs, inputs)), rng.normal(size=outputs), design, input_range=2.0
+        "m", "m", rng.normal(size=(outputs, inputs)), rng.normal(size=outputs), chip, input_range=2.0
     )
     mapped = with_output_ranges(mapped, x[:500], percentile)
-    return AnalogLinear(mapped, design), AnalogLinear(mapped, design, "aihwkit"), torch.from_numpy(x)
+    return AnalogLinear(mapped, chip), AnalogLinear(mapped, chip, "aihwkit"), torch.from_numpy(x)
 
 
 @pytest.mark.parametrize("name", ["pcm-256", "reram-128"])
@@ -99,8 +89,8 @@ def test_fast_equals_aihwkit_without_read_noise(
     name: str, inputs: int, outputs: int, samples: int, bits: int
 ) -> None:
     """Equal, except within one ADC step where the analog sum lies on the edge between two codes."""
-    design = _small(load_design(name), rows=48, columns=32, dac_bits=bits, adc_bits=bits)
-    fast, tile, x = _pair(design, inputs, outputs, samples)
+    chip = _small(name, rows=48, columns=32, columns_per_adc=1, dac_bits=bits, adc_bits=bits)
+    fast, tile, x = _pair(chip, inputs, outputs, samples)
     for step in ("ideal", "programmed", "aged"):
         if step == "programmed":
             fast.program(3, 1), tile.program(3, 1)
@@ -121,13 +111,13 @@ def test_fast_equals_aihwkit_without_read_noise(
 @pytest.mark.parametrize("implementation", ["fast", "aihwkit"])
 def test_read_noise_has_the_designs_standard_deviation(implementation: Any) -> None:
     """Constant input, many products: std = read_noise scale input_range (and the ADC's own step^2 / 12)."""
-    design = _small(noise=0.04, adc_bits=12)
+    chip = _small(noise=0.04, adc_bits=12)
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(4, 20))
-    mapped = map_matrix("m", "m", weight, None, design, input_range=2.0)
-    layer = AnalogLinear(mapped, design, implementation).program(0, 0)
-    quiet_design = _small(noise=0.0, adc_bits=16)
-    quiet = AnalogLinear(mapped, quiet_design, implementation).program(0, 0)
+    mapped = map_matrix("m", "m", weight, None, chip, input_range=2.0)
+    layer = AnalogLinear(mapped, chip, implementation).program(0, 0)
+    quiet_chip = _small(noise=0.0, adc_bits=16)
+    quiet = AnalogLinear(mapped, quiet_chip, implementation).program(0, 0)
     x = torch.from_numpy(rng.normal(size=(1, 20)).astype(np.float32)).expand(20_000, 20)
     y, mean = layer(x).double().numpy(), quiet(x[:1]).double().numpy()[0]
     step = mapped.tiles[0].output_range / (2**11 - 1)
@@ -143,11 +133,11 @@ def test_read_noise_has_the_designs_standard_deviation(implementation: Any) -> N
 
 
 @pytest.mark.parametrize("implementation", ["fast", "aihwkit"])
-def test_read_noise_differs_between_times(implementation: Any, ideal_cell: str) -> None:
+def test_read_noise_differs_between_times(implementation: Any) -> None:
     """With a cell that does not age, two times differ by their read noise alone."""
-    design = _small(noise=0.04, cell=ideal_cell)
-    mapped = map_matrix("m", "m", np.eye(8), None, design, input_range=1.0)
-    layer = AnalogLinear(mapped, design, implementation).program(0, 0)
+    chip = _small(noise=0.04, cell=IDEAL_CELL)
+    mapped = map_matrix("m", "m", np.eye(8), None, chip, input_range=1.0)
+    layer = AnalogLinear(mapped, chip, implementation).program(0, 0)
     early, late = (layer.set_time(time)(torch.ones(4, 8)) for time in (1.0, DAY))
     assert layer.alphas == (1.0,)
     assert not torch.equal(early, late)
@@ -155,8 +145,8 @@ def test_read_noise_differs_between_times(implementation: Any, ideal_cell: str) 
 
 @pytest.mark.parametrize("implementation", ["fast", "aihwkit"])
 def test_noise_is_seeded_by_chip_and_time(implementation: Any) -> None:
-    design = _small(noise=0.04)
-    fast, tile, x = _pair(design, 16, 32, 100)
+    chip = _small(noise=0.04)
+    fast, tile, x = _pair(chip, 16, 32, 100)
     layer = fast if implementation == "fast" else tile
     torch.manual_seed(0)
     first = layer.program(1, 0).set_time(DAY)(x)
@@ -183,8 +173,8 @@ def test_the_ideal_state_has_no_noise() -> None:
 def test_compensation_restores_the_slope() -> None:
     slopes = {}
     for choice in ("none", "global"):
-        design = _small(drift_compensation=choice)
-        fast, _, x = _pair(design, 128, 64, 500, 100.0)
+        chip = _small(drift_compensation=choice)
+        fast, _, x = _pair(chip, 128, 64, 500, 100.0)
         ideal = fast(x)
         aged = fast.program(0, 0).set_time(30 * DAY)(x)
         bias = fast.bias
@@ -194,9 +184,9 @@ def test_compensation_restores_the_slope() -> None:
 
 
 def test_the_adc_saturates_and_has_2_to_the_bits_less_1_codes() -> None:
-    design = _small(adc_bits=4)
-    mapped = map_matrix("m", "m", [[1.0, 1.0]], None, design, input_range=1.0, output_ranges=[0.5])
-    layer = AnalogLinear(mapped, design)
+    chip = _small(adc_bits=4)
+    mapped = map_matrix("m", "m", [[1.0, 1.0]], None, chip, input_range=1.0, output_ranges=[0.5])
+    layer = AnalogLinear(mapped, chip)
     y = layer(torch.linspace(-2, 2, 4001)[:, None].expand(-1, 2))
     assert y.unique().numel() == 2**4 - 1
     assert y.max() == 0.5
@@ -206,9 +196,9 @@ def test_the_adc_saturates_and_has_2_to_the_bits_less_1_codes() -> None:
 def test_a_column_of_zeros_gives_exactly_its_bias() -> None:
     weight = np.random.default_rng(0).normal(size=(3, 8))
     weight[1] = 0
-    design = _small(noise=0.1)
-    mapped = map_matrix("m", "m", weight, [1.0, 2.0, 3.0], design, input_range=1.0)
-    y = AnalogLinear(mapped, design).program(0, 0)(torch.randn(50, 8))
+    chip = _small(noise=0.1)
+    mapped = map_matrix("m", "m", weight, [1.0, 2.0, 3.0], chip, input_range=1.0)
+    y = AnalogLinear(mapped, chip).program(0, 0)(torch.randn(50, 8))
     assert (y[:, 1] == 2.0).all()
     assert (y[:, 0] != 1.0).any()
 
@@ -236,13 +226,13 @@ def test_errors_say_what_to_do() -> None:
     with pytest.raises(DesignError, match=r"program\(seed, chip\) before set_time"):
         fast.set_time(1.0)
     with pytest.raises(ConfigError, match="unknown implementation 'fastest'; did you mean 'fast'"):
-        AnalogLinear(fast.mapped, fast.design, "fastest")  # type: ignore[arg-type]
+        AnalogLinear(fast.mapped, fast.chip, "fastest")  # type: ignore[arg-type]
 
 
 def test_a_refused_time_leaves_the_chip_as_it_was() -> None:
-    design = load_design("reram-wan-64")
-    mapped = map_matrix("m", "m", np.eye(4), None, design, input_range=1.0)
-    layer = AnalogLinear(mapped, design).program(0, 0).set_time(DAY)
+    chip = chip_of("reram-wan-64")
+    mapped = map_matrix("m", "m", np.eye(4), None, chip, input_range=1.0)
+    layer = AnalogLinear(mapped, chip).program(0, 0).set_time(DAY)
     x = torch.ones(5, 4)
     expected = layer(x)
     layer.set_time(DAY)
@@ -255,14 +245,9 @@ def test_a_refused_time_leaves_the_chip_as_it_was() -> None:
 def test_the_cpp_tile_runs_or_says_why_not() -> None:
     fast, tile, x = _pair(_small(), 16, 32, 100)
     try:
-        cpp = AnalogLinear(fast.mapped, fast.design, "aihwkit-cpp")
+        cpp = AnalogLinear(fast.mapped, fast.chip, "aihwkit-cpp")
     except DesignError:
         with pytest.raises(DesignError, match=r"'aihwkit-cpp' does not run here: .* use 'aihwkit' .* or 'fast'"):
-            AnalogLinear(fast.mapped, fast.design, "aihwkit-cpp")
+            AnalogLinear(fast.mapped, fast.chip, "aihwkit-cpp")
     else:
         assert (cpp(x) != tile(x)).float().mean() < 1e-3
-
-
-def test_paths_of_the_cell_file_are_used(ideal_cell: str) -> None:
-    assert Path(ideal_cell).is_file()
-    assert _small(cell=ideal_cell).load_cell().programming_scale == 0

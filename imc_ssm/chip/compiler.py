@@ -1,0 +1,128 @@
+"""From a quantized model and a chip design to a deployment: tiles, scales, ranges."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imc_ssm.chip.deployment import Deployment
+from imc_ssm.chip.mapping import check_fit, map_matrix, with_output_ranges
+from imc_ssm.devices import Chip, Design, resolve
+from imc_ssm.errors import ImcSsmError
+from imc_ssm.graph import Matrix
+from imc_ssm.layers import Classifier
+from imc_ssm.modelfile import tensors_of
+from imc_ssm.quantization import DigitalMatrix, QuantizedDense, Scheme, formats_of
+
+__all__ = ["compile"]
+
+CALIBRATION_TOKENS = 100_000
+"""Input vectors of each matrix from which its ranges are taken, at most."""
+
+
+@torch.no_grad()
+def compile(
+    model: Classifier,
+    design: Design | Chip | str | Path,
+    calibration: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    input_percentile: float = 99.5,
+    output_percentile: float = 99.99,
+    name: str = "model",
+) -> Deployment:
+    """Map a quantized model onto a chip design.
+
+    Every matrix of the model's `graph()` is split over tiles; the calibration sequences (B, T, D)
+    run through the model fix each matrix's DAC range (`input_percentile` % of the input magnitudes: read noise
+    is relative to the range, so a few clipped inputs cost less than a wide one) and each tile's ADC range
+    (`output_percentile` % of the column sums). The digital side keeps its formats, and the biases, which are added
+    there, lie on theirs. What is programmed are the weights as trained: devices have no grid of the scheme's.
+
+    The design is resolved here (`devices.resolve`): the deployment depends on no file afterwards.
+
+    Raises `ImcSsmError` for a model that is not quantized, has parts in full precision or dynamic ranges, or for
+    calibration data of another shape; `DesignError` when the design has too few tiles.
+    """
+    chip = resolve(design)
+    scheme = getattr(model, "scheme", None)
+    if not isinstance(scheme, Scheme):
+        raise ImcSsmError("the model is in full precision; quantize it first (imc-ssm quantize)")
+    scheme.check_static("a chip")
+    graph, formats = model.graph(), formats_of(model)
+    *before, _ = graph.kinds()  # nothing reads the last signal: it needs no word
+    missing = [path for path in before if path not in formats]
+    if missing:
+        alone = all(path.endswith(".bias") for path in missing)
+        raise ImcSsmError(
+            f"a chip has no full precision: give bits to {', '.join(missing)} and quantize again"
+            + (" (imc-ssm quantize --biases 16)" if alone else "")
+        )
+    model.check(calibration, lengths, "calibration data")
+    products = [op for op in graph if isinstance(op, Matrix)]
+    model = copy.deepcopy(model).eval()
+    with _recorded(model, products) as seen:
+        model(calibration, lengths)
+    matrices = []
+    for op in products:
+        owner = model.get_submodule(op.module)
+        assert isinstance(owner, QuantizedDense)
+        assert isinstance(owner.matrix, DigitalMatrix)
+        bias = owner.matrix.bias
+        inputs = torch.cat(seen[op.module])
+        span = float(np.percentile(inputs.abs().numpy(), input_percentile))
+        mapped = map_matrix(
+            op.name,
+            op.module,
+            owner.matrix.weight.numpy(),
+            None if bias is None else bias.numpy(),
+            chip,
+            input_range=span if span > 0 else 1.0,
+            rate=op.rate,
+        )
+        mapped = with_output_ranges(mapped, inputs.numpy(), output_percentile)
+        activity = float((inputs / mapped.input_range).square().mean())
+        matrices.append(replace(mapped, input_activity=activity))
+    check_fit(matrices, chip)
+    return Deployment(
+        chip,
+        tuple(matrices),
+        graph,
+        formats,
+        scheme,
+        int(calibration.shape[1]),
+        model.config.model_dump(mode="json"),
+        tensors_of(model),
+        name,
+    )
+
+
+@contextmanager
+def _recorded(model: Classifier, products: list[Matrix]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what enters each matrix, as (vectors, inputs) without padding, while the block runs."""
+    seen: dict[str, list[Tensor]] = {op.module: [] for op in products}
+    handles = []
+    for op in products:
+
+        def record(_: nn.Module, inputs: tuple[Any, ...], name: str = op.module) -> None:
+            x, mask = inputs[0], inputs[1] if len(inputs) > 1 else None
+            flat = x.reshape(-1, x.shape[-1]) if mask is None or x.ndim != 3 else x[mask]
+            stride = max(1, len(flat) // CALIBRATION_TOKENS)
+            seen[name].append(flat[::stride])
+
+        owner = model.get_submodule(op.module)
+        assert isinstance(owner, QuantizedDense)
+        handles.append(owner.matrix.register_forward_pre_hook(record))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

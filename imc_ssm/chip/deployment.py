@@ -1,0 +1,182 @@
+"""A model on a chip design, as plain data: what sits where, with which scales and ranges."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imc_ssm.chip.linear import AnalogLinear
+from imc_ssm.chip.mapping import MappedMatrix, Tile
+from imc_ssm.devices import Chip, Design
+from imc_ssm.errors import FileError
+from imc_ssm.files import canonical_json, load_tensors, save_tensors
+from imc_ssm.graph import Formats, Graph
+from imc_ssm.layers import Classifier
+from imc_ssm.modelfile import rebuild
+from imc_ssm.quantization import QuantizedDense, Scheme, formats_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from imc_ssm.chip.linear import Implementation
+    from imc_ssm.chip.programming import Noise
+
+__all__ = ["Deployment"]
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """A model on a chip design, as plain data. One design makes many chips: programming draws them.
+
+    Nothing is read from `devices/` any more: what decides a number is in here, and in the digest.
+    """
+
+    chip: Chip
+    """The design with its cell, converters and components."""
+    matrices: tuple[MappedMatrix, ...]
+    """Every matrix on its tiles."""
+    graph: Graph
+    """Every operation of one inference, in order."""
+    formats: Formats
+    """Path -> format of everything digital."""
+    scheme: Scheme
+    """Number formats of the digital side."""
+    steps: int
+    """Time steps of one inference."""
+    config: dict[str, Any]
+    """The model's configuration."""
+    tensors: dict[str, np.ndarray[Any, Any]]
+    """The quantized model's parameters and calibrated formats."""
+    name: str = "model"
+    """What the model is called in results."""
+
+    @property
+    def design(self) -> Design:
+        """The chip's design."""
+        return self.chip.design
+
+    def digital(self) -> Classifier:
+        """The model with its matrices computed digitally: the deployment's reference."""
+        header = {"config": self.config, "scheme": self.scheme.model_dump(mode="json")}
+        return rebuild(self.tensors, header, self.name)[0]
+
+    def analog(
+        self, implementation: Implementation = "fast", noise: Noise = "native"
+    ) -> tuple[Classifier, list[AnalogLinear]]:
+        """A model whose matrices are analog tiles, and these tiles, to be programmed (`AnalogLinear.program`)."""
+        model = self.digital()
+        tiles = []
+        for index, matrix in enumerate(self.matrices):
+            tile = AnalogLinear(matrix, self.chip, implementation, index=index, noise=noise)
+            owner = model.get_submodule(matrix.module)
+            assert isinstance(owner, QuantizedDense)
+            owner.matrix = tile
+            tiles.append(tile)
+        return model.eval(), tiles
+
+    def digest(self) -> str:
+        """SHA-256 over everything the deployment holds: equal deployments, equal digests."""
+        tensors, header = self._content()
+        digest = hashlib.sha256(canonical_json(header).encode())
+        for name in sorted(tensors):
+            digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write a deployment file (safetensors with JSON), atomically; `FileError` if that fails."""
+        save_tensors(path, *self._content(), kind="deployment")
+
+    def _content(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+        """All arrays by name, and a JSON header with the rest."""
+        tensors = {f"model/{name}": value for name, value in self.tensors.items()}
+        placed = []
+        for m in self.matrices:
+            tensors |= {f"matrix/{m.module}/target": m.target, f"matrix/{m.module}/scale": m.scale}
+            if m.bias is not None:
+                tensors[f"matrix/{m.module}/bias"] = m.bias
+            placed.append(
+                {
+                    "name": m.name,
+                    "module": m.module,
+                    "rate": m.rate,
+                    "input_range": m.input_range,
+                    "input_activity": m.input_activity,
+                    "tiles": [asdict(tile) for tile in m.tiles],
+                }
+            )
+        header = {
+            "name": self.name,
+            "chip": self.chip.model_dump(mode="json"),
+            "scheme": self.scheme.model_dump(mode="json"),
+            "config": self.config,
+            "steps": self.steps,
+            "matrices": placed,
+        }
+        return tensors, header
+
+    @classmethod
+    def load(cls, path: str | Path) -> Deployment:
+        """Read a deployment file; `FileError` for one that is missing, changed or of another kind."""
+        arrays, header = load_tensors(path, kind="deployment")
+        tensors = {n.removeprefix("model/"): v for n, v in arrays.items() if n.startswith("model/")}
+        try:
+            matrices = tuple(
+                MappedMatrix(
+                    m["name"],
+                    m["module"],
+                    arrays[f"matrix/{m['module']}/target"],
+                    arrays[f"matrix/{m['module']}/scale"],
+                    arrays.get(f"matrix/{m['module']}/bias"),
+                    m["input_range"],
+                    tuple(Tile(tuple(t["row"]), tuple(t["column"]), t["output_range"]) for t in m["tiles"]),
+                    m["rate"],
+                    m["input_activity"],
+                )
+                for m in header["matrices"]
+            )
+            chip = Chip.parse(header["chip"], where=str(path))
+            scheme = Scheme.parse(header["scheme"], where=str(path))
+            rest = (int(header["steps"]), dict(header["config"]), tensors, str(header["name"]))
+        except (KeyError, IndexError, TypeError) as error:
+            raise FileError(
+                f"{path}: the header of the deployment lacks {error}; compile the model again"
+            ) from None
+        model, _ = rebuild(tensors, header, str(path))
+        return cls(chip, matrices, model.graph(), formats_of(model), scheme, *rest)
+
+    def table(self) -> Table:
+        """What sits where, for `rich.print`."""
+        from rich.box import SIMPLE
+        from rich.table import Table
+
+        table = Table(
+            title=f"{self.name} on {self.design.name}: matrices on tiles", box=SIMPLE, padding=(0, 1, 0, 0)
+        )
+        for column in (
+            "matrix",
+            "rate",
+            "inputs x outputs",
+            "tiles",
+            "cells used",
+            "DAC range",
+            "ADC ranges",
+        ):
+            table.add_column(column, justify="left" if column in ("matrix", "rate") else "right")
+        for m in self.matrices:
+            used = m.target.size / (len(m.tiles) * self.design.rows * self.design.columns)
+            ranges = [t.output_range for t in m.tiles]
+            adc = f"{min(ranges):.3g}" if len(ranges) == 1 else f"{min(ranges):.3g} to {max(ranges):.3g}"
+            table.add_row(
+                m.name,
+                m.rate,
+                f"{m.inputs} x {m.outputs}",
+                str(len(m.tiles)),
+                f"{used:.1%}",
+                f"{m.input_range:.3g}",
+                adc,
+            )
+        return table

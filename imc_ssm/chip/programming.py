@@ -1,0 +1,99 @@
+"""Matrices in the devices of chips: programming, what time does to it, and the compensation of drift.
+
+A chip's state *is* its conductances, so everything here is on conductance level: aihwkit's own tile re-normalises
+weights by their noisy maximum and merges the pair. Cells draw natively, many chips at once; `noise="aihwkit"`
+takes the same steps through aihwkit's model of the cell (`reference.Reference`), the oracle of the native ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imc_ssm.chip.mapping import MappedMatrix
+from imc_ssm.chip.reference import Reference
+from imc_ssm.devices import Cell, Chip, Draws, Programmed, stream_seed
+from imc_ssm.errors import ConfigError, unknown
+
+__all__ = ["Noise", "ProgrammedMatrix", "compensation", "program"]
+
+Floats = npt.NDArray[np.float32]
+Noise = Literal["native", "aihwkit"]
+
+
+@dataclass(frozen=True, eq=False)
+class ProgrammedMatrix:
+    """A matrix in the devices of several chips, right after programming."""
+
+    cell: Cell
+    """The device."""
+    seed: int
+    """Seed of the experiment."""
+    chips: tuple[int, ...]
+    """Numbers of the chips within it."""
+    index: int
+    """Place of the matrix on the chip; (seed, chip, index, purpose, time) seeds every draw."""
+    devices: Programmed
+    """Targets (2, inputs, outputs) and what was written, (chips, 2, inputs, outputs), S; axis of 2: the devices
+    that add, those that subtract."""
+    model: Cell | Reference
+    """What draws."""
+
+    def at(self, time: float | None = None) -> npt.NDArray[np.float64]:
+        """(chips, 2, inputs, outputs), S, `time` seconds after programming (None: as programmed).
+
+        The same call gives the same arrays, in any order. What was fixed at programming (exponents, programming
+        noise) is kept; relaxation and 1/f noise are drawn anew at every time, as the models say nothing about
+        their correlation. Raises `DesignError` for a time the cell has no model for.
+        """
+        if time is None:
+            return self.devices.g
+        time = self.cell.check_time(time)
+        seeds = [stream_seed(self.seed, chip, self.index, "time", time) for chip in self.chips]
+        return self.model.read(self.devices, time, Draws(seeds))
+
+    def weights(self, time: float | None = None) -> Floats:
+        """(g_plus - g_minus) / (g_max - g_min), (chips, inputs, outputs); `time` in s, None = as programmed."""
+        g = self.at(time)
+        return np.asarray((g[:, 0] - g[:, 1]) / self.cell.span, dtype=np.float32)
+
+
+def program(
+    mapped: MappedMatrix,
+    chip: Chip,
+    seed: int,
+    chips: Sequence[int] = (0,),
+    *,
+    index: int = 0,
+    noise: Noise = "native",
+) -> ProgrammedMatrix:
+    """Write the targets into the devices of the chips of these numbers.
+
+    G+ = g_min + max(target, 0) (g_max - g_min), G- likewise of -target, each with the cell's programming noise.
+    What a device keeps for life is drawn here, once. Seeded by (seed, chip, index): a chip is the same alone
+    and among others. Raises `ConfigError` for unknown `noise`, `DesignError` where aihwkit lacks the cell.
+    """
+    if noise not in ("native", "aihwkit"):
+        raise ConfigError(unknown("noise", noise, ("native", "aihwkit")))
+    cell = chip.cell
+    parts = np.stack([np.maximum(mapped.target, 0), np.maximum(-mapped.target, 0)]).astype(np.float64)
+    model = Reference(cell) if noise == "aihwkit" else cell
+    seeds = [stream_seed(seed, number, index, "programming") for number in chips]
+    devices = model.program(cell.g_min.value + parts * cell.span, Draws(seeds))
+    return ProgrammedMatrix(cell, seed, tuple(chips), index, devices, model)
+
+
+def compensation(programmed: Floats, now: Floats) -> float:
+    """Global drift compensation of one tile: readout(programmed) / readout(now).
+
+    The readout is the mean |normalised column sum| over one-hot inputs, that is mean |w|, taken often enough
+    to be exact (Joshi et al., Nature Communications 11:2473 (2020), doi:10.1038/s41467-020-16108-9). 1 for a
+    tile that reads zero.
+    """
+    before = float(np.abs(programmed).mean(dtype=np.float64))
+    after = float(np.abs(now).mean(dtype=np.float64))
+    return before / after if before > 0 and after > 0 else 1.0

@@ -1,0 +1,192 @@
+"""What every memory cell is: constants with their sources, limits, programming, and what time does to it.
+
+A model of a cell is a class below `Cell` (`pcm.py`, `cmo.py`, `wan.py`), named in `cells.py`. Its methods take and
+return conductances in S. Their first axis counts chips; every chip draws from a generator of its own (`Draws`), so
+that chip i is the same alone and among others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from imc_ssm.config import Config
+from imc_ssm.devices.library import Area, Cited, Conductance, Duration, Number, Voltage
+from imc_ssm.errors import DesignError
+
+__all__ = ["MICRO", "Array", "Cell", "Draws", "Programmed", "Times", "polynomial", "stream_seed"]
+
+Array = npt.NDArray[np.float64]
+MICRO = 1e-6
+"""S in a uS, the unit of the published fits."""
+
+
+def stream_seed(*parts: int | float | str) -> int:
+    """A 63-bit seed from a tuple: SHA-256 of its text, so equal in every process (unlike Python's hash)."""
+    # Through Python's own types: a NumPy 3 must seed as 3 does.
+    plain = [p if isinstance(p, str) else float(p) if isinstance(p, float) else int(p) for p in parts]
+    text = "\x1f".join(repr(part) for part in plain)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+class Draws:
+    """Random numbers of several chips, each from the stream of its own seed."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = tuple(seeds)
+        self._generators = [np.random.Generator(np.random.PCG64(seed)) for seed in self.seeds]
+
+    def normal(self, shape: tuple[int, ...]) -> Array:
+        """(chips, *shape) independent numbers of N(0, 1); the next call goes on where this one ended."""
+        out = np.empty((len(self.seeds), *shape))
+        for generator, chip in zip(self._generators, out, strict=True):
+            generator.standard_normal(out=chip)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Programmed:
+    """Devices right after programming; `...` is any shape, the same for all chips."""
+
+    target: Array
+    """(...), S: what was to be written."""
+    g: Array
+    """(chips, ...), S: what was written."""
+    kept: Array
+    """(chips, ...): what each device keeps for life, as its model wants it (a drift exponent); may be empty."""
+
+
+class Times(Config):
+    """The times after programming, in s, at which a cell's noise model holds."""
+
+    earliest: float = Field(ge=0.0)
+    """Earliest time, s."""
+    latest: float = Field(gt=0.0)
+    """Latest time, s."""
+    only: tuple[float, ...] = ()
+    """If not empty, the model exists at these times only, s."""
+    source: str = Field(min_length=8)
+    """Where the range comes from."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.earliest < self.latest:
+            raise ValueError(f"earliest = {self.earliest} s must be before latest = {self.latest} s")
+        if any(not self.earliest <= time <= self.latest for time in self.only):
+            raise ValueError(f"every time of only must lie in [{self.earliest}, {self.latest}] s")
+        return self
+
+
+class Cell(Config):
+    """One kind of analog memory device; SI units, every measured number with its source."""
+
+    name: str
+    """Name, as in `Design.cell`."""
+    kind: Literal["pcm", "reram"]
+    """Phase-change memory, or filamentary resistive memory."""
+    description: str
+    """One line for people."""
+    model: str
+    """The class that the cell is of, by its name in `cells.CELLS`."""
+    g_min: Conductance
+    """Lowest conductance a device is programmed to, S; the unused device of a pair stays there."""
+    g_max: Conductance
+    """Highest conductance a device is programmed to, S."""
+    v_read: Voltage
+    """Read voltage of a full-scale input, V."""
+    t_read: Duration
+    """Length of the read pulse of one matrix-vector product, s (not the constant of the 1/f fit)."""
+    levels: Number | None = None
+    """Distinguishable conductances per device, both ends included; None = continuous."""
+    times: Times
+    """When the noise model holds."""
+    area: Area
+    """Area of one device with its access transistor, m2."""
+    programming_scale: float = Field(default=1.0, ge=0.0)
+    """Factor on the published programming noise (0 = none)."""
+    source: str = Field(min_length=8)
+    """The paper of the noise model."""
+
+    @field_validator("g_max")
+    @classmethod
+    def _range(cls, g_max: Cited, info: ValidationInfo) -> Cited:
+        g_min = info.data.get("g_min")
+        if g_min is not None and not g_max.value > g_min.value:
+            raise ValueError(f"g_max must exceed g_min = {g_min.value} S")
+        return g_max
+
+    @field_validator("levels")
+    @classmethod
+    def _levels(cls, levels: Cited | None) -> Cited | None:
+        if levels is not None and not (levels.value >= 2 and levels.value == int(levels.value)):
+            raise ValueError("give a whole number of levels, at least 2, or leave levels out (continuous)")
+        return levels
+
+    @property
+    def span(self) -> float:
+        """g_max - g_min, S."""
+        return self.g_max.value - self.g_min.value
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Lowest and highest conductance that a device can take, S.
+
+        By default only kept from becoming negative: g_max is where weights are mapped, not where the device ends.
+        """
+        return 0.0, float("inf")
+
+    @abstractmethod
+    def program(self, target: Array, draws: Draws) -> Programmed:
+        """Write `target` (...), S, into the devices of every chip of `draws`, with programming noise."""
+
+    @abstractmethod
+    def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
+        """(chips, ...), S: the conductances `time` s after programming, with drift and read noise.
+
+        `time` is one that `check_time` has passed.
+        """
+
+    def reference(self) -> Any:
+        """The same model in aihwkit, in uS; `DesignError` where aihwkit has none."""
+        raise DesignError(f"aihwkit has no model of cell {self.name!r}; use the library's own (noise='native')")
+
+    def read_energy(self, conductance: float, activity: float) -> float:
+        """Energy of one product in devices of `conductance` S together, J: activity V_read^2 G t_read.
+
+        `activity` is the mean squared input over its squared full scale.
+        """
+        return activity * self.v_read.value**2 * self.t_read.value * conductance
+
+    def settle(self, g: Array) -> Array:
+        """Clamp at the device's limits; NaN is where a fit has no value below zero: the lower limit."""
+        low, high = self.limits
+        return np.clip(np.nan_to_num(g, nan=low, posinf=high), low, high)
+
+    def check_time(self, time: float) -> float:
+        """`time` in s since programming if the noise model holds there, else `DesignError`."""
+        allowed = self.times
+        if allowed.only:
+            if time not in allowed.only:
+                known = ", ".join(f"{t:g} s" for t in allowed.only)
+                raise DesignError(
+                    f"cell {self.name!r} is measured only at {known} after programming, not at {time:g} s; "
+                    f"use one of these times, or a cell whose noise model is continuous in time"
+                )
+        elif not allowed.earliest <= time <= allowed.latest:
+            raise DesignError(
+                f"cell {self.name!r} has no model at {time:g} s after programming; "
+                f"use a time from {allowed.earliest:g} to {allowed.latest:g} s"
+            )
+        return float(time)
+
+
+def polynomial(coefficients: Sequence[float], x: Array) -> Array:
+    """sum_i c_i x^i."""
+    return np.asarray(np.polynomial.polynomial.polyval(x, coefficients), np.float64)

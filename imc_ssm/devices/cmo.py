@@ -1,0 +1,90 @@
+"""CMO/HfOx resistive memory after Falcone et al. 2025 (arXiv:2502.04524)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from imc_ssm.devices.cell import MICRO, Array, Cell, Draws, Programmed, polynomial
+from imc_ssm.devices.library import Cited, Number
+from imc_ssm.errors import DesignError
+
+__all__ = ["ReramCmo"]
+
+PROGRAMMING = {0.002: (0.00081107, 0.00106879), 0.02: (0.0112185391, 0.01129027418)}
+"""uS by relative acceptance range of program-and-verify; sigma = c_0 + c_1 G, G in uS."""
+RELAXATION = -0.08900206
+"""uS per ln(s): shift of the mean."""
+RELAXATION_SPREAD = (0.41183342, 0.04201137)
+"""uS: spread of the shift, c_0 + c_1 ln(t / s)."""
+READ, FIT_T_READ = 0.0277316483, 1e-6
+"""uS and s: constants of the 1/f fit."""
+
+
+class ReramCmo(Cell):
+    """Programming noise, relaxation and 1/f noise; G in uS, t in s:
+
+        G_prog = G + sigma(G) N(0, 1)                                 sigma: the published line
+        G(t)   = G_prog - 0.089 ln t + (0.412 + 0.042 ln t) N(0, 1)   drawn anew at every time
+        read   = G(t) + 0.0277 log10 G(t) sqrt(ln((t + t_r) / 2 t_r)) N(0, 1)   t_r = 1 us
+
+    all of them kept in [g_min, g_max], where the filament ends.
+    """
+
+    model: Literal["reram-cmo"]
+    """The class: aihwkit's ReRamCMONoiseModel."""
+    acceptance_range: Number
+    """Relative half-width of the program-and-verify window, 0.002 or 0.02."""
+    read_scale: float = Field(default=1.0, ge=0.0)
+    """Factor on the published 1/f read noise of the conductances (0 = none)."""
+    drift_scale: float = Field(default=1.0, ge=0.0)
+    """Factor on the published relaxation, its mean and spread (0 = none)."""
+
+    @field_validator("acceptance_range")
+    @classmethod
+    def _measured(cls, acceptance: Cited) -> Cited:
+        if acceptance.value not in PROGRAMMING:
+            raise ValueError(f"measured are {tuple(PROGRAMMING)} (relative)")
+        return acceptance
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """[g_min, g_max]: as aihwkit's drift model clamps too."""
+        return self.g_min.value, self.g_max.value
+
+    def program(self, target: Array, draws: Draws) -> Programmed:
+        """As in the class; nothing is kept."""
+        sigma = MICRO * polynomial(PROGRAMMING[self.acceptance_range.value], target / MICRO)
+        g = target + self.programming_scale * sigma * draws.normal(target.shape)
+        return Programmed(target, self.settle(g), np.empty((len(g), 0)))
+
+    def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
+        """As in the class."""
+        log = math.log(time)
+        spread = RELAXATION_SPREAD[0] + RELAXATION_SPREAD[1] * log
+        relaxed = RELAXATION * log + spread * draws.normal(devices.target.shape)
+        g = devices.g / MICRO + self.drift_scale * relaxed
+        with np.errstate(invalid="ignore", divide="ignore"):  # a conductance relaxed below zero: see `settle`
+            flicker = READ * np.log10(g) * math.sqrt(math.log((time + FIT_T_READ) / (2 * FIT_T_READ)))
+            g = g + self.read_scale * flicker * draws.normal(devices.target.shape)
+        return self.settle(MICRO * g)
+
+    def reference(self) -> Any:
+        """aihwkit's ReRamCMONoiseModel; `DesignError` if aihwkit does not take the acceptance range."""
+        from aihwkit.inference.noise.reram import ReRamCMONoiseModel
+
+        percent = round(100 * self.acceptance_range.value, 6)
+        model = ReRamCMONoiseModel(
+            g_max=self.g_max.value / MICRO,
+            g_min=self.g_min.value / MICRO,
+            prog_noise_scale=self.programming_scale,
+            read_noise_scale=self.read_scale,
+            drift_scale=self.drift_scale,
+            acceptance_range=percent,  # in percent; any unknown value silently means 0.2
+        )
+        if model.acceptance_range != percent:
+            raise DesignError(f"cell {self.name!r}: aihwkit has no acceptance range of {percent} %")
+        return model

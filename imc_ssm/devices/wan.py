@@ -1,0 +1,66 @@
+"""HfOx resistive memory after Wan et al., Nature 608:504 (2022) (doi:10.1038/s41586-022-04992-8)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import field_validator
+
+from imc_ssm.devices.cell import MICRO, Array, Cell, Draws, Programmed, Times, polynomial
+from imc_ssm.devices.library import Cited
+
+__all__ = ["ReramWan2022"]
+
+FIT_G_MAX = 40e-6
+"""S; the polynomials are fitted for this g_max only."""
+SPREAD = {
+    1.0: (0.348, 16.030, -43.853, 45.393, -16.815),
+    86400.0: (0.701, 22.086, -50.773, 47.095, -16.458),
+    172800.0: (0.782, 20.274, -43.507, 37.062, -11.934),
+}
+"""uS by time after programming in s; sigma = sum_i c_i (G / g_max)^i."""
+
+
+class ReramWan2022(Cell):
+    """The spread about the target, measured at three times, the first of which is the programmed state:
+
+    G(t) = max(G + sigma_t(G / g_max) N(0, 1), 0)   drawn anew at every time
+    """
+
+    model: Literal["reram-wan2022"]
+    """The class: aihwkit's ReRamWan2022NoiseModel. It has one noise: `programming_scale` scales all of it."""
+
+    @field_validator("g_max")
+    @classmethod
+    def _fitted(cls, g_max: Cited) -> Cited:
+        if not math.isclose(g_max.value, FIT_G_MAX, rel_tol=1e-6):
+            raise ValueError(f"model 'reram-wan2022' is fitted for g_max = {FIT_G_MAX} S only")
+        return g_max
+
+    @field_validator("times")
+    @classmethod
+    def _measured(cls, times: Times) -> Times:
+        if times.only != tuple(SPREAD):
+            raise ValueError(f"model 'reram-wan2022' exists at these times only: only = {list(SPREAD)} s")
+        return times
+
+    def _spread(self, target: Array, time: float, draws: Draws) -> Array:
+        sigma = MICRO * polynomial(SPREAD[time], target / self.g_max.value)
+        return self.settle(target + self.programming_scale * sigma * draws.normal(target.shape))
+
+    def program(self, target: Array, draws: Draws) -> Programmed:
+        """The spread at the first time; nothing is kept."""
+        g = self._spread(target, min(SPREAD), draws)
+        return Programmed(target, g, np.empty((len(g), 0)))
+
+    def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
+        """The programmed state at the first time, another spread about the target later."""
+        return devices.g.copy() if time == min(SPREAD) else self._spread(devices.target, time, draws)
+
+    def reference(self) -> Any:
+        """aihwkit's ReRamWan2022NoiseModel, at the g_max of the fit: its default stretches it 1.6 times."""
+        from aihwkit.inference.noise.reram import ReRamWan2022NoiseModel
+
+        return ReRamWan2022NoiseModel(g_max=self.g_max.value / MICRO, noise_scale=self.programming_scale)
