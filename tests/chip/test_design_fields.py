@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from imc_ssm.layers import Classifier
 
 from imc_ssm.chip import compile
 from imc_ssm.costs import cost
@@ -26,6 +25,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.devices import Chip, Design, device_path, load_design, resolve
 from imc_ssm.devices.converters import Choice
 from imc_ssm.devices.pcm import PcmLike
+from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Scheme, calibration_batch
 
 DAY = 86400.0

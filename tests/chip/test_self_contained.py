@@ -15,13 +15,13 @@ import torch
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from imc_ssm.layers import Classifier
 
 from imc_ssm.chip import Deployment, compile, evaluate
 from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.devices import device_path
+from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Bits, QuantizedLinear, Scheme, calibration_batch
 
 Make = Callable[[Scheme], Classifier]

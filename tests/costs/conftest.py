@@ -1,17 +1,18 @@
-"""A deployment for the counts: a real chip and real matrices on it, and words of any length for every part."""
+"""Real deployments for the counts: one small layer on a chip with round numbers, words of any length."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from imc_ssm.operators import Elementwise, Mvm, Recurrence
+import torch
 
-from imc_ssm.chip import map_matrix
+from imc_ssm.chip import Deployment, compile
 from imc_ssm.devices import Chip, load_design, resolve
+from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.quantization import Bits, Scheme, quantize
 
 
 def make_chip(**changes: Any) -> Chip:
@@ -25,63 +26,32 @@ def make_chip(**changes: Any) -> Chip:
     return chip.with_(cell=chip.cell.with_(**numbers))
 
 
-PARTS = (
-    *("poles", "b", "c", "d", "state", "weights", "biases", "input", "encoder", "recurrent"),
-    *("after_d", "gelu", "mixing", "glu", "residual", "pool"),
-)
-
-
 def make_deployment(
     *,
     heads: int = 4,
     states: int = 3,
     steps: int = 10,
     bits: dict[str, int] | None = None,
-    order: str = "joint",
-    granularity: str = "head",
-    gelu: str = "exact",
+    layer: str = "s4d",
+    layers: int = 1,
+    scheme: dict[str, Any] | None = None,
     **design: Any,
-) -> SimpleNamespace:
-    """One layer with everything in it: encoder, recurrence, D, GELU, mixing, GLU, residual, mean, decoder."""
-    chip = make_chip(**design)
-    rng = np.random.default_rng(0)
-    operators = (
-        Mvm("encoder", "encoder", 3, heads),
-        Recurrence("layers.0.recurrence", "layers.0", heads, states),
-        Elementwise("layers.0.scale", "layers.0", "scale", heads),
-        Elementwise("layers.0.gelu", "layers.0", "gelu", heads),
-        Mvm("layers.0.mixing", "layers.0.mixing", heads, 2 * heads),
-        Elementwise("layers.0.glu", "layers.0", "glu", heads),
-        Elementwise("layers.0.add", "layers.0", "add", heads),
-        Elementwise("mean", "", "mean", heads),
-        Mvm("decoder", "decoder", heads, 5, "sequence"),
-    )
-    matrices = tuple(
-        map_matrix(
-            op.name,
-            op.module,
-            rng.uniform(-1, 1, (op.outputs, op.inputs)),
-            np.zeros(op.outputs),
-            chip,
-            input_range=1.0,
-            rate=op.rate,
-        )
-        for op in operators
-        if isinstance(op, Mvm)
-    )
-    return SimpleNamespace(
-        chip=chip,
-        design=chip.design,
-        matrices=matrices,
-        operators=operators,
-        steps=steps,
-        bits=dict.fromkeys(PARTS, 8) | (bits or {}),
-        multipliers={"layers.0.recurrence": SimpleNamespace(a=16, b=13, sum=34)},
-        scheme=SimpleNamespace(rounding_placement=order, granularity=granularity, gelu=gelu),
-    )
+) -> Deployment:
+    """Encoder, layer, GELU, mixing, GLU, residual, mean and decoder of 3 inputs and 5 classes, 8 bits each.
+
+    The activity of the inputs is that of `cost`, not a calibrated one.
+    """
+    torch.manual_seed(0)
+    shape = {"inputs": 3, "heads": heads, "classes": 5, "layers": layers, "layer": layer, "n_state": 2 * states}
+    model = Classifier(ModelConfig.parse(shape))
+    words = dict.fromkeys(Bits.model_fields, 8) | (bits or {})
+    data = torch.randn(4, steps, 3)
+    quantized = quantize(model, Scheme.parse({"bits": words} | (scheme or {})), data)
+    made = compile(quantized, make_chip(**design), data)
+    return replace(made, matrices=tuple(replace(m, input_activity=None) for m in made.matrices))
 
 
 @pytest.fixture(scope="session")
-def deployment() -> Callable[..., SimpleNamespace]:
+def deployment() -> Callable[..., Deployment]:
     """The factory of deployments."""
     return make_deployment

@@ -3,46 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 
-from imc_ssm.costs import cost, operation_counts
-from imc_ssm.costs.counts import Operation, stores
+from imc_ssm.chip import Deployment
+from imc_ssm.costs import actions_of, cost
+from imc_ssm.costs.counts import stores
+from imc_ssm.fixedpoint import Multipliers
+from imc_ssm.graph import Action, Recurrence
 
-Factory = Callable[..., SimpleNamespace]
+Factory = Callable[..., Deployment]
 BITS = {"poles": 6, "b": 5, "c": 7, "state": 10, "encoder": 4, "after_d": 8, "gelu": 9}
 
 
-def of(deployment: SimpleNamespace, operator: str) -> dict[str, Operation]:
-    """Operations of one operator by purpose, reads and writes apart; registers left out."""
+def of(deployment: Deployment, operator: str) -> dict[str, Action]:
+    """Actions of one operator by purpose, reads and writes apart; registers left out."""
     return {
-        (op.purpose if op.store is None else f"{op.action} {op.purpose}"): op
-        for op in operation_counts(deployment)
-        if op.operator == operator and op.action != "register"
+        (action.purpose if action.store is None else f"{action.verb} {action.purpose}"): action
+        for taken in actions_of(deployment)
+        if taken.operator.name == operator and (action := taken.action).verb != "register"
     }
 
 
-def slots(found: dict[str, Operation]) -> int:
-    return sum(op.slots for op in found.values())
+def own(deployment: Deployment) -> Multipliers:
+    """Widths of the integers of its recurrence."""
+    (recurrence,) = (op for op in deployment.graph if isinstance(op, Recurrence))
+    return Multipliers.of(recurrence.plan(deployment.formats))
 
 
-def test_the_separate_order_adds_rounded_words(deployment: Factory) -> None:
-    joint, separate = (of(deployment(bits=BITS, order=o), "layers.0.recurrence") for o in ("joint", "separate"))
+def without_multipliers(found: dict[str, Action]) -> dict[str, Action]:
+    """All but the products whose width is that of a plan's multiplier."""
+    return {name: action for name, action in found.items() if name not in ("requantize a x", "requantize b u")}
+
+
+def slots(found: dict[str, Action]) -> int:
+    return sum(action.slots for action in found.values())
+
+
+def test_the_separate_placement_adds_rounded_words(deployment: Factory) -> None:
+    cases = [deployment(bits=BITS, scheme={"rounding_placement": p}) for p in ("joint", "separate")]
+    joint, separate = (of(case, "recurrence") for case in cases)
     both, words = joint.pop("a x + b u"), separate.pop("round(a x) + round(b u)")
-    assert joint == separate  # the products are the same
+    assert without_multipliers(joint) == without_multipliers(separate)  # the products are the same
+    for case, found in zip(cases, (joint, separate), strict=True):
+        assert found["requantize a x"].bits == (17, own(case).a)
+        assert found["requantize b u"].bits == (9, own(case).b)
     # On the accumulator behind the products, against words of the state with a carry, on a slot of their own.
-    assert (both.count, both.bits, both.slots) == (24, (34,), 0)
+    assert (both.count, both.bits, both.slots) == (24, (own(cases[0]).sum,), 0)
     assert (words.count, words.bits, words.slots) == (24, (11,), 24)
 
 
 def test_formats_per_state_have_multipliers_per_state(deployment: Factory) -> None:
     head = deployment(bits=BITS)
-    state = deployment(bits=BITS, granularity="state")
-    one, two = of(head, "layers.0.recurrence"), of(state, "layers.0.recurrence")
+    state = deployment(bits=BITS, scheme={"granularity": "state"})
+    one, two = of(head, "recurrence"), of(state, "recurrence")
     name = "read m_a, m_b, m_y"
     assert (one.pop(name).count, two.pop(name).count) == (4 * 3, 4 * (2 * 3 + 1))
-    assert one == two  # the products of all states have one scale: nothing to align
+    # The products of all states have one scale: nothing to align.
+    for found in (one, two):
+        found.pop("a x + b u")
+    assert without_multipliers(one) == without_multipliers(two)
     held, more = stores(head), stores(state)
     assert more["requantization"] - held["requantization"] == (28 - 12) * 30
     assert {k: v for k, v in held.items() if k != "requantization"} == {
@@ -50,11 +70,20 @@ def test_formats_per_state_have_multipliers_per_state(deployment: Factory) -> No
     }
 
 
+def test_formats_per_tensor_share_the_constants_of_a_matrix(deployment: Factory) -> None:
+    head, tensor = deployment(bits=BITS), deployment(bits=BITS, scheme={"granularity": "tensor"})
+    name = "read requantization of the inputs"
+    assert (of(head, "encoder")[name].count, of(head, "mixing")[name].count) == (3, 4)
+    assert name not in of(tensor, "encoder")
+    assert stores(head)["requantization"] - stores(tensor)["requantization"] == 30 * (2 + 3 + 3)
+    assert float(cost(tensor)["energy_total"]) < float(cost(head)["energy_total"])
+
+
 def test_the_piecewise_gelu_is_arithmetic(deployment: Factory) -> None:
-    exact, piecewise = (deployment(bits=BITS, gelu=g) for g in ("exact", "piecewise"))
-    one, two = of(exact, "layers.0.gelu"), of(piecewise, "layers.0.gelu")
-    assert one.pop("GELU").action == "lookup"
-    assert (two["x + 2, clamped"].action, two["x + 2, clamped"].bits) == ("add", (9,))
+    exact, piecewise = (deployment(bits=BITS, scheme={"gelu": g}) for g in ("exact", "piecewise"))
+    one, two = of(exact, "gelu"), of(piecewise, "gelu")
+    assert one.pop("GELU").verb == "lookup"
+    assert (two["x + 2, clamped"].verb, two["x + 2, clamped"].bits) == ("add", (9,))
     assert two["x (x + 2)"].bits == (8, 9)
     assert two["requantize"].bits == (17, 24)
     assert slots(two) == 3 * 4
@@ -62,9 +91,12 @@ def test_the_piecewise_gelu_is_arithmetic(deployment: Factory) -> None:
     assert stores(piecewise)["requantization"] - stores(exact)["requantization"] == 30
 
 
-@pytest.mark.parametrize("options", [{"order": "separate"}, {"granularity": "state"}, {"gelu": "piecewise"}])
+OPTIONS = [{"rounding_placement": "separate"}, {"granularity": "state"}, {"gelu": "piecewise"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_priced(deployment: Factory, options: dict) -> None:
-    plain, changed = cost(deployment(bits=BITS)), cost(deployment(bits=BITS, **options))
+    plain, changed = cost(deployment(bits=BITS)), cost(deployment(bits=BITS, scheme=options))
     assert float(changed["energy_total"]) > 0
     assert float(changed["energy_total"]) != float(plain["energy_total"])
     assert float(changed["latency_total"]) > 0

@@ -6,16 +6,16 @@ ratios). The model leaves out drivers, references, control and leakage, so it sh
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import xarray as xr
-from imc_ssm.operators import Mvm
 
-from imc_ssm.chip import map_matrix
+from imc_ssm.chip import Deployment, map_matrix
 from imc_ssm.costs import cost
 from imc_ssm.devices import Design, load_design, resolve
+from imc_ssm.fixedpoint import Format
+from imc_ssm.graph import Formats, Graph, Matrix, Signal, Source
+from imc_ssm.quantization import Scheme
 
 ANALOG = ["cells", "dac", "adc"]
 
@@ -25,17 +25,13 @@ def product(design: Design, activity: float = 1 / 9) -> xr.Dataset:
     weight = np.random.default_rng(0).normal(size=(design.columns, design.rows))
     chip = resolve(design)
     matrix = map_matrix("matrix", "matrix", weight, None, chip, input_range=1.0)
-    operator = Mvm("matrix", "matrix", design.rows, design.columns)
-    deployment = SimpleNamespace(
-        chip=chip,
-        design=chip.design,
-        matrices=(matrix,),
-        operators=(operator,),
-        steps=1,
-        bits={"input": 8, "biases": 8},
-        scheme=SimpleNamespace(granularity="tensor"),
+    entering, leaving = Signal("input", design.rows), Signal("matrix", design.columns)
+    graph = Graph(
+        (Source("input", "input", (), entering), Matrix("m", "matrix", (entering,), leaving, biased=False))
     )
-    return cost(deployment, activity=activity)  # type: ignore[arg-type]
+    formats = Formats({"input": Format.from_range(-1, 1, 8)})
+    deployment = Deployment(chip, (matrix,), graph, formats, Scheme(), 1, {}, {})
+    return cost(deployment, activity=activity)
 
 
 def compare(name: str, ds: xr.Dataset, published: float) -> float:

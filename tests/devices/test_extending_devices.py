@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from imc_ssm.layers import Classifier
 from torch import Tensor
 
 from imc_ssm.chip import Deployment, compile, evaluate
@@ -16,6 +15,7 @@ from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.devices import CELLS, CONVERTERS, Cell, Converter, Draws, Programmed, device_path, resolve
 from imc_ssm.errors import DesignError
+from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Scheme, calibration_batch
 
 

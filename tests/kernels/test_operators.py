@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from imc_ssm.layers import Classifier, ModelConfig
 from scan_cases import formats_for, operands
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from imc_ssm.kernels import (
     scale_add,
     using,
 )
+from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme
 from imc_ssm.quantization import quantize as quantize_model
 

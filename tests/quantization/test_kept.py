@@ -8,11 +8,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from imc_ssm.layers import Classifier
 from quantized_runs import some, ssm_of
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.kernels import unit
+from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Scheme
 from imc_ssm.quantization.kept import Kept
 
