@@ -51,7 +51,7 @@ def test_energy_grows_with_every_word_length(deployment: Factory, part: str, bit
 def test_memories_grow_with_the_words_of_the_unit(deployment: Factory, part: str, bits: int) -> None:
     """The unit's arithmetic follows its plan, which gives fewer bits to a multiplier where words are wider."""
     fewer, more = (cost(deployment(bits={part: n})) for n in (bits, bits + 1))
-    for name in ("energy", "memory"):
+    for name in ("energy", "memory") if part != "input" else ("energy",):  # the sequence itself comes from outside
         assert float(fewer[name].sel(component="memories")) < float(more[name].sel(component="memories"))
 
 
