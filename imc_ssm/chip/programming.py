@@ -43,7 +43,7 @@ class ProgrammedMatrix:
     model: Cell | Reference
     """What draws."""
 
-    def at(self, time: float | None = None) -> npt.NDArray[np.float64]:
+    def at(self, time: float | None = None) -> Floats:
         """(chips, 2, inputs, outputs), S, `time` seconds after programming (None: as programmed).
 
         The same call gives the same arrays, in any order. What was fixed at programming (exponents, programming
@@ -80,10 +80,10 @@ def program(
     if noise not in ("native", "aihwkit"):
         raise ConfigError(unknown("noise", noise, ("native", "aihwkit")))
     cell = chip.cell
-    parts = np.stack([np.maximum(mapped.target, 0), np.maximum(-mapped.target, 0)]).astype(np.float64)
+    parts = np.stack([np.maximum(mapped.target, 0), np.maximum(-mapped.target, 0)])
     model = Reference(cell) if noise == "aihwkit" else cell
     seeds = [stream_seed(seed, number, index, "programming") for number in chips]
-    devices = model.program(cell.g_min.value + parts * cell.span, Draws(seeds))
+    devices = model.program((cell.g_min.value + parts * cell.span).astype(np.float32), Draws(seeds))
     return ProgrammedMatrix(cell, seed, tuple(chips), index, devices, model)
 
 

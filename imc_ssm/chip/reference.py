@@ -31,14 +31,14 @@ def generator_at(seed: int) -> Iterator[None]:
         yield
 
 
-def _micro(g: npt.NDArray[np.float64]) -> torch.Tensor:
+def _micro(g: npt.NDArray[np.float32]) -> torch.Tensor:
     """Conductances in S as a tensor in uS."""
-    return torch.from_numpy((g / MICRO).astype(np.float32))
+    return torch.from_numpy((g.astype(np.float64) / MICRO).astype(np.float32))
 
 
-def _siemens(g: torch.Tensor) -> npt.NDArray[np.float64]:
+def _siemens(g: torch.Tensor) -> npt.NDArray[np.float32]:
     """A tensor in uS as conductances in S."""
-    return g.numpy().astype(np.float64) * MICRO
+    return (g.numpy().astype(np.float64) * MICRO).astype(np.float32)
 
 
 class Reference:
@@ -54,17 +54,17 @@ class Reference:
             except ImportError as error:
                 raise DesignError(f"aihwkit cannot be imported: {error}; use noise='native'") from None
 
-    def program(self, target: npt.NDArray[np.float64], draws: Draws) -> Programmed:
+    def program(self, target: npt.NDArray[np.float32], draws: Draws) -> Programmed:
         """As `Cell.program`; `kept` is what aihwkit calls drift coefficients: exponents, or the targets in uS."""
         written, kept = [], []
         for seed in draws.seeds:
             with generator_at(seed):
                 g = self.model.apply_programming_noise_to_conductance(_micro(target))
                 written.append(self.cell.settle(_siemens(g)))
-                kept.append(self.model.generate_drift_coefficients(_micro(target)).numpy().astype(np.float64))
+                kept.append(self.model.generate_drift_coefficients(_micro(target)).numpy())
         return Programmed(target, np.stack(written), np.stack(kept))
 
-    def read(self, devices: Programmed, time: float, draws: Draws) -> npt.NDArray[np.float64]:
+    def read(self, devices: Programmed, time: float, draws: Draws) -> npt.NDArray[np.float32]:
         """As `Cell.read`."""
         only = self.cell.times.only
         if only and time == min(only):  # the programmed state is the one at the first of them
@@ -74,9 +74,7 @@ class Reference:
             # The CMO model hands tensors to NumPy's log10: deprecated, and NaN below zero (see `Cell.settle`).
             with generator_at(seed), warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
                 warnings.simplefilter("ignore", DeprecationWarning)
-                later = self.model.apply_drift_noise_to_conductance(
-                    _micro(g), torch.from_numpy(kept.astype(np.float32)), time
-                )
+                later = self.model.apply_drift_noise_to_conductance(_micro(g), torch.from_numpy(kept), time)
             out.append(self.cell.settle(_siemens(later)))
         return np.stack(out)
 

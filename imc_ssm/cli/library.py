@@ -37,7 +37,7 @@ def show(name: str | None) -> dict[str, Any]:
     table.add_column("description")
     for design in designs:
         tiles = f"{design.tiles} x {design.rows} x {design.columns}"
-        converters = ", ".join(f"{one.type} {one.bits} b" for one in (design.dac, design.adc))
+        converters = f"{design.dac.bits}, {design.adc.bits} b"
         table.add_row(design.name, design.cell, tiles, converters, design.description)
     console.print(table)
     console.print("`imc-ssm devices NAME` shows one with the source of every number.")

@@ -23,7 +23,7 @@ from imc_ssm.errors import DesignError
 
 __all__ = ["MICRO", "Array", "Cell", "Draws", "Programmed", "Times", "polynomial", "stream_seed"]
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[np.float32]
 MICRO = 1e-6
 """S in a uS, the unit of the published fits."""
 
@@ -45,9 +45,9 @@ class Draws:
 
     def normal(self, shape: tuple[int, ...]) -> Array:
         """(chips, *shape) independent numbers of N(0, 1); the next call goes on where this one ended."""
-        out = np.empty((len(self.seeds), *shape))
+        out = np.empty((len(self.seeds), *shape), np.float32)
         for generator, chip in zip(self._generators, out, strict=True):
-            generator.standard_normal(out=chip)
+            generator.standard_normal(out=chip, dtype=np.float32)
         return out
 
 
@@ -167,7 +167,7 @@ class Cell(Config):
     def settle(self, g: Array) -> Array:
         """Clamp at the device's limits; NaN is where a fit has no value below zero: the lower limit."""
         low, high = self.limits
-        return np.clip(np.nan_to_num(g, nan=low, posinf=high), low, high)
+        return np.fmin(np.fmax(g, low), high)  # both take the number, not the NaN
 
     def check_time(self, time: float) -> float:
         """`time` in s since programming if the noise model holds there, else `DesignError`."""
@@ -189,4 +189,7 @@ class Cell(Config):
 
 def polynomial(coefficients: Sequence[float], x: Array) -> Array:
     """sum_i c_i x^i."""
-    return np.asarray(np.polynomial.polynomial.polyval(x, coefficients), np.float64)
+    out = np.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        out = out * x + coefficient
+    return out

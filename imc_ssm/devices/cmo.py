@@ -59,7 +59,7 @@ class ReramCmo(Cell):
         """As in the class; nothing is kept."""
         sigma = MICRO * polynomial(PROGRAMMING[self.acceptance_range.value], target / MICRO)
         g = target + self.programming_scale * sigma * draws.normal(target.shape)
-        return Programmed(target, self.settle(g), np.empty((len(g), 0)))
+        return Programmed(target, self.settle(g), np.empty((len(g), 0), np.float32))
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """As in the class."""
@@ -68,9 +68,9 @@ class ReramCmo(Cell):
         relaxed = RELAXATION * log + spread * draws.normal(devices.target.shape)
         g = devices.g / MICRO + self.drift_scale * relaxed
         with np.errstate(invalid="ignore", divide="ignore"):  # a conductance relaxed below zero: see `settle`
-            flicker = READ * np.log10(g) * math.sqrt(math.log((time + FIT_T_READ) / (2 * FIT_T_READ)))
-            g = g + self.read_scale * flicker * draws.normal(devices.target.shape)
-        return self.settle(MICRO * g)
+            spread = self.read_scale * READ * math.sqrt(math.log((time + FIT_T_READ) / (2 * FIT_T_READ)))
+            g = g + spread * np.log10(g) * draws.normal(devices.target.shape)
+        return self.settle(np.asarray(MICRO * g, np.float32))
 
     def reference(self) -> Any:
         """aihwkit's ReRamCMONoiseModel; `DesignError` if aihwkit does not take the acceptance range."""

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from imc_ssm.config import Config
 from imc_ssm.devices.cells import AnyCell, load_cell
@@ -119,6 +119,16 @@ class Chip(Config):
     """The sample-and-hold stage of a column."""
     digital: Digital
     """Arithmetic, memories and bus of the digital unit."""
+
+    @model_validator(mode="after")
+    def _one_resolution(self) -> Self:
+        for kind in ("dac", "adc"):
+            made, named = getattr(self, kind), getattr(self.design, kind)
+            if (made.type, made.bits) != (named.type, named.bits):
+                raise ValueError(
+                    f"its {kind} is not the design's {named.type!r} of {named.bits} bits; resolve again"
+                )
+        return self
 
     def product_latency(self, columns: int) -> dict[str, float]:
         """Serial time of one product by component, s, for tiles of which the widest uses so many columns."""

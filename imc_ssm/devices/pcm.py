@@ -63,8 +63,8 @@ class PcmLike(Cell):
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """As in the class."""
         elapsed = time + self.t_0.value
-        drifted = devices.g * (elapsed / self.t_0.value) ** -devices.kept
-        x = np.maximum((devices.g / self.g_max.value) ** 0.65, 1e-3)
+        drifted = devices.g * np.exp(-devices.kept * math.log(elapsed / self.t_0.value))
+        x = np.exp(0.65 * np.log(np.maximum(devices.g / self.g_max.value, 1e-5)))  # below it, q is 0.2
         spread = np.minimum(0.0088 / x, 0.2) * math.sqrt(math.log((elapsed + FIT_T_READ) / (2 * FIT_T_READ)))
         noise = draws.normal(devices.target.shape)
         return self.settle(drifted * (1 + self.read_scale * spread * noise))

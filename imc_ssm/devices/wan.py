@@ -53,7 +53,7 @@ class ReramWan2022(Cell):
     def program(self, target: Array, draws: Draws) -> Programmed:
         """The spread at the first time; nothing is kept."""
         g = self._spread(target, min(SPREAD), draws)
-        return Programmed(target, g, np.empty((len(g), 0)))
+        return Programmed(target, g, np.empty((len(g), 0), np.float32))
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """The programmed state at the first time, another spread about the target later."""

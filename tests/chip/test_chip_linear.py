@@ -23,7 +23,7 @@ IDEAL_CELL = {"programming_scale": 0.0, "read_scale": 0.0, "drift_scale": 0.0}
 
 
 def _small(name: str = "pcm-256", noise: float = 0.0, **fields: Any) -> Any:
-    """The chip of a shipped chip with tiles enough for everything; `dac_bits` and `adc_bits` are ideal ones."""
+    """The chip of a shipped design with tiles enough for everything; `dac_bits` and `adc_bits` are ideal ones."""
     for kind in ("dac", "adc"):
         if f"{kind}_bits" in fields:
             fields[kind] = ideal(fields.pop(f"{kind}_bits"))

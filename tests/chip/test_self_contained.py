@@ -88,7 +88,7 @@ def test_the_digest_covers_cell_converters_and_components(quantized: Make, few: 
     dearer = multiply.with_(energy=multiply.energy.with_(value=1e-12))
     others = [
         chip.with_(cell=chip.cell.with_(v_read=chip.cell.v_read.with_(value=0.3))),
-        chip.with_(adc=chip.adc.with_(bits=7)),
+        chip.with_(adc=chip.adc.with_(price=chip.dac.price)),
         chip.with_(dac=chip.dac.with_(price=chip.adc.price)),
         chip.with_(sample_hold=chip.adc.price),
         chip.with_(digital=chip.digital.with_(multiply=dearer)),

@@ -186,6 +186,12 @@ def test_what_does_not_fit_together_is_refused() -> None:
         resolve(design.with_(dac={"type": "ideal", "bits": 1}))
 
 
+def test_a_resolution_cannot_stand_in_two_places() -> None:
+    chip = resolve("pcm-256")
+    with pytest.raises(ConfigError, match="its adc is not the design's 'sar' of 8 bits; resolve again"):
+        chip.with_(adc=chip.adc.with_(bits=6))
+
+
 def test_the_fields_of_older_designs_are_refused_with_their_new_form() -> None:
     raw = _raw("designs", "pcm-256")
     with pytest.raises(ConfigError) as caught:
