@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
 from imc_ssm.kernels import linear as product
-from imc_ssm.quantization.kept import Kept
+from imc_ssm.quantization.kept import Kept, parameters_of
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.scheme import Scheme
 
@@ -33,7 +33,7 @@ class DigitalMatrix(nn.Module):
 
         Rows of one value share a format: one each would hold every value exactly, at any word length.
         """
-        weight, bias = self._weights.get(list(self.linear.parameters()), (), self._rounded)
+        weight, bias = self._weights.get(parameters_of(self.linear), (), self._rounded)
         return weight if self.noise is None else weight + self.noise, bias
 
     def _rounded(self) -> tuple[Tensor, Tensor | None]:

@@ -14,7 +14,7 @@ from imc_ssm.fixedpoint import Format, ScanFormats
 from imc_ssm.kernels import ScanUnit, diagonal_scan, scale_add, state_range
 from imc_ssm.kernels.ranges import Range
 from imc_ssm.operators import Operator
-from imc_ssm.quantization.kept import Kept
+from imc_ssm.quantization.kept import Kept, parameters_of
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.scheme import Scheme
 from imc_ssm.s4d import S4D
@@ -105,7 +105,7 @@ class QuantizedS4D(nn.Module):
             a, b, c, coefficients = self.coefficients()
             return ScanUnit(a, b, c, formats=self._formats(coefficients))
 
-        return self._unit.get(list(self.inner.parameters()), (source, state, y), make)
+        return self._unit.get(parameters_of(self.inner), (source, state, y), make)
 
     def direct(self) -> Tensor:
         """D (head,) on its grid."""
