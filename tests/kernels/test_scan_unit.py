@@ -64,6 +64,10 @@ def test_refused() -> None:
             ready(u)
     with pytest.raises(FormatError, match="outside its format of 8 bits"):
         ready(U, torch.full((5, 2, 3, 2), 200))
+    with pytest.raises(FormatError, match=r"noise of the state 0.1, but the unit was planned for 0.0"):
+        ready(U, noise=Noise(1, state=0.1))
+    with pytest.raises(FormatError, match="counters end"):
+        ready(U, noise=Noise(1, time=2**32 - 3))
     with pytest.raises(FormatError, match="given together"):
         ScanUnit(A, None, C, formats=FORMATS)
     with pytest.raises(ImcSsmError, match="a is not finite"):
