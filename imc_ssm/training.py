@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from imc_ssm.checkpoint import Run
 from imc_ssm.config import Config
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.kernels.device import device_of, named_device, placed
 from imc_ssm.noise import Injection
 
 __all__ = ["History", "Progress", "TrainConfig", "accuracy", "predict", "train"]
@@ -79,6 +80,7 @@ def train(
     progress: Progress | None = None,
     keep: Literal["best", "last"] = "best",
     checkpoint: Path | None = None,
+    device: str = "cpu",
 ) -> History:
     """Train in place on the training split; cross-entropy, AdamW, warm-up and cosine.
 
@@ -86,11 +88,27 @@ def train(
     `keep="best"` the parameters of the epoch with the highest validation accuracy are restored at the end
     (the test split chooses nothing). The global generator of torch is forked: the same seed gives the same
     parameters. With `checkpoint`, the run is written there after every epoch and, if the file exists, goes on
-    from it, to the same parameters as an uninterrupted one; remove the file when the result is safe.
+    from it, to the same parameters as an uninterrupted one (on the CPU; a GPU draws other noise after it); remove
+    the file when the result is safe. `device`: where it is trained, "cpu" or "cuda"; the model then returns to
+    where it was.
 
-    Raises `ImcSsmError` when the loss stops being finite, with what to try, and `CheckpointError` for a
-    checkpoint of another run.
+    Raises `ImcSsmError` when the loss stops being finite, with what to try, or for a device that cannot be used,
+    and `CheckpointError` for a checkpoint of another run.
     """
+    with placed(model, named_device(device)):
+        return _train(model, data, config, mode, progress, keep, checkpoint)
+
+
+def _train(
+    model: nn.Module,
+    data: SequenceDataset,
+    config: TrainConfig,
+    mode: Literal["convolution", "recurrent"] | None,
+    progress: Progress | None,
+    keep: Literal["best", "last"],
+    checkpoint: Path | None,
+) -> History:
+    """`train` where the model lies."""
     split = data.split("train")
     check_model_fits(model, data)
     if mode is not None and hasattr(model, "set_mode"):
@@ -107,7 +125,7 @@ def train(
     }
     rng, defaults = np.random.default_rng(config.seed), TrainConfig().model_dump(mode="json")
     run = Run(model, optimiser, schedule, rng, identity, defaults, measured=vars(History()))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         if checkpoint is not None and checkpoint.exists():
             run.load(checkpoint)
@@ -134,6 +152,7 @@ def _epoch(
 ) -> float:
     """One pass over the training split; returns the mean loss."""
     model, total = run.model, 0.0
+    device = device_of(model)
     model.train()
     for values, labels, lengths in split.batches(config.batch, run.rng):
         with Injection(model, weights=config.noise, outputs=config.noise_output, clip=config.clip_input):
@@ -141,10 +160,8 @@ def _epoch(
             value, size = 0.0, config.micro_batch or len(labels)
             for first in range(0, len(labels), size):
                 part = slice(first, first + size)
-                logits = model(
-                    torch.from_numpy(values[part]), _lengths(None if lengths is None else lengths[part])
-                )
-                loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels[part]))
+                logits = model(*_inputs(values[part], None if lengths is None else lengths[part], device))
+                loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels[part]).to(device))
                 loss = loss * (len(labels[part]) / len(labels))
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += float(loss.detach())
@@ -177,7 +194,7 @@ def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
 
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The class of every sequence of a split, (n,) int64; the model runs in evaluation mode.
+    """The class of every sequence of a split, (n,) int64; the model runs in evaluation mode, where it lies.
 
     -1, which no label is, where a logit is not finite: such a sequence has no answer, right or wrong.
     """
@@ -185,8 +202,8 @@ def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[tupl
     model.eval()
     out = []
     for values, _, lengths in split.batches(batch):
-        logits = model(torch.from_numpy(values), _lengths(lengths))
-        out.append(torch.where(torch.isfinite(logits).all(-1), logits.argmax(-1), -1).numpy())
+        logits = model(*_inputs(values, lengths, device_of(model)))
+        out.append(torch.where(torch.isfinite(logits).all(-1), logits.argmax(-1), -1).cpu().numpy())
     model.train(was)
     return np.concatenate(out)
 
@@ -204,8 +221,11 @@ def _digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _lengths(lengths: np.ndarray[tuple[int], np.dtype[np.int64]] | None) -> Tensor | None:
-    return None if lengths is None else torch.from_numpy(lengths)
+def _inputs(
+    values: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any] | None, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """A batch and its lengths on a device."""
+    return torch.from_numpy(values).to(device), None if lengths is None else torch.from_numpy(lengths).to(device)
 
 
 def _optimiser(

@@ -9,7 +9,7 @@ import typer
 
 from imc_ssm.cli import options
 from imc_ssm.cli.inputs import data_of, load_data, writable
-from imc_ssm.cli.options import DataDir, Seed, TaskName
+from imc_ssm.cli.options import DataDir, Device, Seed, TaskName
 from imc_ssm.cli.report import console, stages
 from imc_ssm.cli.resume import checkpoint_of, resumable
 
@@ -48,6 +48,7 @@ def train(
     discretisation: Annotated[str, typer.Option(help="zoh or bilinear.")] = "zoh",
     dropout: Annotated[float, typer.Option(help="Dropout after the GELU.")] = 0.0,
     data_dir: DataDir = None,
+    device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
     """Train a model in full precision (convolution mode) and write a model file.
@@ -56,6 +57,7 @@ def train(
     """
     import torch
 
+    from imc_ssm.kernels.device import named_device
     from imc_ssm.layers import Classifier, ModelConfig, preset
     from imc_ssm.modelfile import StoredModel
     from imc_ssm.study import initial_steps
@@ -63,6 +65,7 @@ def train(
     from imc_ssm.training import train as fit
 
     writable(out, ".safetensors")
+    named_device(device)
     base = preset(model)
     recipe = TrainConfig.parse(
         {
@@ -94,9 +97,17 @@ def train(
     network = Classifier(config)
     with stages() as stage, resumable(out) as checkpoint:
         progress = stage(f"train {model} on {dataset}")
-        history = fit(network, data, recipe, mode="convolution", progress=progress, checkpoint=checkpoint)
+        history = fit(
+            network,
+            data,
+            recipe,
+            mode="convolution",
+            progress=progress,
+            checkpoint=checkpoint,
+            device=device,
+        )
     info = {"task": dataset, "model": model, "training": _recipe(recipe), "history": vars(history)}
-    _save_and_report(out, StoredModel(network, None, info), data)
+    _save_and_report(out, StoredModel(network, None, info), data, device)
 
 
 def quantize(
@@ -136,9 +147,11 @@ def quantize(
     ] = 0.04,
     dataset: TaskName = None,
     data_dir: DataDir = None,
+    device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
     """Quantize a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
+    from imc_ssm.kernels.device import named_device
     from imc_ssm.modelfile import StoredModel, load_model
     from imc_ssm.pretrained import model_file
     from imc_ssm.quantization import calibration_batch
@@ -147,6 +160,7 @@ def quantize(
     from imc_ssm.training import train as fit
 
     writable(out, ".safetensors")
+    named_device(device)
     model = model_file(model)
     stored = load_model(model)
     given = {
@@ -177,15 +191,15 @@ def quantize(
     )
     data, task = data_of(stored, dataset, data_dir)
     sequences, lengths = calibration_batch(data, stored.model.config.heads, seed=seed)
-    quantized = apply(stored.model, chosen, sequences, lengths)
+    quantized = apply(stored.model, chosen, sequences, lengths, device=device)
     kept = {name: value for name, value in stored.info.items() if name not in _OF_THE_TRAINING}
     info = {**kept, "task": task, "quantized_from": model.name}
     if epochs:
         with stages() as stage, resumable(out) as checkpoint:
             progress = stage(f"QAT {chosen.label}")
-            history = fit(quantized, data, recipe, progress=progress, checkpoint=checkpoint)
+            history = fit(quantized, data, recipe, progress=progress, checkpoint=checkpoint, device=device)
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
-    _save_and_report(out, StoredModel(quantized, chosen, info), data)
+    _save_and_report(out, StoredModel(quantized, chosen, info), data, device)
     if chosen.bits.biases is None and only is None:
         console.print("its biases are in full precision: for a chip quantize with --biases 16")
 
@@ -231,13 +245,15 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _save_and_report(out: Path, stored: StoredModel, data: SequenceDataset) -> None:
+def _save_and_report(out: Path, stored: StoredModel, data: SequenceDataset, device: str) -> None:
     """Measure the test accuracy, write the model file and say both."""
+    from imc_ssm.kernels.device import named_device, placed
     from imc_ssm.modelfile import save_model
     from imc_ssm.training import accuracy
 
     test = data.split("test")
-    reached = {"accuracy_test": accuracy(stored.model, test), "n_test": len(test)}
+    with placed(stored.model, named_device(device)):
+        reached = {"accuracy_test": accuracy(stored.model, test), "n_test": len(test)}
     stored.info.update(reached)
     save_model(out, stored)
     checkpoint_of(out).unlink(missing_ok=True)

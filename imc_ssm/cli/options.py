@@ -14,6 +14,7 @@ __all__ = [
     "Chips",
     "DataDir",
     "DesignName",
+    "Device",
     "Gelu",
     "GradClamp",
     "Granularity",
@@ -35,6 +36,7 @@ __all__ = [
     "Weights",
 ]
 
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder that holds the dataset's files (else IMC_SSM_DATA, cache, download).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from functools import cache, partial
 from typing import Any
 
@@ -24,14 +25,36 @@ CHUNKS = 8
 """The batch is split into at most this many chunks whose coefficient gradients are summed in order."""
 
 
+SMALL = 1 << 16
+"""Numbers of a room that is kept for the next call: what streaming needs, whose steps are short."""
+
+
+class _Rooms(threading.local):
+    """What a thread of the caller keeps; kernels that run at the same time have rooms of their own."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[int, int, type], Array] = {}
+
+
+_ROOMS = _Rooms()
+
+
 def scratch(numbers: int, dtype: type) -> Array:
-    """Room for every thread, each row starting on a cache line."""
+    """Room for every thread, each row starting on a cache line; what it holds is left over from before."""
+    threads = numba.get_num_threads()
+    key = threads, numbers, dtype
+    if (found := _ROOMS.kept.get(key)) is not None:
+        return found
     line = 64 // np.dtype(dtype).itemsize
     pitch = math.ceil(numbers / line) * line
-    threads = numba.get_num_threads()
     flat = np.empty(threads * pitch + line, dtype)
     first = -(flat.ctypes.data // flat.itemsize) % line
-    return flat[first : first + threads * pitch].reshape(threads, pitch)
+    room = flat[first : first + threads * pitch].reshape(threads, pitch)
+    if flat.size <= SMALL:
+        if len(_ROOMS.kept) >= 8:
+            _ROOMS.kept.clear()
+        _ROOMS.kept[key] = room
+    return room
 
 
 @cache

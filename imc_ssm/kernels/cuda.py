@@ -214,6 +214,7 @@ def scan(
     trained: bool,
     clip: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_available()
     launch = _launch(start, k, g, inp, out, how, draws, clip)
     y, last = launch.forward(u.float(), u.dtype)
     return y, last, u.new_empty((0, 0, 0), dtype=torch.uint8)

@@ -8,6 +8,7 @@ in which the recurrence reads and writes. So nothing is transposed between two o
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -99,6 +100,8 @@ def quantize(x: Tensor, fmt: Format, axis: int) -> Tensor:
         return quantize(x.transpose(1, 2), fmt, 1).transpose(1, 2)
     if not fmt.scale.ndim:
         flat = x.reshape(1, 1, -1)
+    elif x.ndim == 2 and axis == 1:
+        flat = x
     else:
         end = axis + fmt.scale.ndim
         before = math.prod(x.shape[:axis])
@@ -109,7 +112,7 @@ def quantize(x: Tensor, fmt: Format, axis: int) -> Tensor:
         out: Tensor = _Quantize.apply(flat, grid)  # type: ignore[no-untyped-call]
     else:
         out = QUANTIZE(flat, grid, False)[0]
-    return out.reshape(x.shape)
+    return out if flat is x else out.reshape(x.shape)
 
 
 class _ScaleAdd(torch.autograd.Function):
@@ -247,6 +250,12 @@ class _Mean(torch.autograd.Function):
         return MEAN_BACKWARD(grads[0], *ctx.saved_tensors, ctx.time).to(ctx.dtype), None
 
 
+@lru_cache(maxsize=64)
+def _whole(batch: int, time: int, device: torch.device) -> Tensor:
+    """The ends of sequences that are not padded."""
+    return torch.full((batch,), time, dtype=torch.int64, device=device)
+
+
 def mean(x: Tensor, lengths: Tensor | None) -> Tensor:
     """The mean over time of x (batch, time, channel), over the first `lengths` steps where given.
 
@@ -254,7 +263,7 @@ def mean(x: Tensor, lengths: Tensor | None) -> Tensor:
     values fits 53 bits.
     """
     if lengths is None:
-        ends = torch.full((len(x),), x.shape[1], dtype=torch.int64, device=x.device)
+        ends = _whole(len(x), x.shape[1], x.device)
     else:
         ends = lengths.to(x.device, torch.int64)
     rows = rows_of(x)

@@ -65,11 +65,16 @@ def rows_of(x: Tensor) -> Tensor:
 
     Any other number of axes before the channels counts as time of one sequence.
     """
-    whole = x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
+    channels = x.shape[-1]
+    if x.numel() == channels:  # one vector, as in streaming
+        return x.reshape(1, channels, 1)
+    whole = x if x.ndim == 3 else x.reshape(1, -1, channels)
     return whole.transpose(1, 2).contiguous()
 
 
 def from_rows(rows: Tensor, shape: torch.Size) -> Tensor:
     """Rows (batch, channel, time) as the activation they are, all axes but the channels from `shape`."""
-    turned = rows.transpose(1, 2)
-    return turned if len(shape) == 3 else turned.reshape(*shape[:-1], rows.shape[1])
+    if len(shape) == 3:
+        return rows.transpose(1, 2)
+    flat = rows if rows.shape[2] == 1 else rows.transpose(1, 2)
+    return flat.reshape(*shape[:-1], rows.shape[1])

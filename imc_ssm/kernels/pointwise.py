@@ -22,6 +22,8 @@ __all__ += ["scale_add_backward"]
 BLOCK = 256
 """Numbers of a row that are worked on at a time."""
 
+NONE = {axes: torch.empty((0,) * axes, dtype=torch.uint8) for axes in (2, 3)}
+"""Where no gradient is wanted: nothing, the same every time."""
 f32 = np.float32
 
 
@@ -39,7 +41,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def mask(wanted: bool, shape: tuple[int, ...]) -> Tensor:
     """Room for "did not saturate", or an empty tensor where no gradient is wanted."""
-    return torch.empty(shape if wanted else (0,) * len(shape), dtype=torch.uint8)
+    return torch.empty(shape, dtype=torch.uint8) if wanted else NONE[len(shape)]
 
 
 @kernel

@@ -101,7 +101,8 @@ class ScanUnit:
 
     `unit(u, x0)` is `diagonal_scan(u, a, b, c, formats=formats, x0=x0, return_state=True)`, without planning
     again: for coefficients that are not trained, above all in streaming. a, b, c (head, state) complex64; b or c
-    None: exactly 1. `state_noise`: the deviation of the noise that calls will bring (`Noise.state`).
+    None: exactly 1. `state_noise`: the deviation of the noise that calls will bring (`Noise.state`;
+    that of the poles is the caller's).
 
     Raises `ImcSsmError` for coefficients of another shape or dtype, or that are not finite, `FormatError` where
     the formats do not fit.
@@ -120,7 +121,7 @@ class ScanUnit:
         for name, z in (("b", b), ("c", c)):
             if (z is None) != (getattr(formats, name) is None):
                 raise FormatError(f"{name} and formats.{name} must be given together or both be None")
-        self.leaves = (a, b, c)
+        self.leaves, self.state_noise = (a, b, c), float(state_noise)
         self.plan = plan_scan(formats, a.shape[0], a.shape[1], state_noise)
         of = [Coefficient.of(z, f) for z, f in ((a, formats.a), (b, formats.b), (c, formats.c))]
         self.tables = Tables.integer(self.plan, *of).to(a.device)
@@ -145,7 +146,11 @@ class ScanUnit:
             raise ImcSsmError(f"u is {u.dtype} {tuple(u.shape)}; needed is torch.float32 (batch, {heads}, time)")
         check_finite("u", u, "the data or the layer before")
         start = self._ends.start(x0, (u.shape[0], heads, states, 2), u.device)
-        noise = noise if self.plan.m_z is not None else None
+        sigma = 0.0 if noise is None else noise.state
+        if noise is not None and sigma != self.state_noise:
+            raise FormatError(f"noise of the state {sigma!r}, but the unit was planned for {self.state_noise!r}")
+        if noise is not None:
+            noise.check(u.shape[0], u.shape[2])
         y, last = run(u, self.leaves, start, self.tables, noise, grad_clamp, backend, self._scales.gradients)
         return y, self._ends.codes(last)
 

@@ -6,11 +6,18 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "parameters_of"]
 
 T = TypeVar("T")
+
+
+def parameters_of(module: nn.Module) -> list[Tensor]:
+    """All parameters of a module; at once where it has no modules inside (`parameters()` takes 5 us)."""
+    if module._modules:
+        return list(module.parameters())
+    return [p for p in module._parameters.values() if p is not None]
 
 
 class Kept(Generic[T]):

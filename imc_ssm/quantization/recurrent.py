@@ -18,7 +18,7 @@ from imc_ssm.kernels.ranges import Range
 from imc_ssm.layers import S4D
 from imc_ssm.quantization.context import Context, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
-from imc_ssm.quantization.kept import Kept
+from imc_ssm.quantization.kept import Kept, parameters_of
 from imc_ssm.quantization.modules import ParameterGrid
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.rules import FormatSpec
@@ -143,7 +143,7 @@ class QuantizedS4D(nn.Module):
             a, b, c, coefficients = self.coefficients()
             return ScanUnit(a, b, c, formats=self._scan_formats(coefficients))
 
-        return self._unit.get(list(self.inner.parameters()), formats, make)
+        return self._unit.get(parameters_of(self.inner), formats, make)
 
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         return self._run(u.transpose(1, 2), mask, None)[0].transpose(1, 2)

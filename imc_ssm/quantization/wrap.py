@@ -15,6 +15,7 @@ from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint.formats import MAX_BITS
 from imc_ssm.graph import Formats, Graph
+from imc_ssm.kernels.device import device_of, named_device
 from imc_ssm.layers import Classifier, padding_mask
 from imc_ssm.quantization.context import Context, quantized_class
 from imc_ssm.quantization.quantizer import Quantizer
@@ -79,17 +80,28 @@ def _collected(model: Classifier, what: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Tensor | None = None) -> Classifier:
+def quantize(
+    model: Classifier,
+    scheme: Scheme,
+    calibration: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    device: str = "cpu",
+) -> Classifier:
     """Post-training quantization: a new model with wrapped modules and ranges from `calibration` (B, T, D).
 
     The activations and states of the calibration sequences fix every range, as the rules' observers say: those of
     the model whose input, matrices, D and GELU are rounded already, its poles, B, C and other activations not yet.
     (The input because most of it can be one value, such as a background: what it becomes must not saturate.)
     Dynamic ranges go their own way from the first batch. Train the result further with `imc_ssm.training.train`
-    for QAT. Raises `ImcSsmError` for a model that is quantized already or calibration data that do not fit.
+    for QAT. `device`: where it is calibrated, "cpu" or "cuda"; the result lies where the model does. Raises
+    `ImcSsmError` for a model that is quantized already, calibration data that do not fit or a device that cannot
+    be used.
     """
     model.check(calibration, lengths, "calibration data")
-    quantized = wrap(model, scheme)
+    there = named_device(device)
+    quantized = wrap(model, scheme).to(there)
+    calibration, lengths = calibration.to(there), None if lengths is None else lengths.to(there)
     quantized.eval()
     first: Quantizer = quantized.input.output
     first.observe()
@@ -104,7 +116,7 @@ def quantize(model: Classifier, scheme: Scheme, calibration: Tensor, lengths: Te
             q.calibrate()
         except ImcSsmError as error:
             raise type(error)(f"{name}: {error}") from None
-    return quantized
+    return quantized.to(device_of(model))
 
 
 def calibration_batch(

@@ -38,6 +38,11 @@ TRAIN = ("train", "digits", "--epochs", 0, "--out", "m.safetensors")
         (("shw", "d.nc"), "'shw'"),
         (("train", "digits", "--out", "m.safetensors", "--epoch", "3"), "--epoch"),
         (("train", "digits"), "--out"),
+        (
+            ("train", "digits", "--out", "m.safetensors", "--device", "gpu"),
+            "unknown device 'gpu'; allowed",
+        ),
+        (("quantize", "s4d-16h", "--out", "q.safetensors", "--device", "tpu"), "unknown device 'tpu'"),
     ],
 )
 def test_unknown_names(refused, words, naming):

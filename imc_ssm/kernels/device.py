@@ -1,0 +1,45 @@
+"""Where to compute, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from imc_ssm.errors import ImcSsmError
+
+__all__ = ["device_of", "named_device", "placed"]
+
+
+def named_device(name: str) -> torch.device:
+    """The device "cpu", "cuda" or "cuda:N"; `ImcSsmError` for another name, or where it cannot be used."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ImcSsmError(f"unknown device {name!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        seen = f"{count} GPU{'s' * (count > 1)}" if count else "no GPU"
+        raise ImcSsmError(f"device {name!r} cannot be used: PyTorch sees {seen}; use device 'cpu'")
+    return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters lie; the CPU, if it has none."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Within the block the model lies on the device; after it where it was."""
+    before = device_of(model)
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(before)
