@@ -1,4 +1,5 @@
 # Two commands on a fresh machine: `make demo` runs the main job, `make test` passes the tests. Both set up .venv first.
+# `make test-portable` repeats the tests of float kernels as another processor would run them.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -13,13 +14,14 @@ export MPLBACKEND ?= Agg
 # Two workers share two cores: one thread each, and no spinning while another works.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: all demo test bench lint clean
+.PHONY: all demo test test-portable bench lint clean
 all: $(STAMP)
 
-# Reinstalled only when pyproject.toml changed; the package itself is an editable install.
-$(STAMP): pyproject.toml
+# Reinstalled only when a version may have changed; the package itself is an editable install. The constraints are
+# the set that is tested: without them pip takes the newest of everything.
+$(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 demo: $(STAMP)
@@ -27,6 +29,23 @@ demo: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Float kernels round differently on every processor. The rooms that compute with them once more as an older one
+# does: torch with no vector instructions beyond the baseline, its libraries and Numba with AVX2 and no AVX-512. (A
+# name alone leaves Numba the features of this processor. Its cache tells processors apart.)
+ifeq ($(shell uname -m),x86_64)
+OLDER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma
+else
+OLDER := ATEN_CPU_CAPABILITY=default
+endif
+# Left out: what computes nothing in these kernels, starts processes, or runs through Triton's interpreter.
+FLOATS := -k "not triton" $(addprefix --ignore=tests/,fixedpoint datasets experiment study cli/test_cli_process.py \
+	cli/test_cli_refusals.py test_files.py test_modelfile.py test_notebook.py test_packaging.py test_plots.py \
+	test_plots_poles.py test_quantization_page.py test_readme.py test_results.py)
+
+test-portable: $(STAMP)
+	$(OLDER) OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(FLOATS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

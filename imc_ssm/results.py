@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -24,7 +25,7 @@ import xarray as xr
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
 from imc_ssm.files import atomic_path, canonical_json
 
-__all__ = ["load", "provenance", "save", "values_equal"]
+__all__ = ["load", "processor", "provenance", "save", "values_equal"]
 
 _HASH = "content_sha256"
 _MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -99,8 +100,10 @@ def provenance(
     """The attributes by which a result can be run again.
 
     `configuration` (JSON of `config`), `configuration_sha256`, `seed` (not for None: a dimension has the seeds),
-    `versions` (JSON: Python and the packages that decide the numbers), `created` (UTC, ISO 8601) and
-    `compute_time_s` (seconds; NaN where it was not measured). Raises `ConfigError` if `config` is not JSON.
+    `versions` (JSON: Python and the packages that decide the numbers), those of `processor`, `created` (UTC, ISO
+    8601) and `compute_time_s` (seconds; NaN where it was not measured).
+
+    Raises `ConfigError` if `config` is not JSON.
     """
     text = canonical_json(config, what="the configuration")
     versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
@@ -109,9 +112,36 @@ def provenance(
         "configuration_sha256": hashlib.sha256(text.encode()).hexdigest(),
         **({} if seed is None else {"seed": int(seed)}),
         "versions": json.dumps(versions, sort_keys=True),
+        **processor(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "compute_time_s": float("nan") if compute_time is None else float(compute_time),
     }
+
+
+def processor() -> dict[str, str | int]:
+    """What float trainings depend on beside seed and versions: `processor`, `instruction_set` and `threads`.
+
+    The processor's name; the instruction set of torch's kernels (as `torch.backends.cpu.get_cpu_capability()`, and
+    as `ATEN_CPU_CAPABILITY` chooses it) and torch's threads. The last two only where torch is loaded: where it is
+    not, no number comes from it, and it is not imported for this.
+    """
+    found: dict[str, str | int] = {"processor": _processor_name()}
+    if (torch := sys.modules.get("torch")) is not None:
+        found["instruction_set"] = str(torch.backends.cpu.get_cpu_capability())
+        found["threads"] = int(torch.get_num_threads())
+    return found
+
+
+def _processor_name() -> str:
+    """The processor as its maker calls it, where the system says so; else its architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    except OSError:
+        pass  # another system than Linux
+    return platform.processor() or platform.machine() or "unknown"
 
 
 def values_equal(a: xr.Dataset, b: xr.Dataset) -> bool:

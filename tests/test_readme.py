@@ -105,8 +105,8 @@ def test_five_commands_pass_files_on() -> None:
 
 
 def test_make_targets_exist() -> None:
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    named = re.findall(r"(?:^|`)make (?:\w+=\S+ )?(\w+)", README, flags=re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = re.findall(r"(?:^|`)make (?:\w+=\S+ )?([\w-]+)", README, flags=re.MULTILINE)
     assert {"demo", "test"} <= set(named)
     assert set(named) <= set(targets)
 

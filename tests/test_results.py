@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -343,6 +344,7 @@ def test_provenance() -> None:
     versions = json.loads(str(first["versions"]))
     assert set(versions) == {"imc-ssm", "python", "numpy", "torch", "aihwkit", "numba", "xarray"}
     assert versions["numpy"] == np.__version__
+    assert {key: first[key] for key in results.processor()} == results.processor()
     age = datetime.now(UTC) - datetime.fromisoformat(str(first["created"]))
     assert 0 <= age.total_seconds() < 60
     with pytest.raises(ConfigError, match="configuration cannot be written as JSON"):
@@ -351,11 +353,36 @@ def test_provenance() -> None:
 
 def test_provenance_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from imc_ssm import results; results.provenance({}, 0); "
-        "print([m for m in ('torch', 'aihwkit', 'numba') if m in sys.modules])"
+        "import sys; from imc_ssm import results; p = results.provenance({}, 0); "
+        "print([m for m in ('torch', 'aihwkit', 'numba') if m in sys.modules], *sorted(p))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == (
+        "[] compute_time_s configuration configuration_sha256 created processor seed versions"  # no threads
+    )
+
+
+def test_the_processor_is_named_with_what_torch_uses_of_it() -> None:
+    code = (
+        "import torch; torch.set_num_threads(1); from imc_ssm import results; p = results.processor(); "
+        "print(sorted(p), p['instruction_set'], p['threads'])"
+    )
+    # DEFAULT everywhere: what torch is told to use, not what the processor can
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.strip() == "['instruction_set', 'processor', 'threads'] DEFAULT 1"
+
+
+def test_a_processor_without_a_name_is_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(results.platform, "processor", lambda: "")
+    monkeypatch.setattr(results.platform, "machine", lambda: "riscv64")
+    assert results.processor()["processor"] == "riscv64"
 
 
 def test_the_content_digest_is_the_same_in_another_process(saved: Path, tmp_path: Path) -> None:

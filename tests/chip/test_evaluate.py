@@ -80,14 +80,15 @@ class TestEvaluate:
     def test_chips_differ(self, deployment: Deployment, few: SequenceDataset) -> None:
         u = torch.from_numpy(few.split("test").values)
         model, tiles = deployment.analog()
-        logits = []
+        logits, correct = [], []
         for chip in range(3):
             for tile in tiles:
                 tile.program(0, chip).set_time(1.0)
+            correct.append(accuracy(model, few.split("test")))  # first: every product draws read noise
             logits.append(model(u).detach())
         assert not torch.equal(logits[0], logits[1])
         assert not torch.equal(logits[1], logits[2])
-        assert len(np.unique(evaluate(deployment, few, 6, [DAY])["accuracy"])) > 1
+        assert evaluate(deployment, few, 3, [1.0])["accuracy"].values[:, 0].tolist() == correct  # these very chips
 
     def test_another_split(self, deployment: Deployment, few: SequenceDataset) -> None:
         found = evaluate(deployment, few, 1, [1.0], split="validation")
@@ -244,7 +245,9 @@ def test_end_to_end_nothing_mocked(digits: SequenceDataset, tmp_path: Path) -> N
 
     found = gather([Entry("fp32", full), Entry("qat-a8-x8", qat, deployed, chips)], len(digits.split("test")))
     energy = float(found["energy"].sel(model="qat-a8-x8").sum())
-    assert 1e-9 < energy < 1e-3  # an inference of 64 steps on a few tiles
+    # 64 steps: counts times constants. What follows the trained weights (widths of multipliers, a little current)
+    # moves it by a percent.
+    assert energy == pytest.approx(236e-9, rel=0.03)
     found.attrs |= results.provenance({"task": "digits"}, seed=0)
     results.save(found, tmp_path / "end.nc")
     assert results.values_equal(results.load(tmp_path / "end.nc"), found)

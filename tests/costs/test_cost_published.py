@@ -1,10 +1,14 @@
 """Orders of magnitude against published macros, with the shipped designs.
 
 Measured or published energy of one matrix-vector product, and what the model says (run with `-s` to see the
-ratios). The model leaves out drivers, references, control and leakage, so it should come out low, and does.
+ratios). The model leaves out drivers, references, control and leakage, and takes its own devices and converters:
+it is off by the factors below. They are what it says today, exactly: a change of the model or of a shipped number
+has to be seen here.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +46,11 @@ def compare(name: str, ds: xr.Dataset, published: float) -> float:
     return ratio
 
 
+def today(factor: float) -> Any:
+    """Within the digits that are written: counts times constants, and one draw of weights."""
+    return pytest.approx(factor, rel=2e-3)
+
+
 def test_hermes() -> None:
     """HERMES core (Khaddam-Aljameh et al. 2022, doi:10.1109/JSSC.2022.3140414): 256 x 256, 8 bits, 12.5 nJ.
 
@@ -50,9 +59,9 @@ def test_hermes() -> None:
     converter (an upper bound, so this part is circular) cells and inputs must add little to it.
     """
     shipped = load_design("pcm-256")
-    assert 1 / 30 < compare("HERMES, SAR", product(shipped), 12.5e-9) < 1
+    assert compare("HERMES, SAR", product(shipped), 12.5e-9) == today(0.0598)
     own = shipped.with_(adc={"type": "cco", "bits": 8}, columns_per_adc=1)
-    assert 1 <= compare("HERMES, own converter", product(own), 12.5e-9) < 1.1
+    assert compare("HERMES, own converter", product(own), 12.5e-9) == today(1.0251)
     # 128 ns of pulse, 130 ns in all: measured.
     latency = float(product(own)["latency"].sel(component=ANALOG).sum())
     assert latency == pytest.approx(130e-9, rel=0.05)
@@ -64,7 +73,7 @@ def test_yao() -> None:
     Our devices conduct 9 to 88 uS for 100 ns, theirs 2 to 20 uS for 50 ns: the cells make the difference.
     """
     design = load_design("reram-128").with_(dac={"type": "driver", "bits": 1})
-    assert 0.1 < compare("Yao", product(design, activity=0.5), 0.372e-9) < 10
+    assert compare("Yao", product(design, activity=0.5), 0.372e-9) == today(4.320)
 
 
 def test_neurram() -> None:
@@ -72,7 +81,7 @@ def test_neurram() -> None:
     design = load_design("reram-wan-64").with_(
         rows=128, columns=256, adc={"type": "sar", "bits": 6}, dac={"type": "capacitive", "bits": 4}
     )
-    assert 0.05 < compare("NeuRRAM", product(design), 4.108e-9) < 10
+    assert compare("NeuRRAM", product(design), 4.108e-9) == today(0.1085)
 
 
 def test_isaac_converters_dominate() -> None:
@@ -82,15 +91,14 @@ def test_isaac_converters_dominate() -> None:
     """
     design = load_design("reram-128").with_(dac={"type": "driver", "bits": 1}, columns_per_adc=128)
     ds = product(design, activity=0.5)
-    assert 0.1 < compare("ISAAC", ds, 280e-12) < 10
+    assert compare("ISAAC", ds, 280e-12) == today(5.739)
     energy = ds["energy"].sel(component=ANALOG)
     eight = product(load_design("reram-128"))["energy"].sel(component=ANALOG)
-    for name, part in (("1-bit inputs", energy), ("8-bit inputs", eight)):
-        print(f"ADC share of reram-128, {name}: {float(part.sel(component='adc') / part.sum()):.2f}")
+    for part, share in ((energy, 0.133), (eight, 0.389)):  # 1-bit and 8-bit inputs
+        assert float(part.sel(component="adc") / part.sum()) == today(share)
     # ISAAC's own devices: 30 pJ a cycle (2.4 mW / 8 x 100 ns) in place of ours.
     converters = float(energy.sel(component=["adc", "dac"]).sum())
     share = float(energy.sel(component="adc")) / (converters + 30e-12)
-    print(f"ADC share with ISAAC's crossbar: {share:.2f} (published 0.71)")
-    assert 0.4 < share < 0.95
+    assert share == today(0.718)  # published: 0.71
     # One converter for 128 columns at 1.2 GS/s: 100 ns and a little.
     assert float(ds["latency"].sel(component="adc")) == pytest.approx(107e-9, rel=0.02)

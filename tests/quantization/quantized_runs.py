@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.fixedpoint import ScanFormats, plan_scan, scan_codes
@@ -73,3 +73,37 @@ def check_oracle(model: Classifier, sequences: Tensor) -> ScanFormats:
         _, state = ssm.step(u[..., t], state)
     assert torch.equal(state, torch.from_numpy(last))
     return formats
+
+
+@torch.no_grad()
+def loss_of(model: Classifier, digits: SequenceDataset) -> float:
+    """The mean loss over the training split."""
+    part = digits.split("train")
+    return float(nn.functional.cross_entropy(model(torch.from_numpy(part.values)), torch.from_numpy(part.labels)))
+
+
+def relative_slopes(model: Classifier, digits: SequenceDataset, steps: tuple[float, ...]) -> np.ndarray:
+    """The measured slope of one batch's loss along the gradient, over the slope that the gradient states.
+
+    (L(p + e g) - L(p - e g)) / (2 e |g|^2) for every step, given as the e |g|^2 in units of the loss: 1 where g is
+    the gradient. Rounding makes the loss rough, so short words need long steps; long ones meet its curvature.
+    """
+    part = digits.split("train").take(256)
+    u, labels = torch.from_numpy(part.values), torch.from_numpy(part.labels)
+    model.train().zero_grad()
+    loss = nn.functional.cross_entropy(model(u), labels)
+    loss.backward()
+    moved = [(p, p.detach().clone(), p.grad) for p in model.parameters() if p.grad is not None]
+    start, square = float(loss.detach()), sum(float(g.square().sum()) for *_, g in moved)
+    slopes = []
+    with torch.no_grad():
+        for step in steps:
+            ends = []
+            for sign in (1, -1):
+                for p, value, gradient in moved:
+                    p.copy_(value + sign * step * start / square * gradient)
+                ends.append(float(nn.functional.cross_entropy(model(u), labels)))
+            slopes.append((ends[0] - ends[1]) / (2 * step * start))
+        for p, value, _ in moved:
+            p.copy_(value)
+    return np.array(slopes)
