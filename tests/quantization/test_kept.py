@@ -85,7 +85,7 @@ def test_the_recurrence_follows_its_parameters(name: str, quantized: Make, digit
 def test_matrices_follow_their_weights(quantized: Make, digits: SequenceDataset) -> None:
     model, u = quantized(Scheme()), some(digits, 3)
     before = model(u)
-    model.decoder.weight.mul_(-1.0)
+    model.decoder.matrix.weight.mul_(-1.0)
     assert not torch.equal(model(u), before)
 
 
