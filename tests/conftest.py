@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from imc_ssm import datasets
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.layers import Classifier, ModelConfig
-from imc_ssm.quantization import Scheme, calibration_batch, quantize
+from imc_ssm.devices import CELLS, CONVERTERS
+from imc_ssm.layers import LAYERS, Classifier, ModelConfig
+from imc_ssm.layers.registry import LAYER_CONFIGS
+from imc_ssm.quantization import OBSERVERS, QUANTIZED, Scheme, calibration_batch, quantize
 from imc_ssm.study import initial_steps
 from imc_ssm.training import TrainConfig, train
 
@@ -55,3 +60,22 @@ def mnist_folder() -> Path:
             if any((base / f"t10k-labels-idx1-ubyte{suffix}").is_file() for suffix in ("", ".gz")):
                 return folder
     pytest.skip("the real MNIST is not here: set IMC_SSM_DATA to a folder that holds it")
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[ModuleType]:
+    """Everything that docs/extending.md defines, in order; the registries are as before afterwards."""
+    registries = (LAYERS, LAYER_CONFIGS.known, QUANTIZED, OBSERVERS.known, CELLS, CONVERTERS, datasets.TASKS)
+    before = [dict(registry) for registry in registries]
+    module = ModuleType("extending_page")
+    sys.modules[module.__name__] = module  # dataclasses and pydantic look names up there
+    for name, text in re.findall(r"```python (\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(text, f"docs/extending.md: {name}", "exec"), module.__dict__)
+    yield module
+    for registry, content in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(content)
+    del sys.modules[module.__name__]

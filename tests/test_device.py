@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from imc_ssm.s4d import Classifier
+from imc_ssm.layers import Classifier
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError

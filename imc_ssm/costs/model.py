@@ -137,6 +137,7 @@ def _actors(chip: Chip) -> dict[str, Callable[..., float]]:
         "register": digital.flip_flop.joules,
         "lookup": digital.lookup.joules,
         "bus": digital.bus.joules,
+        **{verb: other.joules for verb, other in digital.others.items()},
     }
 
 
@@ -217,6 +218,8 @@ def _area(deployment: Deployment, memories: dict[str, Memory], operations: list[
         + digital.add.scale(widest) * digital.add.area.value
         + digital.flip_flop.scale(widest) * digital.flip_flop.area.value
     )
+    for verb, other in digital.others.items():
+        lane += max((other.scale(*op.bits) for op in actions if op.verb == verb), default=0.0) * other.area.value
     looks_up = any(op.verb == "lookup" for op in actions)
     return {component: tiles * area for component, area in deployment.chip.tile_area().items()} | {
         "digital update": lanes * lane,

@@ -79,6 +79,17 @@ class Bus(Sized):
         return float(width)
 
 
+class Other(Sized):
+    """A component of one's own: its name in the table is the verb of the actions that it takes."""
+
+    grows: Literal["constant", "linear", "product"] = "constant"
+    """How energy and area follow the widths of the words: not at all, as `Linear`, or as `Multiplier`."""
+
+    def scale(self, *bits: int) -> float:
+        """1, width / bits, or first * second / bits^2."""
+        return 1.0 if self.grows == "constant" else math.prod(width / self.bits for width in bits)
+
+
 Law = Literal["constant", "linear", "exponential"]
 
 
@@ -196,6 +207,8 @@ class Digital(Config):
     """On-chip bus of `bits` wires: energy per bit, latency per transfer, area of the whole bus."""
     sram: tuple[Sram, ...] = Field(min_length=1)
     """Static memories, by growing capacity."""
+    others: dict[str, Other] = Field(default_factory=dict)
+    """Components for actions of one's own operators, by the verb of the action; one in every lane."""
 
     @model_validator(mode="after")
     def _growing(self) -> Self:

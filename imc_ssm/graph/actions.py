@@ -26,9 +26,6 @@ __all__ = ["COMPONENTS", "Action", "Actions", "Store", "Stored", "grown"]
 COMPONENTS = ("cells", "dac", "adc", "digital update", "memories", "nonlinearity", "movement")
 """The parts of a cost breakdown, in the order of every result."""
 
-Verb = Literal[
-    "cell", "dac", "adc", "sample hold", "multiply", "add", "register", "lookup", "read", "write", "bus"
-]
 Store = Literal["coefficients", "state", "activations"]
 
 
@@ -38,8 +35,9 @@ class Action:
 
     component: str
     """Who pays: one of `COMPONENTS`."""
-    verb: Verb
-    """What is done."""
+    verb: str
+    """What is done: "cell", "dac", "adc", "sample hold", "multiply", "add", "register", "lookup", "read", "write",
+    "bus", or the name of a component of the chip's table."""
     count: int
     """How often, each time the operator runs."""
     bits: tuple[int, ...]
@@ -92,7 +90,7 @@ class Actions:
         """Words that enter a memory."""
         return Action("memories", "write", count, (bits,), purpose, self.rate, store=store)
 
-    def other(self, component: str, verb: Verb, count: int, bits: int, purpose: str) -> Action:
+    def other(self, component: str, verb: str, count: int, bits: int, purpose: str) -> Action:
         """Anything else that is no arithmetic."""
         return Action(component, verb, count, (bits,), purpose, self.rate)
 

@@ -22,7 +22,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.devices import device_path
 from imc_ssm.layers import Classifier
-from imc_ssm.quantization import Bits, QuantizedLinear, Scheme, calibration_batch
+from imc_ssm.quantization import Bits, QuantizedDense, Scheme, calibration_batch
 
 Make = Callable[[Scheme], Classifier]
 
@@ -121,8 +121,8 @@ def test_biases_lie_on_their_grid(quantized: Make, few: SequenceDataset) -> None
         placed[bits] = compile(model, "pcm-256", *calibration)
         for matrix in placed[bits].matrices:
             owner = model.get_submodule(matrix.module)
-            assert isinstance(owner, QuantizedLinear)
-            _, on_grid = owner.matrix.weights()  # type: ignore[operator]
+            assert isinstance(owner, QuantizedDense)
+            on_grid = owner.matrix.bias
             assert np.array_equal(matrix.bias, on_grid.detach().numpy())
             assert len(np.unique(matrix.bias)) <= 2**bits
             trained = owner.weight.detach().numpy()

@@ -1,11 +1,7 @@
-"""The examples of docs/extending.md, run as they stand."""
+"""The layer, observer and task of docs/extending.md, run as they stand."""
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -14,29 +10,9 @@ import torch
 from conformance import CHECKS
 
 from imc_ssm import datasets
-from imc_ssm.layers import LAYERS, Classifier, ModelConfig
-from imc_ssm.layers.registry import LAYER_CONFIGS
-from imc_ssm.quantization import OBSERVERS, QUANTIZED, Scheme, quantize
+from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.quantization import Scheme, quantize
 from imc_ssm.training import TrainConfig, train
-
-PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"```python (\w+)\n(.*?)```", PAGE, re.DOTALL))
-REGISTRIES = (LAYERS, LAYER_CONFIGS.known, QUANTIZED, OBSERVERS.known, datasets.TASKS)
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[ModuleType]:
-    """A module with everything that the page defines, in order; the registries are as before afterwards."""
-    before = [dict(registry) for registry in REGISTRIES]
-    module = ModuleType("extending_page")
-    sys.modules[module.__name__] = module  # dataclasses and pydantic look names up there
-    for name, text in EXAMPLES.items():
-        exec(compile(text, f"docs/extending.md: {name}", "exec"), module.__dict__)
-    yield module
-    for registry, content in zip(REGISTRIES, before, strict=True):
-        registry.clear()
-        registry.update(content)
-    del sys.modules[module.__name__]
 
 
 @pytest.mark.parametrize("check", CHECKS)
