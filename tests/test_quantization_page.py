@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imc_ssm.experiment.report import spread
 
 from imc_ssm import results
-from imc_ssm.experiment.report import spread
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")

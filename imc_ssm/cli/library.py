@@ -9,9 +9,10 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from imc_ssm.analog import Cell, Design, load_cell, load_design
-from imc_ssm.cli.report import console, quantity
+from imc_ssm.cli.report import console
 from imc_ssm.devices import device_names
 from imc_ssm.errors import DesignError, unknown
+from imc_ssm.units import quantity
 
 __all__ = ["show"]
 

@@ -1,7 +1,6 @@
 """Quantization of a model: `quantize(model, scheme, calibration)` returns a model with wrapped modules."""
 
 from imc_ssm.quantization.discrete import DiscreteS4D
-from imc_ssm.quantization.memory import MemoryWord, MemoryWords, memory_saving, memory_words
 from imc_ssm.quantization.modules import QuantizedLinear
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize
 from imc_ssm.quantization.recurrent import QuantizedS4D
@@ -12,8 +11,6 @@ from imc_ssm.quantization.wrap import calibration_batch, quantize, wrap
 __all__ = [
     "Bits",
     "DiscreteS4D",
-    "MemoryWord",
-    "MemoryWords",
     "PiecewiseGelu",
     "QuantizedLinear",
     "QuantizedS4D",
@@ -22,8 +19,6 @@ __all__ = [
     "Site",
     "calibration_batch",
     "fake_quantize",
-    "memory_saving",
-    "memory_words",
     "quantize",
     "wrap",
 ]

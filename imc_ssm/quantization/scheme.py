@@ -153,7 +153,8 @@ class Scheme(Config):
         """The heterogeneous scheme of Zhao et al. 2025: 4 bits for the matrices and B, C, D, 6 bits for
         activations other than the state; A and x varied; the piecewise GELU; A x and B u rounded apart.
 
-        Biases stay in full precision: so the memory savings that the paper prints (`memory_words`).
+        Biases stay in full precision: so the memory savings that the paper prints
+        (`experiments/zhao2025/memory.py`).
         """
         return cls._of(poles, state, 4, 6, {"biases": None}, _PAPER | options)
 
