@@ -61,7 +61,7 @@ def build(
     states: Sequence[int] = (4, 6, 8, 12),
     chips: int = 10,
     times: Sequence[float] | None = None,
-    recipe: Recipe = RECIPE,
+    recipe: Recipe | None = None,
     seeds: int | Sequence[int] = 1,
     figure: Callable[[xr.Dataset], Figure] | None = None,
     headline: Callable[[xr.Dataset], xr.DataArray] = lambda ds: ds["accuracy_digital"],
@@ -95,4 +95,4 @@ def build(
         headline=headline,
     )
     about = {"model": ("1", "Model"), "seed": ("1", "Seed")}
-    return Study(name, title, task, recipe, (declared,), models={"s4d": model}, coordinates=about)
+    return Study(name, title, task, recipe or RECIPE, (declared,), models={"s4d": model}, coordinates=about)

@@ -80,7 +80,7 @@ def test_two_ledgers_merge_line_by_line(place, tmp_path_factory):
     rewrite(place, lambda ours: [*ours, *lines])
     entries = place.ledger.records()
     assert len(entries) == 6
-    assert entries[place.study.key(cells[0].job, 0)].time_s == 10.0  # the first
+    assert entries[place.study.key(cells[0].jobs[0], 0)].time_s == 10.0  # the first
     other.ledger.add(fake_record(other, cells[1], 12.0))
     lines = other.ledger.path.read_text().splitlines()
     rewrite(place, lambda ours: [*ours, lines[-1]])

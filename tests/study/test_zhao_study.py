@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from fakes import ZHAO, fake_dataset, silent
 
+from imc_ssm import results
+from imc_ssm.modelfile import load_model
 from imc_ssm.s4d import ModelConfig
-from imc_ssm.study import Recipe, Workplace, load_study, run
+from imc_ssm.study import Recipe, Train, Workplace, load_study, run
+from imc_ssm.study.dataset import assemble
 from imc_ssm.study.report import compare, markdown
 from imc_ssm.training import TrainConfig
 
@@ -60,7 +63,7 @@ def test_everything_of_the_paper_is_declared(study):
 
 
 def test_experiments_share_their_cells(study):
-    keys = {e.name: {study.key(c.job, c.seed) for c in e.cells()} for e in study.experiments}
+    keys = {e.name: {study.key(c.jobs[0], c.seed) for c in e.cells()} for e in study.experiments}
     assert len(keys["table3"] & keys["fig5a"]) == 5  # W8A8
     assert len(keys["discrete"] & keys["fig5a"]) == 1  # the recipe's rate
     assert len(keys["fig5a"] & keys["fig5c"]) == 5  # frozen, 8 bits
@@ -71,9 +74,31 @@ def test_experiments_share_their_cells(study):
     assert len(keys["rates"] & keys["table3"]) == 2  # and its QAT
 
 
+def test_every_result_of_the_ledger_is_of_a_cell_and_every_dataset_of_the_ledger(study):
+    """Keys did not move: no result is lost, and the committed datasets are what it gives."""
+    place = Workplace(study, ZHAO)
+    records = place.ledger.records()
+    found = set()
+    for experiment in study.experiments:
+        cells = experiment.cells()
+        done = [those for cell in cells if (those := place.done(cell, records)) is not None]
+        found |= {record.key for those in done for record in those}
+        committed = results.load(place.result_path(experiment))
+        assert committed.attrs["cells_done"] == len(done), experiment.name
+        assert results.values_equal(committed, assemble(place, experiment, records)), experiment.name
+    assert found == records.keys()
+    assert len(found) == 742
+
+
+def test_shipped_models_are_those_of_the_study(study):
+    for path in (ZHAO / "models").glob("*.safetensors"):
+        name, seed = path.stem.split("-seed")
+        assert load_model(path).info["key"] == study.key(Train(name), int(seed)), path.name
+
+
 def test_schemes_are_those_of_the_paper(study):
     table = study.experiment("table3")
-    jobs = {tuple(at.values()): job for at, job in table.grid()}
+    jobs = {tuple(at.values()): job for at, (job,) in table.grid()}
     assert jobs["s4d-16h", "FP"].kind == "train"
     ptq, qat = jobs["s4d-16h", "PTQ W4A6 A8 x8"], jobs["s4d-64h", "W4A6 A6 x6"]
     assert (ptq.kind, qat.kind, qat.name) == ("ptq", "qat", "s4d-64h")
@@ -85,10 +110,10 @@ def test_schemes_are_those_of_the_paper(study):
         assert (scheme.rounding_placement, scheme.gelu, scheme.granularity) == ("separate", "piecewise", "head")
         assert (scheme.percentile, scheme.state_clip, scheme.grad_clamp) == (99.999, 50, 1000)
         assert (scheme.symmetric, scheme.calibration) == (False, "static")
-    one = {tuple(at.values()): job for at, job in study.experiment("fig2a").grid()}["s4d-16h", "B", 4].scheme
+    one = {tuple(at.values()): job for at, (job,) in study.experiment("fig2a").grid()}["s4d-16h", "B", 4].scheme
     assert {part: width for part, width in one.bits.model_dump().items() if width} == {"b": 4}
     assert (one.gelu, one.rounding_placement) == ("exact", "joint")  # nothing else is rounded
-    moved = {tuple(at.values()): job for at, job in study.experiment("fig2b").grid()}
+    moved = {tuple(at.values()): job for at, (job,) in study.experiment("fig2b").grid()}
     assert moved["s4d-16h", "x", "dynamic", 8].scheme.state_calibration == "dynamic"
     assert moved["s4d-16h", "activations", "dynamic", 8].scheme.calibration == "dynamic"
 

@@ -60,7 +60,8 @@ class Deploy(FromModel):
     @property
     def label(self) -> str:
         """The chips."""
-        return "" if self.design is None else f"on {self.chips} chips"
+        many = "chip" if self.chips == 1 else "chips"
+        return "" if self.design is None else f"on {self.chips} {many}"
 
     def settings(self, study: Study) -> dict[str, Any]:
         """The design with all that is in it, chips and times."""
