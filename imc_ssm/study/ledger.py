@@ -48,6 +48,7 @@ class Ledger:
 
     def __init__(self, path: Path, lock: Path) -> None:
         self.path, self.lock = path, lock
+        self._parsed: dict[str, Record] = {}  # a line is sealed: the same text is the same record
 
     def records(self) -> dict[str, Record]:
         """All records by key; `FileError` for a line that was changed, and for two results of one job."""
@@ -81,7 +82,7 @@ class Ledger:
         for number, line in enumerate(lines, 1):
             if not line:
                 continue
-            record = self._parse(number, line)
+            record = self._parsed.get(line) or self._parsed.setdefault(line, self._parse(number, line))
             first = where.setdefault(record.key, number)
             if first == number:
                 found[record.key] = line, record
