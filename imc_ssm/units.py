@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 __all__ = ["DAY", "HOUR", "deviation", "duration", "prefix", "quantity"]
 
 HOUR, DAY = 3600.0, 86400.0
@@ -15,8 +17,6 @@ _PREFIXES = ((6, "M"), (3, "k"), (0, ""), (-3, "m"), (-6, "µ"), (-9, "n"), (-12
 
 def deviation(values: Iterable[float]) -> float:
     """Sample standard deviation (n - 1 in the denominator); NaN of fewer than two values, and of infinite ones."""
-    import numpy as np  # the command line shows its help without it
-
     there = np.asarray(list(values), float)
     return float(there.std(ddof=1)) if there.size > 1 and bool(np.isfinite(there).all()) else math.nan
 
