@@ -100,16 +100,21 @@ def _coordinates(study: Study, experiment: Experiment) -> dict[str, Any]:
 def _of_field(experiment: Experiment, name: str) -> tuple[str, str]:
     """Units and long name of a dimension that the study does not describe: those of the field that it varies."""
     _, jobs = next(experiment.grid())
-    for job in jobs:
+    for job in jobs if "." in name else ():
         path = inside(job, name)
         if path is None:
             continue
         owner: Any = job
-        *parts, last = path.split(".")
-        for part in parts:
+        text, units = "", "1"
+        for part in path.split("."):
+            if not isinstance(owner, Config):
+                break
+            units = getattr(owner, "unit", "1")
+            if not hasattr(owner, "unit"):  # of a cited number, its owner says what it is
+                text = type(owner).model_fields[part].description or ""
             owner = getattr(owner, part, None)
-        if isinstance(owner, Config) and (text := type(owner).model_fields[last].description):
-            return getattr(owner, "unit", "1"), text.split(";")[0].split(".")[0].replace("\n", " ").strip()
+        if text:
+            return units, text.split(";")[0].split(".")[0].replace("\n", " ").strip()
     return "1", name.capitalize()
 
 

@@ -23,11 +23,12 @@ PCM = load_design("pcm-256")
 
 
 def _cited(value: float) -> Any:
-    return PCM.read_noise.model_copy(update={"value": value})
+    return PCM.read_noise.with_(value=value)
 
 
 def _small(design: Any = PCM, noise: float = 0.0, **fields: Any) -> Any:
-    return design.model_copy(update={"tiles": 10_000, "read_noise": _cited(noise), **fields})
+    shared = min(design.columns_per_adc, fields.get("columns", design.columns))
+    return design.with_({"tiles": 10_000, "read_noise": _cited(noise), "columns_per_adc": shared, **fields})
 
 
 @pytest.fixture(scope="module")

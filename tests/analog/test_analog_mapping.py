@@ -21,7 +21,8 @@ def _gaussian(outputs: int, inputs: int, seed: int = 0) -> np.ndarray:
 
 
 def _sized(rows: int, columns: int, design: Any = PCM) -> Any:
-    return design.model_copy(update={"rows": rows, "columns": columns, "tiles": 10_000})
+    shared = min(columns, design.columns_per_adc)
+    return design.with_(rows=rows, columns=columns, tiles=10_000, columns_per_adc=shared)
 
 
 @settings(max_examples=60, deadline=None)

@@ -51,6 +51,7 @@ def test_a_field_of_the_design_and_one_of_the_scheme(place):
         assert len(ds[name].attrs["long_name"]) > 4
     text = "Columns that share one output converter, converted one after the other"
     assert ds["design.columns_per_adc"].attrs["long_name"] == text
+    assert ds["design.read_noise.value"].attrs["long_name"].startswith("Standard deviation of the Gaussian noise")
     assert np.isfinite(ds["accuracy"]).all()
     # the word length of the state is the scheme's
     assert (ds["bits_state"] == ds["scheme.bits.state"]).all()
