@@ -159,11 +159,17 @@ class Experiment:
 
     def grid(self) -> Iterator[tuple[dict[str, Value], tuple[Job, ...]]]:
         """Coordinates and jobs of every cell that exists, without seeds."""
+        return iter(self._grid)
+
+    @functools.cached_property
+    def _grid(self) -> list[tuple[dict[str, Value], tuple[Job, ...]]]:
+        points = []
         for values in itertools.product(*self.dimensions.values()):
             at = dict(zip(self.dimensions, values, strict=True))
             jobs = self.job(at)
             if jobs is not None:
-                yield at, jobs if isinstance(jobs, tuple) else (jobs,)
+                points.append((at, jobs if isinstance(jobs, tuple) else (jobs,)))
+        return points
 
     def cells(self, seeds: int | None = None, only: Mapping[str, Sequence[str]] | None = None) -> list[GridCell]:
         """The cells, seed after seed: the first `seeds` seeds, and of each dimension in `only` the values named.

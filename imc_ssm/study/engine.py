@@ -25,6 +25,9 @@ __all__ = ["Finished", "run"]
 
 _DRAW_EVERY = 60.0
 """Seconds between two drawings of the figure while cells are being computed."""
+_WRITE_EVERY = 10
+"""Between two writings of the dataset (and estimates) at least so many times what one takes; the ledger has every
+job at once."""
 _FOR_ALL = (FileError, DataError, ConfigError)
 """What is as wrong for the cells that follow; but a checkpoint of another training concerns one."""
 
@@ -61,7 +64,7 @@ def run(
     finished: Callable[[Finished], None],
     waiting: Callable[[GridCell], None] = lambda cell: None,
 ) -> list[Finished]:
-    """Compute the cells that are not done and write the dataset after each, and the figure; returns the failures.
+    """Compute the cells that are not done, write dataset and figure as they come, and return the failures.
 
     A cell that another process computes is left to it and read when it is there. A training that diverges, or
     whose checkpoint is another one's, is a failure: its cell stays missing, and the others go on.
@@ -75,7 +78,8 @@ def run(
     todo = [cell for cell in cells if place.done(cell, records) is None]
     failures: list[Finished] = []
     failed: dict[str, str] = {}
-    done, drawn = len(cells) - len(todo), time.monotonic()
+    done, took, left = len(cells) - len(todo), 0.0, 0.0
+    drawn = written = time.monotonic()
     if todo:
         _ = place.data  # missing data are an error before any work
     write(place, experiment)
@@ -96,11 +100,15 @@ def run(
                     if isinstance(problem, _FOR_ALL) and not isinstance(problem, CheckpointError):
                         raise
                     error = str(problem)
-                draw = time.monotonic() - drawn > _DRAW_EVERY
-                write(place, experiment, draw=draw)
-                drawn = time.monotonic() if draw else drawn
+                now = time.monotonic()
+                left = max(left - sum(record.time_s for record in made), 0.0)
+                if now - written > _WRITE_EVERY * took:
+                    draw = now - drawn > _DRAW_EVERY
+                    write(place, experiment, draw=draw)
+                    left = place.left([*todo[i + 1 :], *busy], place.ledger.records())
+                    written = time.monotonic()
+                    took, drawn = written - now, written if draw else drawn
                 done += 1
-                left = place.left([*todo[i + 1 :], *busy], place.ledger.records())
                 report = Finished(cell, done, len(cells), left, made, error)
                 failures += [report] if error else []
                 finished(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -41,7 +42,11 @@ class Cost(FromModel):
 
     def settings(self, study: Study) -> dict[str, Any]:
         """The design with all that is in it."""
-        return {"design": described(self.design)}
+        return {"design": self._design}
+
+    @functools.cached_property
+    def _design(self) -> dict[str, Any]:
+        return described(self.design)
 
     def run(self, bench: Bench) -> xr.Dataset:
         """Compile and price."""

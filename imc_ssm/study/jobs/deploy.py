@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,11 +22,11 @@ __all__ = ["Deploy", "OnDesign"]
 TIME = Dimension("time", "Time after programming", "s")
 
 
-def _design(design: Any) -> Any:
+def _loaded(design: Any) -> Any:
     return load_design(design) if isinstance(design, str) else design
 
 
-OnDesign = Annotated[Design, BeforeValidator(_design)]
+OnDesign = Annotated[Design, BeforeValidator(_loaded)]
 """A chip design, or the name or path of one."""
 
 
@@ -42,7 +43,7 @@ class Deploy(FromModel):
     )
     update_s = 1.6e-9
 
-    design: Annotated[Design | None, BeforeValidator(_design)]
+    design: Annotated[Design | None, BeforeValidator(_loaded)]
     """Chip design: a name, a path, or the design itself; None: the digital reference alone, in any precision."""
     chips: int = Field(10, ge=1)
     """Chips that are programmed; a chip of a number and seed is always the same."""
@@ -67,7 +68,12 @@ class Deploy(FromModel):
         """The design with all that is in it, chips and times."""
         if self.design is None:
             return {"design": None}
-        return {"design": described(self.design), "chips": self.chips, "times": list(self.times)}
+        return {"design": self._design, "chips": self.chips, "times": list(self.times)}
+
+    @functools.cached_property
+    def _design(self) -> dict[str, Any]:
+        assert self.design is not None
+        return described(self.design)
 
     def work(self, study: Study, shape: Mapping[str, Any]) -> float:
         """The test sequences on every chip at every time."""
