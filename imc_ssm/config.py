@@ -57,9 +57,38 @@ class Config(BaseModel):
             raise ConfigError(f"{where or cls.__name__} is not valid JSON: {error}") from None
         return cls.parse(data, where=where)
 
-    def with_(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated like a new one; `ConfigError` for a wrong field."""
-        return self.parse(self.model_dump() | changes)
+    def with_(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
+        """This configuration with other values, validated like a new one.
+
+            scheme.with_(symmetric=True, bits__state=6)     fields of a field after two underscores
+            scheme.with_({"bits.state": 6})                 or after a dot
+
+        Raises `ConfigError` as `parse` does, and where a field that is to be changed inside has none of its own.
+        """
+        given = dict(changes or {}) | {name.replace("__", "."): value for name, value in fields.items()}
+        outer: dict[str, Any] = {}
+        inner: dict[str, dict[str, Any]] = {}
+        for path, value in given.items():
+            name, _, rest = path.partition(".")
+            if rest:
+                inner.setdefault(name, {})[rest] = value
+            else:
+                outer[name] = value
+        values = {name: getattr(self, name) for name in type(self).model_fields} | outer
+        for name, rest_of in inner.items():
+            owner = values.get(name)
+            if name in type(self).model_fields and not isinstance(owner, Config):
+                path = f"{name}.{next(iter(rest_of))}"
+                raise ConfigError(
+                    f"{type(self).__name__} field {path!r}: {name} is {owner!r}, which has no fields; "
+                    f"set {name} as a whole"
+                )
+            values[name] = owner.with_(rest_of) if isinstance(owner, Config) else None
+        return self.parse(values)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Pydantic's, which does not validate `update`; this one does: the same as `with_`."""
+        return self.with_(update) if update else super().model_copy(deep=deep)
 
     def to_json(self) -> str:
         """JSON with sorted keys: equal configurations give equal texts (and hashes)."""

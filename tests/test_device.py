@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from imc_ssm.layers import Classifier
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.kernels import using
 from imc_ssm.kernels.device import device_of, named_device
+from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.training import TrainConfig, accuracy, predict, train
 

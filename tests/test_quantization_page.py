@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from imc_ssm import results
-from imc_ssm.experiment.report import spread
+from imc_ssm.study.report import spread
+from imc_ssm.units import deviation
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
@@ -55,13 +56,15 @@ def test_table_three():
             ours, paper, saving = cells[first - 1 : first + 2]
             here = ds.sel(scheme=name)
             seeds = here["accuracy"].dropna("seed").values
-            deviation = seeds.std(ddof=1) if len(seeds) > 1 else np.nan
-            assert ours == (f"{spread(seeds.mean(), deviation)} ({len(seeds)})" if len(seeds) else "-"), name
+            assert ours == (f"{spread(seeds.mean(), deviation(seeds))} ({len(seeds)})" if len(seeds) else "-"), (
+                name
+            )
             assert paper == spread(float(here["accuracy_paper"]), float(here["deviation_paper"]))
             assert saving == ("-" if name == "FP" else f"{float(here['memory_saving']):.2f}"), name
 
 
-def test_the_code_prints_what_it_says(capsys):
+def test_the_code_prints_what_it_says(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
     code = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)[0]
     exec(compile(code, "quantization.md", "exec"), {})
     said = float(re.findall(r"# (\d+\.\d+) %", code)[0])

@@ -7,7 +7,7 @@ calibrated PTQ model, no weight decay. Recurrent mode is the same function as co
 
 from __future__ import annotations
 
-from imc_ssm.experiment import Recipe
+from imc_ssm.study import Recipe
 from imc_ssm.training import TrainConfig
 
 SCHEDULE = {"weight_decay": 0.0, "warmup": 0.1, "clip": 1.0}
@@ -24,12 +24,7 @@ RECIPE = Recipe(
 def _wide(micro_batch: int, calibration: int) -> Recipe:
     """The same training in micro-batches, in the memory of a laptop: a step of s4d-64h takes 0.9 GB in 64s, 2.9 GB
     at once, and no more time (`make bench`)."""
-    return RECIPE.model_copy(
-        update={
-            "pretraining": RECIPE.pretraining.model_copy(update={"micro_batch": micro_batch}),
-            "calibration": calibration,
-        }
-    )
+    return RECIPE.with_(pretraining__micro_batch=micro_batch, calibration=calibration)
 
 
 RECIPES: dict[str, Recipe] = {

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from imc_ssm.experiment import Job, full, ptq, qat
 from imc_ssm.layers import ModelConfig
 from imc_ssm.quantization import Bits, Scheme
-from imc_ssm.quantization.memory import memory_saving
+from imc_ssm.study import Job, Ptq, Qat, Train
+
+from .memory import memory_saving
 
 FULL_PRECISION = 32
 """The word length that stands for full precision in the dimension `bits`."""
@@ -69,7 +70,7 @@ def dynamic(part: str, calibration: str) -> dict[str, Any]:
 
 def ptq_cell(model: str, part: str, bits: int, **options: Any) -> Job:
     """PTQ of one part; full precision where `bits` says so, whatever the options."""
-    return full(model) if bits == FULL_PRECISION else ptq(model, part_scheme(part, bits, **options))
+    return Train(model) if bits == FULL_PRECISION else Ptq(model, part_scheme(part, bits, **options))
 
 
 def qat_scheme(poles: int, state: int, weights: int, activations: int, parameterisation: str) -> Scheme:
@@ -83,10 +84,10 @@ def table3_cell(cell: Mapping[str, Any]) -> Job:
     model, name = cell["model"], cell["scheme"]
     widths = TABLE3[name]
     if widths is None:
-        return full(model)
+        return Train(model)
     weights, activations, a, x = widths
     scheme = qat_scheme(a, x, weights, activations, PARAMETERISATION)
-    return ptq(model, scheme) if name.startswith("PTQ") else qat(model, scheme)
+    return Ptq(model, scheme) if name.startswith("PTQ") else Qat(model, scheme)
 
 
 def saving(model: ModelConfig, name: str) -> float:

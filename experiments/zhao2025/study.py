@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imc_ssm.experiment import Constant, Experiment, Job, Recipe, Study, full, kernel, poles, qat
 from imc_ssm.layers import PRESETS, ModelConfig
-from imc_ssm.plots import zhao
+from imc_ssm.study import Constant, Experiment, Job, Kernel, Poles, Qat, Recipe, Study, Train
 
-from . import paper, schemes
+from . import figures, paper, schemes
 from .recipe import RECIPE, RECIPES
 
 BITS = (schemes.FULL_PRECISION, 16, 8, 6, 4, 2)
@@ -69,8 +68,8 @@ def build(
             "table1",
             "Table I: full precision",
             {"model": names},
-            lambda cell: full(cell["model"]),
-            figure=zhao.table1,
+            lambda cell: Train(cell["model"]),
+            figure=figures.table1,
             paper={key: value for key, value in paper.TABLE1.items() if key[0] in names},
         ),
         Experiment(
@@ -78,7 +77,7 @@ def build(
             "Fig. 2a: PTQ of one matrix at a time, and of all",
             {"model": small, "part": ("A", "B", "C", "D", "W", "parameters"), "bits": BITS},
             lambda cell: schemes.ptq_cell(cell["model"], cell["part"], cell["bits"]),
-            figure=zhao.fig2a,
+            figure=figures.fig2a,
         ),
         Experiment(
             "fig2b",
@@ -87,7 +86,7 @@ def build(
             lambda cell: schemes.ptq_cell(
                 cell["model"], cell["part"], cell["bits"], **schemes.dynamic(cell["part"], cell["calibration"])
             ),
-            figure=zhao.fig2b,
+            figure=figures.fig2b,
         ),
         Experiment(
             "fig2c",
@@ -103,7 +102,7 @@ def build(
                 if cell["part"] == "A" and cell["granularity"] == "state"  # states have formats, A's are per head
                 else schemes.ptq_cell(cell["model"], cell["part"], cell["bits"], granularity=cell["granularity"])
             ),
-            figure=zhao.fig2c,
+            figure=figures.fig2c,
         ),
         Experiment(
             "fig2d",
@@ -112,35 +111,35 @@ def build(
             lambda cell: schemes.ptq_cell(
                 cell["model"], cell["part"], cell["bits"], symmetric=schemes.SYMMETRY[cell["symmetry"]]
             ),
-            figure=zhao.fig2d,
+            figure=figures.fig2d,
         ),
         Experiment(
             "fig3",
             "Fig. 3: PTQ over width and word length",
             {"model": names, "bits": BITS},
             lambda cell: schemes.ptq_cell(cell["model"], "all", cell["bits"]),
-            figure=zhao.fig3,
+            figure=figures.fig3,
         ),
         Experiment(
             "fig4a",
             "Fig. 4a: poles on the quantized grid",
             {"model": small, "bits": POLE_BITS},
-            lambda cell: poles(
+            lambda cell: Poles(
                 cell["model"],
                 None if cell["bits"] == schemes.FULL_PRECISION else schemes.part_scheme("A", cell["bits"]),
             ),
             variables=("pole", "poles_outside"),
-            figure=zhao.fig4a,
+            figure=figures.fig4a,
             headline=lambda ds: ds["poles_outside"],
         ),
         Experiment(
             "fig4b",
             "Fig. 4b: error of the kernel against the number of steps",
             {"model": small, "bits": KERNEL_BITS},
-            lambda cell: kernel(cell["model"], schemes.part_scheme("parameters", cell["bits"]), steps),
+            lambda cell: Kernel(cell["model"], schemes.part_scheme("parameters", cell["bits"]), steps),
             variables=("kernel_error",),
-            figure=zhao.fig4b,
-            headline=zhao.kernel_headline,
+            figure=figures.fig4b,
+            headline=figures.kernel_headline,
             center="median",  # a kernel that grows has an error of any size
         ),
         Experiment(
@@ -148,7 +147,7 @@ def build(
             "Table III: heterogeneous word lengths, PTQ and QAT",
             {"model": two, "scheme": tuple(schemes.TABLE3)},
             schemes.table3_cell,
-            figure=zhao.table3,
+            figure=figures.table3,
             paper=published3,
             constants={
                 "memory_saving": Constant(
@@ -164,9 +163,9 @@ def build(
                 name,
                 f"Fig. {name[3:]}: QAT at 8 bits, three parameterisations of A, {', '.join(widths)}",
                 {"model": widths, "parameterisation": PARAMETERISATIONS},
-                lambda cell: qat(cell["model"], schemes.qat_scheme(8, 8, 8, 8, cell["parameterisation"])),
+                lambda cell: Qat(cell["model"], schemes.qat_scheme(8, 8, 8, 8, cell["parameterisation"])),
                 variables=("accuracy", "accuracy_validation", "loss_train"),
-                figure=zhao.fig5ab,
+                figure=figures.fig5ab,
             )
             for name, widths in (("fig5a", small), ("fig5b", large))
         ),
@@ -179,11 +178,11 @@ def build(
                 "bits_poles": QAT_BITS,
                 "bits_state": QAT_BITS,
             },
-            lambda cell: qat(
+            lambda cell: Qat(
                 cell["model"],
                 schemes.qat_scheme(cell["bits_poles"], cell["bits_state"], 8, 8, cell["parameterisation"]),
             ),
-            figure=zhao.fig5c,
+            figure=figures.fig5c,
         ),
         *(
             Experiment(
@@ -202,7 +201,7 @@ def build(
                     granularity=cell["granularity"],
                     rounding_placement=cell["order"],
                 ),
-                figure=lambda ds, what=what: zhao.order(ds, what),
+                figure=lambda ds, what=what: figures.order(ds, what),
             )
             for name, part, what in (("order", "x", "the state x"), ("order_all", "all", "everything"))
         ),
@@ -213,8 +212,8 @@ def build(
             lambda cell: _discrete(cell, recipes.get(cell["model"], recipe)),
             variables=("accuracy", "accuracy_validation", "loss_train"),
             seeds=1,
-            figure=lambda ds: zhao.fig5ab(ds, "rate_ssm", "QAT at 8 bits, discrete A", "A and B at a rate of "),
-            headline=zhao.validation_headline,
+            figure=lambda ds: figures.fig5ab(ds, "rate_ssm", "QAT at 8 bits, discrete A", "A and B at a rate of "),
+            headline=figures.validation_headline,
         ),
         Experiment(
             "rates",
@@ -223,8 +222,8 @@ def build(
             lambda cell: _rate(cell, recipes.get(cell["model"], recipe)),
             variables=("accuracy", "accuracy_validation"),
             seeds=1,
-            figure=lambda ds: zhao.rates(ds, aims),
-            headline=zhao.validation_headline,  # the test sequences choose nothing
+            figure=lambda ds: figures.rates(ds, aims),
+            headline=figures.validation_headline,  # the test sequences choose nothing
         ),
     )
     return Study(
@@ -242,12 +241,10 @@ def build(
 
 def _discrete(cell: Mapping[str, Any], recipe: Recipe) -> Job:
     """Fig. 5a's discrete cell; A and B with another rate, where it is not the recipe's."""
-    start = qat(cell["model"], schemes.qat_scheme(8, 8, 8, 8, "discrete"))
+    start = Qat(cell["model"], schemes.qat_scheme(8, 8, 8, 8, "discrete"))
     if cell["rate_ssm"] == recipe.qat.learning_rate:
         return start
-    return start.model_copy(
-        update={"training": recipe.qat.model_copy(update={"learning_rate_ssm": cell["rate_ssm"]})}
-    )
+    return start.with_(training=recipe.qat.with_(learning_rate_ssm=cell["rate_ssm"]))
 
 
 def _rate(cell: Mapping[str, Any], recipe: Recipe) -> Job | None:
@@ -255,10 +252,10 @@ def _rate(cell: Mapping[str, Any], recipe: Recipe) -> Job | None:
     change = {"learning_rate": cell["rate"], "batch": cell["batch"]}
     if cell["stage"] == RATES_QAT:
         start = schemes.table3_cell({"model": cell["model"], "scheme": RATES_SCHEME})
-        return start.model_copy(update={"training": recipe.qat.model_copy(update=change)})
+        return start.with_(training=recipe.qat.with_(change))
     if cell["batch"] != 512 or cell["rate"] < 1e-3:
         return None
-    return full(cell["model"], recipe.pretraining.model_copy(update=change))
+    return Train(cell["model"], recipe.pretraining.with_(change))
 
 
 STUDY = build()

@@ -1,9 +1,8 @@
-"""Accuracy of a deployment over programmed chips and over time, and the dataset that says everything at once."""
+"""Accuracy of a deployment over programmed chips and over time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,14 @@ from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.training import accuracy, check_model_fits
+from imc_ssm.units import DAY, HOUR
 
 if TYPE_CHECKING:
     from imc_ssm.chip.linear import Implementation
     from imc_ssm.chip.programming import Noise
 
-__all__ = ["DAY", "HOUR", "TIMES", "Entry", "evaluate", "gather"]
+__all__ = ["DAY", "HOUR", "TIMES", "evaluate"]
 
-HOUR, DAY = 3600.0, 86400.0
 TIMES = (1.0, HOUR, DAY, 30 * DAY)
 """Default times after programming, s."""
 
@@ -110,74 +109,3 @@ def _resumed(
 def digital_accuracy(deployment: Deployment, part: Split) -> float:
     """Accuracy, in percent, of the deployment's reference: the quantized model without analog tiles."""
     return accuracy(deployment.digital(), part)
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """One model of a study: its name, digital accuracy and, where it was deployed, everything else."""
-
-    name: str
-    accuracy_digital: float
-    """Percent."""
-    deployment: Deployment | None = None
-    chips: xr.Dataset | None = None
-    """What `evaluate` returned."""
-
-
-def gather(entries: Sequence[Entry], n_test: int) -> xr.Dataset:
-    """One dataset over `model`: accuracy, energy, latency, area and memory of the same chip.
-
-    Variables: `accuracy_digital(model)`, `accuracy(model, chip, time)`, `energy`, `energy_step`, `latency`,
-    `area`, `memory` (each over model and component), `bits_state(model)`, `bits_poles(model)`. What does not
-    apply to a model is NaN.
-    """
-    from imc_ssm.costs import COMPONENTS, cost  # a room above
-
-    names = [entry.name for entry in entries]
-    evaluated = [entry.chips for entry in entries if entry.chips is not None]
-    chip = max((len(d["chip"]) for d in evaluated), default=0)
-    time = evaluated[0]["time"].values if evaluated else np.zeros(0)
-    over_chips = np.full((len(entries), chip, len(time)), np.nan)
-    parts = ("energy", "energy_step", "latency", "area", "memory")
-    costs = {part: np.full((len(entries), len(COMPONENTS)), np.nan) for part in parts}
-    bits = np.full((2, len(entries)), np.nan)
-    about: dict[str, dict[str, object]] = {}
-    for i, entry in enumerate(entries):
-        if entry.chips is not None:
-            if not np.array_equal(entry.chips["time"].values, time):
-                raise ImcSsmError(f"{entry.name} was evaluated at other times than the models before it")
-            over_chips[i, : len(entry.chips["chip"])] = entry.chips["accuracy"].values
-        if entry.deployment is not None:
-            priced = cost(entry.deployment)
-            for part in parts:
-                costs[part][i] = priced[part].values
-                about[part] = dict(priced[part].attrs)
-            bits[0, i] = entry.deployment.scheme.bits.state
-            bits[1, i] = entry.deployment.scheme.bits.poles
-    percent = {"units": "percent", "n_test": n_test}
-    dataset = xr.Dataset(
-        coords={
-            "model": names,
-            "chip": np.arange(chip),
-            "time": ("time", time, {"units": "s", "long_name": "Time after programming"}),
-            "component": list(COMPONENTS),
-        }
-    )
-    digital = np.array([entry.accuracy_digital for entry in entries])
-    dataset["accuracy_digital"] = (
-        "model",
-        digital,
-        {**percent, "long_name": "Accuracy with digital matrices"},
-    )
-    dataset["accuracy"] = (
-        ("model", "chip", "time"),
-        over_chips,
-        {**percent, "long_name": "Accuracy of programmed chips"},
-    )
-    for part in parts:
-        attrs = about.get(part) or {"units": "1", "long_name": f"{part} (no model was deployed)"}
-        dataset[part] = (("model", "component"), costs[part], attrs)
-    dataset["bits_state"] = ("model", bits[0], {"units": "bit", "long_name": "Word length of the state"})
-    dataset["bits_poles"] = ("model", bits[1], {"units": "bit", "long_name": "Word length of the poles"})
-    dataset.attrs["n_test"] = n_test
-    return dataset

@@ -53,8 +53,8 @@ def main() -> None:
         )
     if code == INTERRUPTED:
         print(
-            "interrupted; nothing is half written; train, quantize, deploy and experiment run, given again, go on "
-            "from their last whole epoch, chip or cell",
+            "interrupted; nothing is half written; demo, train, quantize, deploy and experiment run, given again, "
+            "go on from their last whole epoch, chip or cell",
             file=sys.stderr,
         )
     if code:

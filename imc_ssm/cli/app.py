@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from imc_ssm.cli.demo import demo
 from imc_ssm.cli.experiment import experiment
-from imc_ssm.cli.hardware import cost, demo, deploy
+from imc_ssm.cli.hardware import cost, deploy
 from imc_ssm.cli.inspection import inspect
 from imc_ssm.cli.learning import quantize, train
 from imc_ssm.cli.listing import data, devices, show

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +16,12 @@ from imc_ssm.cli.options import DataDir
 from imc_ssm.cli.report import console, stages
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.files import atomic_path, check_writable
+from imc_ssm.units import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imc_ssm.experiment import Experiment, Finished, Workplace
+    from imc_ssm.study import Experiment, Finished, Workplace
     from imc_ssm.training import Progress
 
 __all__ = ["experiment"]
@@ -44,8 +46,7 @@ def list_(
     With names: the cells of these, which seeds are done and which are missing. The estimate scales with what was
     measured on this study's jobs; before that, it is for two cores.
     """
-    from imc_ssm.experiment import find, studies
-    from imc_ssm.experiment.report import duration
+    from imc_ssm.study import find, studies
 
     places = studies(data_dir)
     if names:
@@ -53,7 +54,7 @@ def list_(
             _list_cells(*find(name, places))
         return
     for place in places:
-        entries = place.ledger.entries()
+        records = place.ledger.records()
         table = Table(title=f"{place.study.title} ({place.study.name})", box=SIMPLE, padding=(0, 1, 0, 0))
         table.add_column("experiment", no_wrap=True)
         table.add_column("what")
@@ -61,24 +62,25 @@ def list_(
             table.add_column(column, justify="right", no_wrap=True)
         for declared in place.study.experiments:
             cells = declared.cells()
-            done = sum(place.find(cell.job, cell.seed, entries) is not None for cell in cells)
-            spent, left = place.spent(cells, entries), place.left(cells, entries)
-            rest = f"about {duration(left)}" if done < len(cells) else "-"
+            done = sum(place.done(cell, records) is not None for cell in cells)
+            spent, left = place.spent(cells, records), place.left(cells, records)
+            rest = f"about {duration(left, 2)}" if done < len(cells) else "-"
             room = max(20, console.width - 57)  # one line an experiment
             title = declared.title if len(declared.title) <= room else f"{declared.title[: room - 3].strip()}..."
-            so_far = duration(spent) if done else "-"
+            so_far = duration(spent, 2) if done else "-"
             table.add_row(declared.name, title, f"{done} of {len(cells)}", so_far, rest)
         jobs = {
-            place.study.key(cell.job, cell.seed): cell
+            place.study.key(job, cell.seed): replace(cell, jobs=(job,))
             for declared in place.study.experiments
             for cell in declared.cells()
+            for job in cell.jobs
         }
         cells = list(jobs.values())
-        done = sum(place.find(cell.job, cell.seed, entries) is not None for cell in cells)
+        done = sum(place.done(cell, records) is not None for cell in cells)
         table.add_section()
-        spent, left = place.spent(cells, entries), place.left(cells, entries)
-        rest = f"about {duration(left)}" if left else "-"
-        table.add_row("all", "each job once", f"{done} of {len(cells)}", duration(spent), rest)
+        spent, left = place.spent(cells, records), place.left(cells, records)
+        rest = f"about {duration(left, 2)}" if left else "-"
+        table.add_row("all", "each job once", f"{done} of {len(cells)}", duration(spent, 2), rest)
         console.print(table)
     console.print(
         "Times include the trainings that experiments share; 'all' counts every job once. "
@@ -88,11 +90,11 @@ def list_(
 
 def _list_cells(place: Workplace, declared: Experiment) -> None:
     """One line for every point of the grid: the values for `--only`, and the seeds."""
-    entries = place.ledger.entries()
+    records = place.ledger.records()
     seeds: dict[tuple[str, ...], tuple[list[str], list[str]]] = {}
     for cell in declared.cells():
         pair = seeds.setdefault(tuple(map(str, cell.at.values())), ([], []))
-        pair[place.find(cell.job, cell.seed, entries) is None].append(str(cell.seed))
+        pair[place.done(cell, records) is None].append(str(cell.seed))
     rows = [[*at, *(" ".join(numbers) or "-" for numbers in pair)] for at, pair in seeds.items()]
     _print(f"{declared.name}: {declared.title}", ([*declared.dimensions, "seeds done", "missing"], rows))
 
@@ -114,8 +116,8 @@ def run(
 
     Several processes may run different cells at once (`--only seed=0` here, `--only seed=1` there).
     """
-    from imc_ssm.experiment import find, studies
-    from imc_ssm.experiment import run as compute
+    from imc_ssm.study import find, studies
+    from imc_ssm.study import run as compute
 
     places = studies(data_dir)
     wanted = selection(only or [])
@@ -162,9 +164,9 @@ def report(
     Datasets and figures are written anew from the ledger, with all cells that other experiments computed.
     """
     from imc_ssm.errors import unknown
-    from imc_ssm.experiment import studies
-    from imc_ssm.experiment.dataset import write
-    from imc_ssm.experiment.report import comparison_table, markdown
+    from imc_ssm.study import studies
+    from imc_ssm.study.dataset import write
+    from imc_ssm.study.report import comparison_table, markdown
 
     places = {place.study.name: place for place in studies(data_dir)}
     if study is not None and study not in places:
@@ -228,11 +230,10 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _announce(place: Workplace, declared: Experiment, cells: list[Any]) -> None:
-    from imc_ssm.experiment.report import duration
 
-    entries = place.ledger.entries()
-    missing = sum(place.find(cell.job, cell.seed, entries) is None for cell in cells)
-    rest = f", about {duration(place.left(cells, entries))}" if missing else ": nothing to do"
+    records = place.ledger.records()
+    missing = sum(place.done(cell, records) is None for cell in cells)
+    rest = f", about {duration(place.left(cells, records), 2)}" if missing else ": nothing to do"
     console.print(
         f"{declared.name}: {declared.title}; {missing} of {len(cells)} cells to compute{rest}", soft_wrap=True
     )
@@ -240,24 +241,29 @@ def _announce(place: Workplace, declared: Experiment, cells: list[Any]) -> None:
 
 def _say(place: Workplace, finished: Finished) -> None:
     """One line for a finished cell, with the model that it left."""
-    from imc_ssm.experiment.report import duration
 
     head = f"[{finished.done}/{finished.total}] {finished.cell.label}: "
-    if finished.entry is None:
+    if finished.error:
         console.print(f"{head}failed: {finished.error}", soft_wrap=True)
         return
-    accuracy = finished.entry.measured.get("accuracy")
-    value = "" if accuracy is None else f"{accuracy:.2f} %, "
-    left = f"; about {duration(finished.left_s)} left" if finished.left_s > 0 else ""
-    model = place.written_model(finished.cell.job, finished.cell.seed)
+    reached = [v for record in finished.records for v in _accuracies(record.measured)]
+    value = "" if not reached else f"{reached[0]:.2f} %, "
+    left = f"; about {duration(finished.left_s, 2)} left" if finished.left_s > 0 else ""
+    model = place.written_model(finished.cell)
     where = "" if model is None else f" ({model.relative_to(place.folder)})"
-    console.print(f"{head}{value}{duration(finished.entry.time_s)}{where}{left}", soft_wrap=True)
+    took = duration(sum(record.time_s for record in finished.records), 2)
+    console.print(f"{head}{value}{took}{where}{left}", soft_wrap=True)
+
+
+def _accuracies(measured: dict[str, Any]) -> list[float]:
+    """The accuracies that a job measured once."""
+    return [v for n, v in measured.items() if n.startswith("accuracy") and isinstance(v, float)]
 
 
 def _show(place: Workplace, declared: Experiment) -> None:
     """The table of an experiment, and where its files are."""
     from imc_ssm import results
-    from imc_ssm.experiment.report import comparison_table, headlines, summary_table
+    from imc_ssm.study.report import comparison_table, headlines, summary_table
 
     path = place.result_path(declared)
     ds = results.load(path)

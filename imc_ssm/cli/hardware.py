@@ -1,4 +1,4 @@
-"""The commands that put models on chips: `demo`, `deploy` and `cost`."""
+"""The commands that put models on chips: `deploy` and `cost`."""
 
 from __future__ import annotations
 
@@ -10,37 +10,12 @@ import typer
 
 from imc_ssm.cli.inputs import data_of, design_at, seconds_of, writable, writable_result
 from imc_ssm.cli.options import Chips, DataDir, DesignName, Seed, TaskName, Times
-from imc_ssm.cli.report import console, quantity, stages, write_result
+from imc_ssm.cli.report import console, stages, write_result
 from imc_ssm.cli.resume import checkpoint_of, resumable
 from imc_ssm.errors import ConfigError, FileError
+from imc_ssm.units import quantity
 
-__all__ = ["cost", "demo", "deploy"]
-
-
-def demo(
-    out: Annotated[Path, typer.Option(help="Dataset to write (.nc); the figure goes beside it.")] = Path(
-        "results/demo.nc"
-    ),
-    design: DesignName = "pcm-256",
-    chips: Chips = 10,
-    times: Times = "1s,1h,1d,30d",
-    seed: Seed = 0,
-) -> None:
-    """The whole way on the digits, in a few minutes: train, quantize, deploy, one dataset and one picture."""
-    from imc_ssm import datasets, study
-    from imc_ssm.results import provenance
-
-    writable_result(out)
-    start = time.perf_counter()
-    seconds = seconds_of(times)
-    design_at(design, seconds)
-    config = study.StudyConfig.parse({"design": design, "chips": chips, "times": seconds, "seed": seed})
-    data = datasets.load(config.task)
-    with stages() as stage:
-        ds = study.run(config, data, stage)
-    ds.attrs["title"] = f"S4D on {config.task}, deployed on {config.design}"
-    ds.attrs |= provenance(config.model_dump(mode="json"), seed, time.perf_counter() - start)
-    write_result(ds, out)
+__all__ = ["cost", "deploy"]
 
 
 def deploy(
@@ -56,12 +31,12 @@ def deploy(
 ) -> None:
     """Compile a quantized model onto a chip design, program chips, and evaluate them over time."""
     from imc_ssm.chip import compile, evaluate
-    from imc_ssm.chip.evaluation import Entry, gather
     from imc_ssm.costs import cost as price
     from imc_ssm.modelfile import load_model
     from imc_ssm.pretrained import model_file
     from imc_ssm.quantization import calibration_batch
     from imc_ssm.results import provenance
+    from imc_ssm.study.jobs.cost import cost_of
 
     writable_result(out)
     if deployment is not None:
@@ -79,8 +54,8 @@ def deploy(
     with stages() as stage, resumable(out) as checkpoint:
         progress = stage(f"evaluate {chips} chips")
         run = evaluate(placed, data, chips, seconds, seed=seed, progress=progress, checkpoint=checkpoint)
-    ds = gather([Entry(placed.name, float(run["accuracy_digital"]), placed, run)], len(data.split("test")))
-    ds.attrs["title"] = f"{model.name} on {chip.design.name}, {task}"
+    ds = run.merge(cost_of(placed)).expand_dims(model=[placed.name])
+    ds.attrs = {"title": f"{model.name} on {chip.design.name}, {task}", "n_test": len(data.split("test"))}
     config = {"model": model.name, "task": task, "design": chip.design.model_dump(mode="json"), "chips": chips}
     ds.attrs |= provenance({**config, "times": seconds, "info": stored.info}, seed, time.perf_counter() - start)
     if deployment is not None:

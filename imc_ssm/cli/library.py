@@ -8,9 +8,10 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from imc_ssm.cli.report import console, quantity
+from imc_ssm.cli.report import console
 from imc_ssm.devices import Cell, Design, device_names, load_cell, load_design, resolve
 from imc_ssm.errors import DesignError, unknown
+from imc_ssm.units import quantity
 
 __all__ = ["show"]
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +16,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from imc_ssm.units import deviation, duration, quantity
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import xarray as xr
     from matplotlib.figure import Figure
 
-__all__ = ["console", "quantity", "result_tables", "stages", "write_result"]
+__all__ = ["console", "on_first_step", "result_tables", "stages", "write_result"]
 
+Advance = Callable[[int, int, str], None]
+"""Called with (steps done, steps in all, a short note)."""
 # Names of files and tasks are printed as they are: "[x]" and ":x:" mean nothing.
 console = Console(markup=False, emoji=False)
 
 
 @contextmanager
-def stages() -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
+def stages() -> Iterator[Callable[[str], Advance]]:
     """Progress of a job of several stages: bars with an estimate on a terminal, a line per tenth elsewhere."""
     if not console.is_terminal:
         yield _plain_stage
@@ -43,7 +47,7 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
     )
     with Progress(*columns, console=console) as progress:
 
-        def stage(title: str) -> Callable[[int, int, str], None]:
+        def stage(title: str) -> Advance:
             task: TaskID = progress.add_task(title, total=None, note="")
 
             def update(done: int, total: int, note: str) -> None:
@@ -54,7 +58,24 @@ def stages() -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
         yield stage
 
 
-def _plain_stage(title: str) -> Callable[[int, int, str], None]:
+def on_first_step(stage: Callable[[str], Advance]) -> Callable[[str], AbstractContextManager[Advance]]:
+    """The same for the jobs of a study, without a bar for those that say nothing of their progress."""
+
+    @contextmanager
+    def job(title: str) -> Iterator[Advance]:
+        started: list[Advance] = []
+
+        def update(done: int, total: int, note: str) -> None:
+            if not started:
+                started.append(stage(title))
+            started[0](done, total, note)
+
+        yield update
+
+    return job
+
+
+def _plain_stage(title: str) -> Advance:
     start, shown = time.perf_counter(), -1
     first: int | None = None
 
@@ -71,29 +92,6 @@ def _plain_stage(title: str) -> Callable[[int, int, str], None]:
     return update
 
 
-def quantity(value: float, unit: str) -> str:
-    """A number with an SI prefix: 2.85e-7 J -> 285 nJ; area in mm2, memory in kbit; "-" for NaN."""
-    if not math.isfinite(value):
-        return "-"
-    if unit == "m2":
-        return f"{value * 1e6:.3g} mm2"
-    if unit == "bit":
-        return f"{value / 1e3:.3g} kbit"
-    if value == 0:
-        return f"0 {unit}"
-    for power, prefix in ((0, ""), (-3, "m"), (-6, "u"), (-9, "n"), (-12, "p")):
-        if abs(value) >= 10.0**power or power == -12:
-            return f"{value / 10.0**power:.3g} {prefix}{unit}"
-    raise AssertionError("unreachable")  # pragma: no cover
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:g} {unit}"
-    return f"{seconds:g} s"
-
-
 def result_tables(ds: xr.Dataset) -> Group:
     """One row per model: accuracies in one table; energy, latency, area and memory of the same chip in another."""
     import numpy as np
@@ -106,7 +104,7 @@ def result_tables(ds: xr.Dataset) -> Group:
     )
     price = Table(title="Cost of one inference on the same chip", box=SIMPLE, padding=(0, 1, 0, 0))
     accuracy.add_column("model", no_wrap=True)
-    for column in ("state", "digital", *(_duration(float(t)) for t in ds["time"].values)):
+    for column in ("state", "digital", *(duration(float(t)) for t in ds["time"].values)):
         accuracy.add_column(column, justify="right")
     price.add_column("model", no_wrap=True)
     for column in ("energy", "latency", "area", "memory"):
@@ -118,7 +116,8 @@ def result_tables(ds: xr.Dataset) -> Group:
         for t in range(ds.sizes["time"]):
             values = row["accuracy"].isel(time=t).values
             values = values[np.isfinite(values)]
-            cells.append(f"{values.mean():.1f}±{values.std():.1f}" if len(values) else "-")
+            spread = f"±{deviation(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.1f}{spread}" if len(values) else "-")
         accuracy.add_row(str(name), *cells)
         if not np.isfinite(row["energy"].values).any():
             continue

@@ -8,8 +8,8 @@ from imc_ssm.fixedpoint import Noise
 from imc_ssm.kernels.codes import codes_of
 from imc_ssm.kernels.functions import add, gate, linear, look_up, mean, quantize, scale_add
 from imc_ssm.kernels.grid import Constant, Grid
-from imc_ssm.kernels.mimo import StateUnit, state_scan
-from imc_ssm.kernels.operators import Operator, using
+from imc_ssm.kernels.mimo import StateScanUnit, state_scan
+from imc_ssm.kernels.operators import Pass, using
 from imc_ssm.kernels.ranges import state_range, value_range
 from imc_ssm.kernels.scan import diagonal_scan
 from imc_ssm.kernels.unit import ScanUnit
@@ -18,9 +18,9 @@ __all__ = [
     "Constant",
     "Grid",
     "Noise",
-    "Operator",
+    "Pass",
     "ScanUnit",
-    "StateUnit",
+    "StateScanUnit",
     "add",
     "codes_of",
     "diagonal_scan",

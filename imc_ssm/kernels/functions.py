@@ -17,54 +17,54 @@ from torch import Tensor
 from imc_ssm.fixedpoint import Format
 from imc_ssm.kernels import dense, plain, pointwise, tables
 from imc_ssm.kernels.grid import Constant, Grid, from_rows, rows_of
-from imc_ssm.kernels.operators import Operator
+from imc_ssm.kernels.operators import Pass
 
 __all__ = ["add", "gate", "linear", "look_up", "mean", "quantize", "scale_add"]
 
-QUANTIZE = Operator(
+QUANTIZE = Pass(
     "quantize(Tensor x, Tensor grid, bool trained) -> (Tensor, Tensor)", plain.quantize, pointwise.quantize
 )
-MASKED = Operator("masked(Tensor grad, Tensor inside) -> Tensor", plain.masked, pointwise.masked)
-ADD = Operator("add(Tensor x, Tensor y, Tensor grid, bool trained) -> (Tensor, Tensor)", plain.add, pointwise.add)
-SCALE_ADD = Operator(
+MASKED = Pass("masked(Tensor grad, Tensor inside) -> Tensor", plain.masked, pointwise.masked)
+ADD = Pass("add(Tensor x, Tensor y, Tensor grid, bool trained) -> (Tensor, Tensor)", plain.add, pointwise.add)
+SCALE_ADD = Pass(
     "scale_add(Tensor y, Tensor u, Tensor d, Tensor grid, bool trained) -> (Tensor, Tensor)",
     plain.scale_add,
     pointwise.scale_add,
 )
-SCALE_ADD_BACKWARD = Operator(
+SCALE_ADD_BACKWARD = Pass(
     "scale_add_backward(Tensor grad, Tensor inside, Tensor u, Tensor d) -> (Tensor, Tensor, Tensor)",
     plain.scale_add_backward,
     pointwise.scale_add_backward,
 )
-LOOK_UP = Operator("look_up(Tensor x, Tensor source, Tensor table) -> Tensor", plain.look_up, tables.look_up)
-LOOK_UP_BACKWARD = Operator(
+LOOK_UP = Pass("look_up(Tensor x, Tensor source, Tensor table) -> Tensor", plain.look_up, tables.look_up)
+LOOK_UP_BACKWARD = Pass(
     "look_up_backward(Tensor grad, Tensor x, Tensor source, Tensor slope) -> Tensor",
     plain.look_up_backward,
     tables.look_up_backward,
 )
-GATE = Operator(
+GATE = Pass(
     "gate(Tensor x, Tensor source, Tensor table, Tensor grid, bool trained) -> (Tensor, Tensor)",
     plain.gate,
     tables.gate,
 )
-GATE_BACKWARD = Operator(
+GATE_BACKWARD = Pass(
     "gate_backward(Tensor grad, Tensor inside, Tensor x, Tensor source, Tensor table, Tensor slope) -> Tensor",
     plain.gate_backward,
     tables.gate_backward,
 )
-LINEAR = Operator(
+LINEAR = Pass(
     "linear(Tensor x, Tensor weight, Tensor? bias, Tensor? grid, bool trained) -> (Tensor, Tensor)",
     plain.linear,
     dense.linear,
 )
-LINEAR_BACKWARD = Operator(
+LINEAR_BACKWARD = Pass(
     "linear_backward(Tensor grad, Tensor inside, Tensor x, Tensor weight, bool wanted)"
     " -> (Tensor, Tensor, Tensor)",
     plain.linear_backward,
     dense.linear_backward,
 )
-MEAN = Operator("mean(Tensor x, Tensor ends) -> Tensor", plain.mean, dense.mean)
-MEAN_BACKWARD = Operator(
+MEAN = Pass("mean(Tensor x, Tensor ends) -> Tensor", plain.mean, dense.mean)
+MEAN_BACKWARD = Pass(
     "mean_backward(Tensor grad, Tensor ends, int time) -> Tensor",
     plain.mean_backward,
     dense.mean_backward,

@@ -12,19 +12,19 @@ from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import ScanFormats, plan_scan
 from imc_ssm.kernels import plain_scan, reference, states
 from imc_ssm.kernels.codes import Coefficient, Tables
-from imc_ssm.kernels.operators import Operator, forced
+from imc_ssm.kernels.operators import Pass, forced
 from imc_ssm.kernels.scan import BACKENDS, Backend, check_clamp, check_clip, check_state, complex_type
 from imc_ssm.kernels.unit import Ends, Gradients, Scales, check_coefficients, check_finite
 
-__all__ = ["StateUnit", "state_scan"]
+__all__ = ["StateScanUnit", "state_scan"]
 
 _TABLES = "Tensor k, Tensor g, Tensor inp, Tensor out, int[] how"
-STATE_SCAN = Operator(
+STATE_SCAN = Pass(
     f"state_scan(Tensor v, Tensor start, {_TABLES}, float clip) -> (Tensor, Tensor)",
     plain_scan.state_scan,
     states.state_scan,
 )
-STATE_SCAN_BACKWARD = Operator(
+STATE_SCAN_BACKWARD = Pass(
     f"state_scan_backward(Tensor v, Tensor start, Tensor grad, {_TABLES}, float bound, float clip)"
     " -> (Tensor, Tensor)",
     plain_scan.state_scan_backward,
@@ -79,7 +79,7 @@ def _run(
     return x, last
 
 
-class StateUnit:
+class StateScanUnit:
     """The integer update of `state_scan`, its plan, coefficients and tables made once (as `ScanUnit`).
 
     `unit(v, x0)` is `state_scan(v, a, b, formats=formats, x0=x0, return_state=True)`. Raises as `state_scan`.
@@ -190,7 +190,7 @@ def state_scan(
     if state_clip is not None:
         check_clip(state_clip, formats, x0)
     if formats is not None:
-        x, last = StateUnit(a, b, formats=formats)(v, x0, grad_clamp=grad_clamp, backend=backend)
+        x, last = StateScanUnit(a, b, formats=formats)(v, x0, grad_clamp=grad_clamp, backend=backend)
         return (x, last) if return_state else x
     trained = x0 is not None and x0.requires_grad
     looped = backend == "reference" or (

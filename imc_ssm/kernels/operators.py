@@ -17,7 +17,7 @@ import torch
 
 from imc_ssm.errors import ImcSsmError
 
-__all__ = ["Implementation", "Operator", "forced", "using"]
+__all__ = ["Implementation", "Pass", "forced", "using"]
 
 Implementation = Literal["auto", "reference"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
@@ -49,13 +49,13 @@ def forced() -> bool:
     return _in_force[-1] == "reference"
 
 
-class Operator:
+class Pass:
     """One operator, registered on creation; called like a function.
 
     `cpu` takes a first argument of `dtype`, the reference what has another. `cuda` None: the reference, too.
     """
 
-    registered: ClassVar[dict[str, Operator]] = {}
+    registered: ClassVar[dict[str, Pass]] = {}
 
     def __init__(
         self,

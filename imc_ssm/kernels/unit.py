@@ -15,18 +15,18 @@ from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, broadcast_h
 from imc_ssm.kernels import cpu, cuda, plain_scan
 from imc_ssm.kernels.codes import Coefficient, Tables, draws_of
 from imc_ssm.kernels.grid import Constant
-from imc_ssm.kernels.operators import Operator
+from imc_ssm.kernels.operators import Pass
 
 __all__ = ["Ends", "Gradients", "Scales", "ScanUnit", "check_coefficients", "check_finite", "run"]
 
 _TABLES = "Tensor k, Tensor g, Tensor inp, Tensor out, int[] how"
-SCAN = Operator(
+SCAN = Pass(
     f"scan(Tensor u, Tensor start, {_TABLES}, int[] draws, bool trained, float clip) -> (Tensor, Tensor, Tensor)",
     plain_scan.scan,
     cpu.scan,
     cuda.scan,
 )
-SCAN_BACKWARD = Operator(
+SCAN_BACKWARD = Pass(
     f"scan_backward(Tensor u, Tensor start, Tensor grad, Tensor free, {_TABLES}, int[] draws, float bound, "
     "float clip) -> (Tensor, Tensor)",
     plain_scan.scan_backward,

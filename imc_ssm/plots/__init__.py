@@ -17,7 +17,6 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.errors import ConfigError
-from imc_ssm.plots import zhao
 from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, energy_breakdown
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.reading import GREY
@@ -33,10 +32,10 @@ __all__ = [
     "kernel_error",
     "pole_plane",
     "save_figure",
+    "styled",
     "summary",
     "training",
     "word_lengths",
-    "zhao",
 ]
 
 _STYLE: dict[str, Any] = {
@@ -58,7 +57,7 @@ def summary(ds: xr.Dataset) -> Figure:
     Reads `accuracy_digital` (model), `accuracy` (model, chip, time) in percent, `energy` (model, component)
     in J, `bits_state` (model), the coordinate `time` in s and, if present, the attribute `n_test`.
     """
-    with _figure(14.0, 4.9) as figure:
+    with styled(14.0, 4.9) as figure:
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.0, 1.05, 1.0))
         accuracy_over_time(ds, left)
         energy_breakdown(ds, middle)
@@ -72,7 +71,7 @@ def inspection(ds: xr.Dataset) -> Figure:
     Reads what `imc_ssm.analysis.inspect_model` returns, or one layer of it.
     """
     layers = [ds] if "layer" not in ds.dims else [ds.isel(layer=i) for i in range(ds.sizes["layer"])]
-    with _figure(14.0, 5.1 * len(layers)) as figure:
+    with styled(14.0, 5.1 * len(layers)) as figure:
         rows = figure.subfigures(len(layers), 1, squeeze=False)[:, 0]
         for row, layer in zip(rows, layers, strict=True):
             left, middle, right = row.subplots(1, 3, width_ratios=(1.0, 1.0, 1.0))
@@ -90,7 +89,7 @@ def training(history: xr.Dataset) -> Figure:
 
     Reads `loss_train` (epoch) and `accuracy_validation` (epoch) in percent.
     """
-    with _figure(9.0, 3.6) as figure:
+    with styled(9.0, 3.6) as figure:
         panels = figure.subplots(1, 2)
         for ax, name, title, label, colour in (
             (panels[0], "loss_train", "Training loss", "Cross-entropy", "#4477AA"),
@@ -137,7 +136,7 @@ def save_figure(fig: Figure, path: str | Path) -> None:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def styled(width: float, height: float) -> Iterator[Figure]:
     """A figure of our style; the style holds for what is drawn inside the block."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -10,6 +10,7 @@ import xarray as xr
 
 from imc_ssm.plots import reading as read
 from imc_ssm.plots.reading import COMPONENT_COLOURS, GREY
+from imc_ssm.units import duration, prefix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +81,7 @@ def energy_breakdown(ds: xr.Dataset, ax: Axes) -> Axes:
     components = [str(component) for component in ds["component"].values]
     parts = np.array([read.energy_parts(ds, name) for name in shown])  # (model, component)
     totals = np.nansum(parts, axis=1)
-    factor, unit = read.prefix(float(totals.max()), "J")
+    factor, unit = prefix(float(totals.max()), "J")
     ax.set_xlabel(f"Energy ({unit})")
     rows = np.arange(len(shown))
     start = np.zeros(len(shown))
@@ -132,7 +133,7 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
     points = read.points(ds)
     if not points:
         return absent(ax, "accuracy together with energy")
-    factor, unit = read.prefix(max(point.energy for point in points), "J")
+    factor, unit = prefix(max(point.energy for point in points), "J")
     ax.set_xlabel(f"Energy per inference ({unit})")
     kinds: dict[str, list[tuple[float, float]]] = {}
     handles: list[Any] = []
@@ -186,9 +187,9 @@ def _time_axis(ax: Axes, times: np.ndarray, at: np.ndarray) -> None:
     A label that would run into the one before it is left out; its tick stays.
     """
     ax.set_xscale("log")
-    ticks = list(zip(at.tolist(), (read.time_label(float(t)) for t in times), strict=True))
+    ticks = list(zip(at.tolist(), (duration(float(t)) for t in times), strict=True))
     if len(ticks) > 8:
-        known = [(time, read.time_label(time)) for time in _TIMES if at.min() <= time <= at.max()]
+        known = [(time, duration(time)) for time in _TIMES if at.min() <= time <= at.max()]
         ticks = known or [ticks[0], ticks[-1]]
     room = 0.09 * (math.log10(at.max() / at.min()) + 0.6)
     labels: list[str] = []

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from imc_ssm.units import DAY, duration
+
 __all__ = [
     "COMPONENT_COLOURS",
     "GREY",
@@ -20,11 +22,9 @@ __all__ = [
     "look",
     "model_names",
     "points",
-    "prefix",
     "short",
     "spread",
     "spread_name",
-    "time_label",
 ]
 
 # Paul Tol's "bright" scheme for models, Okabe and Ito's for components: both hold for colour-blind readers,
@@ -41,7 +41,6 @@ COMPONENT_COLOURS = {
     "movement": "#009E73",
 }
 GREY = "#555555"
-_DAY = 86400.0
 
 
 def model_names(ds: xr.Dataset) -> list[str]:
@@ -151,12 +150,12 @@ def points(ds: xr.Dataset) -> list[Point]:
         if chips is not None and bool(chips.sel(model=name).notnull().any()):
             table = chips.sel(model=name).dropna("time", how="all")
             times = table["time"].values
-            index = int(np.flatnonzero(times == _DAY)[0]) if _DAY in times else len(times) - 1
+            index = int(np.flatnonzero(times == DAY)[0]) if DAY in times else len(times) - 1
             values = table.isel(time=index).values.ravel()
             values = values[~np.isnan(values)]
             low, high = spread(values[:, None])
             row = (float(values.mean()), float(low[0]), float(high[0]))
-            when, count = time_label(float(times[index])), len(values)
+            when, count = duration(float(times[index])), len(values)
         if energy is None or (row is None and digital is None):
             continue
         bits = float(_of_model(ds["bits_state"], name)) if "bits_state" in ds else math.nan
@@ -165,22 +164,6 @@ def points(ds: xr.Dataset) -> list[Point]:
     return out
 
 
-def prefix(value: float, unit: str) -> tuple[float, str]:
-    """Factor and prefixed unit that bring `value` to 1 to 1000."""
-    for exponent, letter in ((0, ""), (-3, "m"), (-6, "µ"), (-9, "n"), (-12, "p")):
-        if value >= 10.0**exponent:
-            return 10.0**-exponent, letter + unit
-    return 1e15, "f" + unit
-
-
 def short(value: float) -> str:
     """Three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def time_label(seconds: float) -> str:
-    """A time in the largest unit that keeps it at least 1: "1 s", "1 h", "30 d"."""
-    for size, unit in ((31557600.0, "y"), (86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"

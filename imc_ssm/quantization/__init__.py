@@ -2,7 +2,6 @@
 
 from imc_ssm.quantization.context import QUANTIZED, Context, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
-from imc_ssm.quantization.memory import MemoryWord, MemoryWords, memory_saving, memory_words
 from imc_ssm.quantization.modules import DigitalMatrix, QuantizedDense
 from imc_ssm.quantization.observers import OBSERVERS, MinMax, Mse, Observer, Percentile
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize
@@ -21,8 +20,6 @@ __all__ = [
     "DigitalMatrix",
     "DiscreteS4D",
     "FormatSpec",
-    "MemoryWord",
-    "MemoryWords",
     "MinMax",
     "Mse",
     "Observer",
@@ -40,8 +37,6 @@ __all__ = [
     "calibration_batch",
     "fake_quantize",
     "formats_of",
-    "memory_saving",
-    "memory_words",
     "quantize",
     "quantizes",
     "resolve",

@@ -4,6 +4,7 @@ computes."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -200,7 +201,8 @@ class Scheme(Config):
         """The heterogeneous scheme of Zhao et al. 2025: 4 bits for the matrices and B, C, D, 6 bits for
         activations other than the state; A and x varied; the piecewise GELU; A x and B u rounded apart.
 
-        Biases stay in full precision: so the memory savings that the paper prints (experiments/zhao2025).
+        Biases stay in full precision: so the memory savings that the paper prints
+        (`experiments/zhao2025/memory.py`).
         """
         return cls._of(poles, state, 4, 6, {"biases": None}, _PAPER | options)
 
@@ -233,11 +235,20 @@ class Scheme(Config):
         widths |= {"poles": poles, "state": state, **bits}
         return cls.parse({"bits": Bits.parse(widths), **options})
 
+    def with_(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
+        """As `Config.with_`; the fields of `Uniform` can be changed too, in all layers alike: `bits__state=6`."""
+        given = dict(changes or {}) | {name.replace("__", "."): value for name, value in fields.items()}
+        brief = {n: value for n, value in given.items() if n.partition(".")[0] in Uniform.model_fields}
+        rest = {name: value for name, value in given.items() if name not in brief}
+        made = self
+        if brief:
+            rules = self._uniform().with_(brief).rules()
+            made = super().with_({"rules": rules})
+        return Config.with_(made, rest) if rest else made
+
     def with_bits(self, bits: Bits) -> Self:
         """The same in all layers alike, with these word lengths in the place of its own."""
-        short = self._uniform().model_dump() | {"bits": bits}
-        rest = {name: getattr(self, name) for name in type(self).model_fields if name != "rules"}
-        return type(self).parse(rest | {"rules": Uniform.parse(short).rules()})
+        return self.with_(bits=bits)
 
     def _dynamic(self) -> tuple[bool, bool]:
         """Whether ranges of the state, and of other activations, follow the batch."""

@@ -1,4 +1,4 @@
-"""Evaluation over chips and times, the dataset that gathers it all, and the whole way with nothing mocked."""
+"""Evaluation over chips and times, and the whole way with nothing mocked."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,18 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 from imc_ssm import results
 from imc_ssm.chip import DAY, HOUR, TIMES, Deployment, compile, evaluate
-from imc_ssm.chip.evaluation import Entry, gather
-from imc_ssm.costs import COMPONENTS, cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.errors import ConfigError, DataError, DesignError, FileError, ImcSsmError
-from imc_ssm.layers import Classifier, ModelConfig, preset
+from imc_ssm.layers import Classifier, preset
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.study import initial_steps
+from imc_ssm.study.jobs.cost import cost_of
 from imc_ssm.training import TrainConfig, accuracy, train
 
 Make = Callable[[Scheme], Classifier]
@@ -130,93 +128,10 @@ class TestEvaluate:
             evaluate(deployment, wide, 1, [1.0])
 
 
-UNITS = {
-    "accuracy_digital": "percent",
-    "accuracy": "percent",
-    "energy": "J",
-    "energy_step": "J",
-    "latency": "s",
-    "area": "m2",
-    "memory": "bit",
-    "bits_state": "bit",
-    "bits_poles": "bit",
-}
-DIMENSIONS = {
-    "accuracy_digital": ("model",),
-    "accuracy": ("model", "chip", "time"),
-    "bits_state": ("model",),
-    "bits_poles": ("model",),
-} | dict.fromkeys(("energy", "energy_step", "latency", "area", "memory"), ("model", "component"))
-
-
-class TestGather:
-    @pytest.fixture
-    def chips(self, deployment: Deployment, few: SequenceDataset) -> xr.Dataset:
-        return evaluate(deployment, few, 2, [1.0, DAY])
-
-    def test_all_variables_and_what_does_not_apply(
-        self, deployment: Deployment, chips: xr.Dataset, quantized: Make, few: SequenceDataset, tmp_path: Path
-    ) -> None:
-        other = compile(
-            quantized(Scheme.uniform(poles=6, state=4)),
-            "pcm-256",
-            calibration_batch(few, 8)[0],
-            name="other",
-        )
-        one_chip = evaluate(other, few, 1, [1.0, DAY])
-        entries = [
-            Entry("fp32", 91.0),
-            Entry("ptq", 90.0, deployment, chips),
-            Entry("other", 80.0, other, one_chip),
-            Entry("costed only", 70.0, other),
-        ]
-        found = gather(entries, 100)
-        assert set(found.data_vars) == set(DIMENSIONS)
-        for name, dims in DIMENSIONS.items():
-            assert found[name].dims == dims, name
-            assert found[name].attrs["units"] == UNITS[name]
-            assert found[name].attrs["long_name"], name
-        assert found["model"].values.tolist() == ["fp32", "ptq", "other", "costed only"]
-        assert found["component"].values.tolist() == list(COMPONENTS)
-        assert found["accuracy_digital"].values.tolist() == [91.0, 90.0, 80.0, 70.0]
-        assert found["accuracy"].attrs["n_test"] == 100
-        # Full precision: no chip, no cost, no bits.
-        for name in set(DIMENSIONS) - {"accuracy_digital"}:
-            assert found[name].sel(model="fp32").isnull().all(), name
-        assert found["bits_state"].values.tolist()[1:] == [8, 4, 4]
-        assert found["bits_poles"].values.tolist()[1:] == [8, 6, 6]
-        assert np.array_equal(found["accuracy"].sel(model="ptq"), chips["accuracy"])
-        assert np.array_equal(found["accuracy"].sel(model="other", chip=0), one_chip["accuracy"][0])
-        assert found["accuracy"].sel(model="other", chip=1).isnull().all()
-        assert found["accuracy"].sel(model="costed only").isnull().all()
-        priced = cost(deployment)
-        for name in ("energy", "energy_step", "latency", "area", "memory"):
-            assert np.array_equal(found[name].sel(model="ptq"), priced[name], equal_nan=True), name
-            assert found[name].sel(model="costed only").notnull().any(), name
-        assert float(found["energy"].sel(model="ptq").sum()) > 0
-        # A narrower state needs less memory.
-        memory = found["memory"].sum("component")
-        assert memory.sel(model="other") < memory.sel(model="ptq")
-        results.save(found, tmp_path / "r.nc")
-        assert results.values_equal(results.load(tmp_path / "r.nc"), found)
-
-    def test_full_precision_alone(self, tmp_path: Path) -> None:
-        found = gather([Entry("fp32", 91.0)], 100)
-        assert set(found.data_vars) == set(DIMENSIONS)
-        assert found.sizes["chip"] == found.sizes["time"] == 0
-        assert found["energy"].isnull().all()
-        results.save(found, tmp_path / "r.nc")
-
-    def test_times_must_agree(self, deployment: Deployment, chips: xr.Dataset, few: SequenceDataset) -> None:
-        later = evaluate(deployment, few, 1, [1.0, HOUR])
-        with pytest.raises(ImcSsmError, match="two was evaluated at other times"):
-            gather([Entry("one", 1.0, deployment, chips), Entry("two", 1.0, deployment, later)], 100)
-
-
 def test_end_to_end_nothing_mocked(digits: SequenceDataset, tmp_path: Path) -> None:
-    """Train, quantize, fine-tune, compile, evaluate, gather, store: real data, real noise models."""
+    """Train, quantize, fine-tune, compile, evaluate, cost, store: real data, real noise models."""
     dt_min, dt_max = initial_steps(digits.time)
-    config = ModelConfig.parse(preset("s4d-16h").model_dump() | {"dt_min": dt_min, "dt_max": dt_max})
+    config = preset("s4d-16h").with_(dt_min=dt_min, dt_max=dt_max)
     torch.manual_seed(0)
     model = Classifier(config)
     train(model, digits, TrainConfig(epochs=10, batch=32, learning_rate=2e-2))
@@ -243,8 +158,8 @@ def test_end_to_end_nothing_mocked(digits: SequenceDataset, tmp_path: Path) -> N
     assert (on_chip > 50).all(), on_chip.values  # chance is 10
     assert (on_chip < qat + 3).all()
 
-    found = gather([Entry("fp32", full), Entry("qat-a8-x8", qat, deployed, chips)], len(digits.split("test")))
-    energy = float(found["energy"].sel(model="qat-a8-x8").sum())
+    found = chips.merge(cost_of(deployed))
+    energy = float(found["energy"].sum())
     # 64 steps: counts times constants. What follows the trained weights (widths of multipliers, a little current)
     # moves it by a percent.
     assert energy == pytest.approx(236e-9, rel=0.03)

@@ -11,9 +11,9 @@ from cli_runs import contents, done, run
 from imc_ssm import results
 from imc_ssm.cli.experiment import selection
 from imc_ssm.errors import ConfigError
-from imc_ssm.experiment import folder as folders
+from imc_ssm.study import folder as folders
 
-SMOKE = Path(__file__).parents[1] / "experiment" / "smoke_study.py"
+SMOKE = Path(__file__).parents[1] / "study" / "smoke_study.py"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_refusals(study, arguments, naming):
 
 def test_without_a_clone_it_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    package = tmp_path / "site-packages" / "imc_ssm" / "experiment" / "folder.py"
+    package = tmp_path / "site-packages" / "imc_ssm" / "study" / "folder.py"
     monkeypatch.setattr(folders, "__file__", str(package))
     result = run("experiment", "list")
     assert (result.code, result.out) == (2, "")

@@ -67,6 +67,11 @@ def test_hermes() -> None:
     assert latency == pytest.approx(130e-9, rel=0.05)
 
 
+def one_bit(design: Any) -> Any:
+    """With 1-bit inputs, which a design cannot have (no code but zero): it is priced here, not programmed."""
+    return type(design).model_construct(**dict(design) | {"dac": "driver-1b", "dac_bits": 1})
+
+
 def test_yao() -> None:
     """Yao et al. 2020 (doi:10.1038/s41586-020-1942-4): 128 x 128, 1-bit input, 8-bit output, 0.372 nJ.
 

@@ -21,7 +21,7 @@ from imc_ssm.fixedpoint import Format, Noise
 from imc_ssm.kernels import (
     Constant,
     Grid,
-    Operator,
+    Pass,
     add,
     cuda,
     diagonal_scan,
@@ -144,7 +144,7 @@ def test_the_gpu_equals_the_kernel(name: str) -> None:
 def ran() -> Iterator[set[str]]:
     """Names of the operators that run as references."""
     seen: set[str] = set()
-    before = {name: op.reference for name, op in Operator.registered.items()}
+    before = {name: op.reference for name, op in Pass.registered.items()}
 
     def watched(name: str) -> Callable[..., Any]:
         def reference(*arguments: Any) -> Any:
@@ -153,10 +153,10 @@ def ran() -> Iterator[set[str]]:
 
         return reference
 
-    for name, op in Operator.registered.items():
+    for name, op in Pass.registered.items():
         op.reference = watched(name)
     yield seen
-    for name, op in Operator.registered.items():
+    for name, op in Pass.registered.items():
         op.reference = before[name]
 
 
@@ -165,8 +165,8 @@ def test_every_operator_is_compared(ran: set[str]) -> None:
         for name in EXACT:
             run(CASES[name])
     # Those of the complex drive have a suite of their own, `test_state_scan`.
-    assert {n for n in Operator.registered if not n.startswith("state_scan")} == ran
-    for name in Operator.registered:
+    assert {n for n in Pass.registered if not n.startswith("state_scan")} == ran
+    for name in Pass.registered:
         assert hasattr(torch.ops.imc_ssm, name)
 
 

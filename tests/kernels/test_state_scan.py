@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Format, ScanFormats, broadcast_heads, plan_scan, scan_codes, state_codes
-from imc_ssm.kernels import StateUnit, diagonal_scan, state_scan, states, using
+from imc_ssm.kernels import StateScanUnit, diagonal_scan, state_scan, states, using
 from imc_ssm.kernels.codes import codes_of
 
 CODES = np.ndarray[Any, np.dtype[np.int64]]
@@ -119,7 +119,7 @@ def test_equals_the_oracle(backend: str, case: Case) -> None:
 @given(cases(), st.data())
 def test_pieces_equal_the_whole(case: Case, data: st.DataObject) -> None:
     v, a, b, x0 = case.values()
-    unit = StateUnit(a, b, formats=case.formats)
+    unit = StateScanUnit(a, b, formats=case.formats)
     whole, end = unit(v, x0)
     cut = data.draw(st.integers(0, v.shape[-1]))
     first, middle = unit(v[..., :cut], x0)

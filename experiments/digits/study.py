@@ -1,0 +1,29 @@
+"""The demo's claim over seeds: full precision, PTQ and noise-aware QAT at 8 bits on the digits, on chips.
+
+    imc-ssm experiment run pcm-256
+
+Every seed trains and programs anew.
+"""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from imc_ssm.study.demo import build
+
+
+def over_chips(ds: xr.Dataset) -> xr.DataArray:
+    """Accuracy of the chips' mean over time."""
+    mean = ds["accuracy"].mean("chip", skipna=True)
+    return mean.assign_attrs(units="percent", long_name="Accuracy of programmed chips, mean of the chips")
+
+
+STUDY = build(
+    "digits",
+    "pcm-256",
+    experiment="pcm-256",
+    title="S4D on digits, deployed on pcm-256",
+    states=(8,),
+    seeds=10,
+    headline=over_chips,
+)

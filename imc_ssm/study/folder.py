@@ -1,0 +1,100 @@
+"""Where the studies are: `experiments/NAME/study.py` of a clone."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from imc_ssm.config import one_line
+from imc_ssm.errors import ConfigError, FileError, unknown
+from imc_ssm.study.declare import Experiment, Study
+from imc_ssm.study.jobs import KINDS
+from imc_ssm.study.workplace import Workplace
+
+__all__ = ["experiments_folder", "find", "load_study", "studies"]
+
+
+def experiments_folder() -> Path:
+    """`./experiments`, or the one beside the package in a clone.
+
+    Raises `FileError` where there is neither: the studies do not travel with an installed package.
+    """
+    for folder in (Path.cwd() / "experiments", Path(__file__).parents[2] / "experiments"):
+        if any(folder.glob("*/study.py")):
+            return folder
+    raise FileError(
+        "no folder 'experiments' with a */study.py here: the studies are in the repository, not in the installed "
+        "package; go to a clone of it, or write experiments/NAME/study.py"
+    )
+
+
+def load_study(folder: Path) -> Study:
+    """The `STUDY` of `folder/study.py`, which may import its neighbours (`from .schemes import ...`).
+
+    Raises `ConfigError` if the file defines none or one with a wrong field; what else is wrong inside the file
+    raises as it does.
+    """
+    path = folder / "study.py"
+    name = f"imc_ssm_study_{folder.name}"
+    for old in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
+        del sys.modules[old]
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(folder)])
+    if spec is None or spec.loader is None or not path.is_file():
+        raise FileError(f"cannot read {path}; give a folder with a study.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise ConfigError(one_line(error, where=str(path))) from None
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        raise ConfigError(f"{path} defines no STUDY; see `imc_ssm.study` for an example")
+    for experiment in study.experiments:
+        try:
+            _ = experiment.measured
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        for job in (job for _, jobs in experiment.grid() for job in jobs):
+            if KINDS.get(job.kind) is not type(job):
+                raise ConfigError(
+                    f"{path}: {experiment.name}: {type(job).__name__} is no registered kind of job; add "
+                    f"`KINDS[{job.kind!r}] = {type(job).__name__}` (imc_ssm.study.jobs)"
+                )
+    return study
+
+
+def studies(data_dir: Path | None = None) -> list[Workplace]:
+    """All studies, by folder. Raises `ConfigError` for two of one name."""
+    folders = sorted(path.parent for path in experiments_folder().glob("*/study.py"))
+    places: dict[str, Workplace] = {}
+    for folder in folders:
+        study = load_study(folder)
+        if study.name in places:
+            raise ConfigError(
+                f"the studies in {places[study.name].folder} and {folder} are both named {study.name!r}; give "
+                "one of them another name, Study(name=...)"
+            )
+        places[study.name] = Workplace(study, folder, data_dir)
+    return list(places.values())
+
+
+def find(name: str, places: list[Workplace]) -> tuple[Workplace, Experiment]:
+    """The experiment "table3", or "STUDY/table3" where several studies have one of that name.
+
+    Raises `ConfigError` that names the nearest one.
+    """
+    known: dict[str, list[tuple[Workplace, Experiment]]] = {}
+    for place in places:
+        for experiment in place.study.experiments:
+            for key in (experiment.name, f"{place.study.name}/{experiment.name}"):
+                known.setdefault(key, []).append((place, experiment))
+    if name not in known:
+        raise ConfigError(unknown("experiment", name, (key for key in known if "/" not in key or "/" in name)))
+    if len(known[name]) > 1:
+        several = ", ".join(f"{place.study.name}/{name}" for place, _ in known[name])
+        raise ConfigError(f"several studies have an experiment {name!r}; give one of {several}")
+    return known[name][0]

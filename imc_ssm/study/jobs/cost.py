@@ -1,0 +1,65 @@
+"""Energy, latency, area and memory of a model on a chip design."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from imc_ssm.study.chips import COMPONENTS, Deployment, described, place, price
+from imc_ssm.study.jobs.base import Bench, Dimension, FromModel, Variable
+from imc_ssm.study.jobs.deploy import OnDesign
+
+if TYPE_CHECKING:
+    from imc_ssm.study.declare import Study
+
+__all__ = ["Cost", "cost_of"]
+
+COMPONENT = (Dimension("component", "Component", labels=tuple(COMPONENTS)),)
+PRICES = (
+    Variable("energy", "J", "Energy per inference", COMPONENT),
+    Variable("energy_step", "J", "Energy per time step", COMPONENT),
+    Variable("latency", "s", "Serial time per inference", COMPONENT),
+    Variable("area", "m2", "Silicon area", COMPONENT),
+    Variable("memory", "bit", "Digital memory", COMPONENT),
+)
+BITS = (
+    Variable("bits_state", "bit", "Word length of the state"),
+    Variable("bits_poles", "bit", "Word length of the poles"),
+)
+
+
+class Cost(FromModel):
+    """Energy, latency, area and memory of one inference by component, and word lengths, without any accuracy."""
+
+    kind = "cost"
+    word = "cost"
+    variables = (*PRICES, *BITS)
+
+    design: OnDesign
+    """Chip design: a name, a path, or the design itself."""
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        """The design with all that is in it."""
+        return {"design": self._design}
+
+    @functools.cached_property
+    def _design(self) -> dict[str, Any]:
+        return described(self.design)
+
+    def run(self, bench: Bench) -> xr.Dataset:
+        """Compile and price."""
+        return cost_of(place(bench.start().model, self.design, *bench.calibration(), name=self.name))
+
+
+def cost_of(deployment: Deployment) -> xr.Dataset:
+    """What `Cost` measures, of a deployment."""
+    priced = price(deployment)
+    kinds = deployment.graph.kinds()
+    widest = {
+        "bits_state": [f.bits for path, f in deployment.formats.items() if kinds[path] == "state"],
+        "bits_poles": [f.bits for path, f in deployment.formats.items() if path.endswith(".poles")],
+    }
+    words = {name: max(bits, default=float("nan")) for name, bits in widest.items()}
+    return Cost.dataset({v.name: priced[v.name].values for v in PRICES} | words)

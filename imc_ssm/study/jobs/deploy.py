@@ -1,0 +1,100 @@
+"""Accuracy of programmed chips over time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import xarray as xr
+from pydantic import BeforeValidator, Field, field_validator
+
+from imc_ssm.study.chips import TIMES, Design, described, evaluate, load_design, place
+from imc_ssm.study.jobs.base import FORWARD, Bench, Dimension, FromModel, Variable
+from imc_ssm.training import accuracy
+
+if TYPE_CHECKING:
+    from imc_ssm.study.declare import Study
+
+__all__ = ["Deploy", "OnDesign"]
+
+TIME = Dimension("time", "Time after programming", "s")
+
+
+def _loaded(design: Any) -> Any:
+    return load_design(design) if isinstance(design, str) else design
+
+
+OnDesign = Annotated[Design, BeforeValidator(_loaded)]
+"""A chip design, or the name or path of one."""
+
+
+class Deploy(FromModel):
+    """Accuracy of chips that a quantized model is programmed onto, beside that of its digital reference."""
+
+    kind = "deploy"
+    word = "evaluate"
+    variables = (
+        Variable("accuracy_digital", "percent", "Accuracy with digital matrices", test=True),
+        Variable(
+            "accuracy", "percent", "Accuracy of programmed chips", (Dimension("chip", "Chip"), TIME), test=True
+        ),
+    )
+    update_s = 1.6e-9
+
+    design: Annotated[Design | None, BeforeValidator(_loaded)]
+    """Chip design: a name, a path, or the design itself; None: the digital reference alone, in any precision."""
+    chips: int = Field(10, ge=1)
+    """Chips that are programmed; a chip of a number and seed is always the same."""
+    times: tuple[float, ...] = Field(TIMES, min_length=1)
+    """Times after programming, s."""
+
+    @field_validator("design")
+    @classmethod
+    def _quantized(cls, design: Design | None, info: Any) -> Design | None:
+        start = info.data.get("start")
+        if design is not None and start is not None and getattr(start, "scheme", None) is None:
+            raise ValueError("a chip takes a quantized model: start from Ptq or Qat")
+        return design
+
+    @property
+    def label(self) -> str:
+        """The chips."""
+        many = "chip" if self.chips == 1 else "chips"
+        return "" if self.design is None else f"on {self.chips} {many}"
+
+    def settings(self, study: Study) -> dict[str, Any]:
+        """The design with all that is in it, chips and times."""
+        if self.design is None:
+            return {"design": None}
+        return {"design": self._design, "chips": self.chips, "times": list(self.times)}
+
+    @functools.cached_property
+    def _design(self) -> dict[str, Any]:
+        assert self.design is not None
+        return described(self.design)
+
+    def work(self, study: Study, shape: Mapping[str, Any]) -> float:
+        """The test sequences on every chip at every time."""
+        runs = 1 if self.design is None else 1 + self.chips * len(self.times)
+        return FORWARD * float(runs * shape["splits"]["test"])
+
+    def run(self, bench: Bench) -> xr.Dataset:
+        """Compile, program and classify, chip after chip."""
+        stored, labels = bench.start(), {"time": self.times}
+        if self.design is None:
+            reached = accuracy(stored.model, bench.data.split("test"))
+            none = np.full((0, len(self.times)), np.nan)
+            return self.dataset({"accuracy_digital": reached, "accuracy": none}, labels)
+        placed = place(stored.model, self.design, *bench.calibration(), name=self.name)
+        found = evaluate(
+            placed,
+            bench.data,
+            self.chips,
+            self.times,
+            seed=bench.seed,
+            progress=bench.progress,
+            checkpoint=bench.checkpoint,
+        )
+        return self.dataset({v.name: found[v.name].values for v in self.variables}, labels)
