@@ -90,6 +90,10 @@ class Config(BaseModel):
         """Pydantic's, which does not validate `update`; this one does: the same as `with_`."""
         return self.with_(update) if update else super().model_copy(deep=deep)
 
+    def described(self, name: str) -> str:
+        """The description of a field, as its docstring has it."""
+        return type(self).model_fields[name].description or ""
+
     def to_json(self) -> str:
         """JSON with sorted keys: equal configurations give equal texts (and hashes)."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)

@@ -1,7 +1,7 @@
 """Full-precision models that ship with the library: sequential MNIST, trained by `experiments/zhao2025`.
 
-    stored = load_model(pretrained("s4d-16h"))            # the first seed
-    stored = load_model(pretrained("s4d-16h", seed=3))
+    stored = load_model(pretrained_path("s4d-16h"))            # the first seed
+    stored = load_model(pretrained_path("s4d-16h", seed=3))
 
 Recipe, history and test accuracy of each are in `stored.info`. In a source tree the files are those that the
 study wrote; they travel inside the wheel.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from imc_ssm.errors import ConfigError, unknown
 
-__all__ = ["model_file", "pretrained", "pretrained_seeds"]
+__all__ = ["model_file", "pretrained_path", "pretrained_seeds"]
 
 _SUFFIX = ".safetensors"
 
@@ -33,7 +33,7 @@ def pretrained_seeds() -> dict[str, list[int]]:
     return {model: sorted(found[model]) for model in sorted(found)}
 
 
-def pretrained(model: str, seed: int | None = None) -> Path:
+def pretrained_path(model: str, seed: int | None = None) -> Path:
     """The file of a shipped model, for `load_model`; of its first seed unless one is given.
 
     Raises `ConfigError` for a model or a seed that does not ship, naming those that do.
@@ -60,8 +60,8 @@ def model_file(name: str | Path) -> Path:
     known = pretrained_seeds()
     model, _, seed = str(name).rpartition("-seed")
     if model in known and seed.isdecimal():
-        return pretrained(model, int(seed))
+        return pretrained_path(model, int(seed))
     if str(name) in known:
-        return pretrained(str(name))
+        return pretrained_path(str(name))
     hint = unknown("pre-trained model", str(name), known)
     raise ConfigError(f"no file {name} and no such model ships ({hint}); give a model file (.safetensors)")

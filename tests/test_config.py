@@ -13,11 +13,11 @@ from imc_ssm.training import TrainConfig
 def test_fields_and_fields_of_fields() -> None:
     scheme = Scheme()
     changed = scheme.with_(symmetric=True, bits__state=6, bits__poles=7)
-    assert (changed.symmetric, changed.bits.state, changed.bits.poles) == (True, 6, 7)
+    assert (changed.spec("gelu").symmetric, changed.bits.state, changed.bits.poles) == (True, 6, 7)
     assert changed == Scheme(symmetric=True, bits=scheme.bits.with_(state=6, poles=7))
     assert scheme == Scheme()
     assert scheme.with_({"bits.state": 6}) == scheme.with_(bits__state=6)
-    assert scheme.with_({"bits.state": 6}, symmetric=True).symmetric
+    assert scheme.with_({"bits.state": 6}, symmetric=True).spec("gelu").symmetric
     assert scheme.with_(bits=scheme.bits.with_(c=4), bits__b=5).bits == scheme.bits.with_(c=4, b=5)
     assert scheme.with_() == scheme
 

@@ -76,22 +76,3 @@ def test_imports_run_downwards(name: str) -> None:
 @pytest.mark.parametrize("path", [p for p in sorted(ROOT.rglob("*.py")) if ".venv" not in p.parts], ids=str)
 def test_files_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= SIZE
-
-
-def test_no_class_name_twice() -> None:
-    where: dict[str, list[str]] = {}
-    for name, path in MODULES.items():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                where.setdefault(node.name, []).append(name)
-    assert {name: places for name, places in where.items() if len(places) > 1} == {}
-
-
-def test_no_module_is_named_as_its_function() -> None:
-    twice = {
-        f"{name}.{node.name}"
-        for name, path in MODULES.items()
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.name == name.rsplit(".", 1)[-1]
-    }
-    assert twice == set()

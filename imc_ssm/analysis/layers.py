@@ -18,7 +18,7 @@ from imc_ssm.fixedpoint import Format, plan_scan
 from imc_ssm.graph import Recurrence
 from imc_ssm.layers import S4D, Classifier
 from imc_ssm.quantization import QuantizedS4D, Quantizer, Scheme
-from imc_ssm.quantization.wrap import quantizers_of
+from imc_ssm.quantization.wrapping import quantizers_of
 
 __all__ = [
     "Coefficients",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from imc_ssm.devices import Chip, device_names
 from imc_ssm.errors import ConfigError, DataError, DesignError
-from imc_ssm.fixedpoint.requantize import CONSTANT_BITS, MULTIPLIER_BITS
+from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph import Action, Rate, grown
 from imc_ssm.graph.actions import Actions
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imc_ssm.errors import DesignError
-from imc_ssm.fixedpoint.requantize import CONSTANT_BITS
+from imc_ssm.fixedpoint.requantization import CONSTANT_BITS
 from imc_ssm.graph import Action, Matrix, Operator, Stored
 from imc_ssm.graph.actions import Actions
 

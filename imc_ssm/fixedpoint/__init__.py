@@ -4,10 +4,10 @@ The specification is docs/fixed_point.md.
 """
 
 from imc_ssm.fixedpoint.formats import Format, Rounding, RoundingPlacement, ScanFormats, broadcast_heads
-from imc_ssm.fixedpoint.gaussian import Noise
+from imc_ssm.fixedpoint.normal import Noise
 from imc_ssm.fixedpoint.oracle import Overflows, scan_codes, state_codes
 from imc_ssm.fixedpoint.plan import ScanPlan, plan_scan
-from imc_ssm.fixedpoint.requantize import Requantizer, requantize, round_shift
+from imc_ssm.fixedpoint.requantization import Requantizer, requantize, round_shift
 from imc_ssm.fixedpoint.widths import Multipliers
 
 __all__ = [

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint.formats import Format, broadcast_heads
-from imc_ssm.fixedpoint.gaussian import Noise
+from imc_ssm.fixedpoint.normal import Noise
 from imc_ssm.fixedpoint.plan import ScanPlan
-from imc_ssm.fixedpoint.requantize import round_shift
+from imc_ssm.fixedpoint.requantization import round_shift
 
 __all__ = ["Overflows", "scan_codes", "state_codes"]
 

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint.formats import Format, ScanFormats
-from imc_ssm.fixedpoint.gaussian import GAUSSIAN_MAX, GAUSSIAN_ONE
-from imc_ssm.fixedpoint.requantize import NARROW_BITS, WORD_BITS, Requantizer, requantize
+from imc_ssm.fixedpoint.normal import GAUSSIAN_MAX, GAUSSIAN_ONE
+from imc_ssm.fixedpoint.requantization import NARROW_BITS, WORD_BITS, Requantizer, requantize
 
 __all__ = ["ScanPlan", "plan_scan"]
 
@@ -29,7 +29,7 @@ class ScanPlan:
     """All integers of one diagonal update, as the kernels and the oracle read them.
 
     Codes are centred on their zero points (a' = a - zero_a and so on); z is the integer of the noise
-    (`fixedpoint.gaussian`), absent where m_z is None. State update, real and imaginary part each:
+    (`fixedpoint.normal`), absent where m_z is None. State update, real and imaginary part each:
         joint     x' = clamp(round((m_a (a' x') + m_b (b' u') + m_z z) / 2^shift))
         separate  x' = clamp(clamp(round((m_a (a' x') + m_z z) / 2^shift)) + clamp(round(m_b (b' u') / 2^shift_b)))
     with clamp to [low, high]. Output, from the stored, saturated state, with clamp to the output's codes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from imc_ssm.fixedpoint.requantize import CONSTANT_BITS, MULTIPLIER_BITS
+from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 

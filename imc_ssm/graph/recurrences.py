@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imc_ssm.fixedpoint import Multipliers, Rounding, RoundingPlacement, ScanFormats, ScanPlan, plan_scan
-from imc_ssm.fixedpoint.requantize import CONSTANT_BITS, MULTIPLIER_BITS
+from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.operators import Operator
 from imc_ssm.graph.signals import Formats, Parameter

@@ -7,7 +7,7 @@ return the same values. `using("reference")` runs the references wherever a tens
 from imc_ssm.fixedpoint import Noise
 from imc_ssm.kernels.codes import codes_of
 from imc_ssm.kernels.functions import add, gate, linear, look_up, mean, quantize, scale_add
-from imc_ssm.kernels.grid import Constant, Grid
+from imc_ssm.kernels.grid import DeviceArray, Grid
 from imc_ssm.kernels.mimo import StateScanUnit, state_scan
 from imc_ssm.kernels.operators import Pass, using
 from imc_ssm.kernels.ranges import state_range, value_range
@@ -15,7 +15,7 @@ from imc_ssm.kernels.scan import diagonal_scan
 from imc_ssm.kernels.unit import ScanUnit
 
 __all__ = [
-    "Constant",
+    "DeviceArray",
     "Grid",
     "Noise",
     "Pass",

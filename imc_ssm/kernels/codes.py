@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Format, Noise, ScanPlan, broadcast_heads
-from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE
+from imc_ssm.fixedpoint.normal import GAUSSIAN_ONE
 from imc_ssm.kernels.grid import Array
 
 __all__ = ["COLUMNS", "HOW", "Coefficient", "Ints", "Tables", "codes_of", "draws_of", "input_codes", "pair"]

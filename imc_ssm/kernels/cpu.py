@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imc_ssm.fixedpoint.gaussian import gaussian_table
+from imc_ssm.fixedpoint.normal import gaussian_table
 from imc_ssm.kernels import reverse, update
 from imc_ssm.kernels.codes import SEPARATE, through
 from imc_ssm.kernels.grid import Array

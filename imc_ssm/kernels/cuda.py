@@ -18,7 +18,7 @@ from torch import Tensor
 
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Noise, ScanPlan
-from imc_ssm.fixedpoint.gaussian import gaussian_table
+from imc_ssm.fixedpoint.normal import gaussian_table
 from imc_ssm.kernels.codes import HALF_AWAY, HALF_EVEN, HALF_UP, NONE, SEPARATE, Ints, through
 
 __all__ = ["check_available", "interpreting", "scan", "scan_backward", "scan_codes_triton", "unavailable"]

@@ -1,4 +1,4 @@
-"""Noise of the fused CPU kernels: Philox4x32-10 and the table of integers, the twin of `fixedpoint.gaussian`."""
+"""Noise of the fused CPU kernels: Philox4x32-10 and the table of integers, the twin of `fixedpoint.normal`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from imc_ssm.fixedpoint.gaussian import MULTIPLIERS, OCTAVE_BITS, ROUNDS, WEYL
+from imc_ssm.fixedpoint.normal import MULTIPLIERS, OCTAVE_BITS, ROUNDS, WEYL
 from imc_ssm.kernels.vector import LANES
 
 __all__ = ["draw"]

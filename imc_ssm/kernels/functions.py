@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imc_ssm.fixedpoint import Format
 from imc_ssm.kernels import dense, plain, pointwise, tables
-from imc_ssm.kernels.grid import Constant, Grid, from_rows, rows_of
+from imc_ssm.kernels.grid import DeviceArray, Grid, from_rows, rows_of
 from imc_ssm.kernels.operators import Pass
 
 __all__ = ["add", "gate", "linear", "look_up", "mean", "quantize", "scale_add"]
@@ -146,7 +146,7 @@ class _LookUp(torch.autograd.Function):
         return LOOK_UP_BACKWARD(grads[0], *ctx.saved_tensors), None, None, None
 
 
-def look_up(x: Tensor, source: Grid, table: Constant, slope: Constant) -> Tensor:
+def look_up(x: Tensor, source: Grid, table: DeviceArray, slope: DeviceArray) -> Tensor:
     """table[h, code of x] for x (..., head) on the grid; `slope` is the table of the derivative.
 
     table, slope (head, codes) float32, from the lowest code upwards.
@@ -171,7 +171,7 @@ class _Gate(torch.autograd.Function):
         return GATE_BACKWARD(grads[0], *ctx.saved_tensors), None, None, None, None
 
 
-def gate(x: Tensor, source: Grid, table: Constant, slope: Constant, fmt: Format) -> Tensor:
+def gate(x: Tensor, source: Grid, table: DeviceArray, slope: DeviceArray, fmt: Format) -> Tensor:
     """x_1 f(x_2) on the format's grid, for x (..., 2 heads) on the grid `source` and f given as a table.
 
     table float64 and slope float32, (head, codes), from the lowest code of x_2 upwards; the product is rounded to

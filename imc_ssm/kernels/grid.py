@@ -12,12 +12,12 @@ from torch import Tensor
 
 from imc_ssm.fixedpoint import Format, broadcast_heads
 
-__all__ = ["Array", "Constant", "Grid", "from_rows", "rows_of"]
+__all__ = ["Array", "DeviceArray", "Grid", "from_rows", "rows_of"]
 
 Array = NDArray[Any]
 
 
-class Constant:
+class DeviceArray:
     """Numbers that never change, as a tensor on any device."""
 
     def __init__(self, numbers: Array) -> None:
@@ -32,7 +32,7 @@ class Constant:
         return found
 
 
-class Grid(Constant):
+class Grid(DeviceArray):
     """A format's step and lowest and highest centred code per channel, (3, channels) float32."""
 
     _known: ClassVar[WeakKeyDictionary[Format, dict[int, Grid]]] = WeakKeyDictionary()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Noise
-from imc_ssm.fixedpoint.gaussian import GAUSSIAN_ONE
+from imc_ssm.fixedpoint.normal import GAUSSIAN_ONE
 
 __all__ = ["scan", "states"]
 

@@ -10,7 +10,7 @@ imaginary parts of a, b, c with the multipliers folded in, the multiplier of the
 shift_b, low, high; `clip`: bound of a state in full precision; `real` (6, head, state) float32: a, b, c as real
 numbers; `inputs` (3, head) float32: scale, low, high; `outputs` (4, head) int64: m_y, shift_y, low, high; `unit`
 (head,) float64: real value of one step of the output; `key` (3,) int64: seed, first sample, first time step;
-`gauss`: the table of `fixedpoint.gaussian`.
+`gauss`: the table of `fixedpoint.normal`.
 """
 
 # Triton reads the parameters' annotations itself: only constants have one.
@@ -19,7 +19,7 @@ numbers; `inputs` (3, head) float32: scale, low, high; `outputs` (4, head) int64
 import triton
 import triton.language as tl
 
-from imc_ssm.fixedpoint.gaussian import OCTAVE_BITS
+from imc_ssm.fixedpoint.normal import OCTAVE_BITS
 
 __all__ = ["backward", "forward"]
 
@@ -74,7 +74,7 @@ def _input_code(u, rule):
 
 @triton.jit
 def _gaussian(word, gauss):
-    """A 32-bit word as a Gaussian integer: `fixedpoint.gaussian`."""
+    """A 32-bit word as a Gaussian integer: `fixedpoint.normal`."""
     bits = (2 * (word >> 9).to(tl.int32) + 1).to(tl.float32).to(tl.int32, bitcast=True)
     entry = gauss + ((bits >> _REST) - _FIRST)
     low = tl.load(entry)

@@ -14,7 +14,7 @@ from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, broadcast_heads, plan_scan
 from imc_ssm.kernels import cpu, cuda, plain_scan
 from imc_ssm.kernels.codes import Coefficient, Tables, draws_of
-from imc_ssm.kernels.grid import Constant
+from imc_ssm.kernels.grid import DeviceArray
 from imc_ssm.kernels.operators import Pass
 
 __all__ = ["Ends", "Gradients", "Scales", "ScanUnit", "check_coefficients", "check_finite", "run"]
@@ -161,7 +161,7 @@ class Ends:
     def __init__(self, plan: ScanPlan) -> None:
         self.bits = plan.formats.x.bits
         self.zero, self.low, self.high = (
-            Constant(np.ascontiguousarray(v[..., None])) for v in (plan.zero("x"), plan.low, plan.high)
+            DeviceArray(np.ascontiguousarray(v[..., None])) for v in (plan.zero("x"), plan.low, plan.high)
         )
 
     def start(self, x0: Tensor | None, shape: tuple[int, ...], device: torch.device, states: int = 0) -> Tensor:
@@ -189,12 +189,12 @@ class Scales:
     def __init__(self, plan: ScanPlan, coefficients: list[Coefficient]) -> None:
         f = plan.formats
 
-        def spread(fmt: Format) -> Constant:
-            return Constant(np.asarray(broadcast_heads(fmt.scale, 3, 0)))
+        def spread(fmt: Format) -> DeviceArray:
+            return DeviceArray(np.asarray(broadcast_heads(fmt.scale, 3, 0)))
 
         scales = (spread(f.x), spread(f.u), spread(f.x))
         self.parts = [
-            None if k.lost is None else (scale, Constant(k.lost))
+            None if k.lost is None else (scale, DeviceArray(k.lost))
             for k, scale in zip(coefficients, scales, strict=False)
         ]
 

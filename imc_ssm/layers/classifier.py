@@ -61,6 +61,10 @@ class ModelConfig(Config):
         rest = {name: value for name, value in data.items() if name not in own}
         return rest | {"layer": given | own}
 
+    def described(self, name: str) -> str:
+        """As `Config.described`, also of the layer's fields."""
+        return super().described(name) if name in type(self).model_fields else self.layer.described(name)
+
 
 PRESETS: dict[str, ModelConfig] = {f"s4d-{h}h": ModelConfig(heads=h) for h in (16, 64, 256, 512)}
 """One layer, N = 64, no norm: 2 H^2 + 208 H + 10 parameters for one input channel and ten classes."""

@@ -10,7 +10,7 @@ from imc_ssm.quantization.rules import FormatSpec, Rule
 from imc_ssm.quantization.scheme import Bits, Scheme
 from imc_ssm.quantization.sites import QuantizedGelu, QuantizedGlu, QuantizedPool, QuantizedSum
 from imc_ssm.quantization.states import QuantizedStateUnit
-from imc_ssm.quantization.wrap import calibration_batch, formats_of, quantize, resolve, wrap
+from imc_ssm.quantization.wrapping import calibration_batch, formats_of, quantize, resolve, wrap
 
 __all__ = [
     "OBSERVERS",

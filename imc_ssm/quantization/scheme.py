@@ -170,6 +170,10 @@ class Scheme(Config):
         rest = {name: value for name, value in data.items() if name not in brief}
         return rest | {"rules": [*Uniform.parse(brief).rules(), *rest.get("rules", ())]}
 
+    def described(self, name: str) -> str:
+        """As `Config.described`, also of the fields of `Uniform`."""
+        return Uniform().described(name) if name in Uniform.model_fields else super().described(name)
+
     def spec(self, path: str, kind: Kind | None = None) -> FormatSpec:
         """What a path of a model gets; its kind is known where its last name is one of `ROLES`."""
         known = ROLES.get(path.rsplit(".", 1)[-1], "activation")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Signal
-from imc_ssm.kernels import Constant, Grid, add, gate, look_up, mean
+from imc_ssm.kernels import DeviceArray, Grid, add, gate, look_up, mean
 from imc_ssm.kernels import scale_add as scale_add_on_grid
 from imc_ssm.layers import Direct, Gelu, Glu, Input, MeanPool, PiecewiseGelu, Residual
 from imc_ssm.quantization.context import Context, quantizes
@@ -120,7 +120,7 @@ class QuantizedGelu(TableSite):
             y = self.inner(x)
             (slope,) = torch.autograd.grad(y.sum(), x)
         table, inside = Grid.of(output, channels).round(y.detach().float().numpy())
-        return grid, Constant(table), Constant((slope.numpy() * inside).astype("float32"))
+        return grid, DeviceArray(table), DeviceArray((slope.numpy() * inside).astype("float32"))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         made = self.table(x)
@@ -134,7 +134,7 @@ class QuantizedGlu(TableSite):
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
         grid = Grid.of(source, channels)
         y = torch.sigmoid(_values(grid, source.bits, channels // 2))
-        return grid, Constant(y.numpy()), Constant((y * (1 - y)).float().numpy()), output
+        return grid, DeviceArray(y.numpy()), DeviceArray((y * (1 - y)).float().numpy()), output
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         made = self.table(x)

@@ -111,7 +111,7 @@ def _of_field(experiment: Experiment, name: str) -> tuple[str, str]:
                 break
             units = getattr(owner, "unit", "1")
             if not hasattr(owner, "unit"):  # of a cited number, its owner says what it is
-                text = type(owner).model_fields[part].description or ""
+                text = owner.described(part)
             owner = getattr(owner, part, None)
         if text:
             return units, text.split(";")[0].split(".")[0].replace("\n", " ").strip()

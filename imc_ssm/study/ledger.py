@@ -36,7 +36,7 @@ class Record:
     time_s: float
     """Compute time in s, all interruptions left out."""
     work: float
-    """Size of the job, in state updates (`imc_ssm.study.estimate`)."""
+    """Size of the job, in state updates (`imc_ssm.study.duration`)."""
     labels: dict[str, list[float]] = field(default_factory=dict)
     """Coordinates of dimensions that only this kind of job has."""
     about: dict[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import FileError
 from imc_ssm.modelfile import StoredModel, load_model
 from imc_ssm.study.declare import Experiment, GridCell, Study
-from imc_ssm.study.estimate import estimate, work
+from imc_ssm.study.duration import estimate, work
 from imc_ssm.study.ledger import Ledger, Record, find_in, fits
 from imc_ssm.training import check_model_fits
 

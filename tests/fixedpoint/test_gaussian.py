@@ -18,7 +18,7 @@ from scipy import special, stats
 
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Noise
-from imc_ssm.fixedpoint.gaussian import (
+from imc_ssm.fixedpoint.normal import (
     GAUSSIAN_MAX,
     GAUSSIAN_ONE,
     TAIL_BITS,

@@ -8,7 +8,7 @@ import pytest
 
 from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Format, ScanFormats, plan_scan
-from imc_ssm.fixedpoint.gaussian import GAUSSIAN_MAX, GAUSSIAN_ONE
+from imc_ssm.fixedpoint.normal import GAUSSIAN_MAX, GAUSSIAN_ONE
 
 ROUNDING_PLACEMENTS = ("joint", "separate")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from imc_ssm.fixedpoint import Format, ScanFormats, ScanPlan, plan_scan, round_shift, scan_codes, state_codes
-from imc_ssm.fixedpoint.gaussian import gaussian_table, philox
+from imc_ssm.fixedpoint.normal import gaussian_table, philox
 from imc_ssm.kernels.codes import input_codes
 
 PAGE = Path(__file__).parents[2] / "docs" / "fixed_point.md"

@@ -19,7 +19,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, Noise
 from imc_ssm.kernels import (
-    Constant,
+    DeviceArray,
     Grid,
     Pass,
     add,
@@ -50,10 +50,10 @@ def spread(bits: int, size: tuple[int, ...], reach: float = 4.0, **options: Any)
     return Format.from_range(-rng.uniform(0.5, reach, size), rng.uniform(0.5, reach, size), bits, **options)
 
 
-def tables(seed: int, heads: int, codes: int, dtype: type) -> tuple[Constant, Constant]:
+def tables(seed: int, heads: int, codes: int, dtype: type) -> tuple[DeviceArray, DeviceArray]:
     rng = np.random.default_rng(seed)
     one, two = rng.uniform(0, 1, (2, heads, codes))
-    return Constant(one.astype(dtype)), Constant(two.astype(np.float32))
+    return DeviceArray(one.astype(dtype)), DeviceArray(two.astype(np.float32))
 
 
 def scan(formats_bits: int | None, separate: bool = False, noise: Noise | None = None) -> Case:

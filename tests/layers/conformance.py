@@ -20,7 +20,7 @@ from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.layers.registry import LAYER_CONFIGS
 from imc_ssm.modelfile import StoredModel, load_model, save_model
 from imc_ssm.quantization import Rule, Scheme, formats_of, quantize
-from imc_ssm.quantization.wrap import quantizers_of
+from imc_ssm.quantization.wrapping import quantizers_of
 from imc_ssm.training import TrainConfig, train
 
 T = 24

@@ -29,7 +29,7 @@ from imc_ssm.quantization import (
     Scheme,
     quantize,
 )
-from imc_ssm.quantization.wrap import quantizers_of
+from imc_ssm.quantization.wrapping import quantizers_of
 
 
 class Deviations(Observer):

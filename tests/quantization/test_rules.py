@@ -37,7 +37,7 @@ from imc_ssm.quantization import (
     wrap,
 )
 from imc_ssm.quantization.rules import ROLES, spec_of
-from imc_ssm.quantization.wrap import quantizers_of
+from imc_ssm.quantization.wrapping import quantizers_of
 
 Make = Callable[[Scheme], Classifier]
 FIELDS = ("bits", "symmetric", "granularity", "observer", "calibration")
