@@ -7,7 +7,7 @@ import pytest
 from imc_ssm.errors import ConfigError
 from imc_ssm.layers import preset
 from imc_ssm.modelfile import load_model
-from imc_ssm.pretrained import model_file, pretrained_seeds
+from imc_ssm.pretrained import model_file, pretrained_path, pretrained_seeds
 
 SHIPPED = [(model, seed) for model, seeds in pretrained_seeds().items() for seed in seeds]
 

@@ -13,6 +13,7 @@ from imc_ssm.chip.deployment import Deployment
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
+from imc_ssm.kernels.device import named_device
 from imc_ssm.training import accuracy, check_model_fits
 from imc_ssm.units import DAY, HOUR
 
@@ -36,6 +37,7 @@ def evaluate(
     split: str = "test",
     implementation: Implementation = "fast",
     noise: Noise = "native",
+    device: str = "cpu",
     progress: Callable[[int, int, str], None] | None = None,
     checkpoint: Path | None = None,
 ) -> xr.Dataset:
@@ -44,18 +46,19 @@ def evaluate(
     Returns a dataset with `accuracy(chip, time)` and the scalar `accuracy_digital`, in percent. Chip i of a
     seed is the same chip whatever else is evaluated. With `checkpoint`, accuracies are written there chip by
     chip and read again by the same call, so that an interrupted evaluation goes on; remove the file when the
-    result is safe.
+    result is safe. `device`: where the products run, "cpu" or "cuda" (whose read noise is another stream).
 
-    Raises `ImcSsmError` for no chips or times, `DesignError` for a time that the cell's model does not cover,
-    `FileError` for a checkpoint of another evaluation.
+    Raises `ImcSsmError` for no chips or times or a device that cannot be used, `DesignError` for a time that the
+    cell's model does not cover, `FileError` for a checkpoint of another evaluation.
     """
     if chips < 1 or not times:
         raise ImcSsmError(f"chips = {chips} at {len(times)} times; evaluate at least one chip at one time")
-    part = data.split(split)
+    part, there = data.split(split), named_device(device)
     model, tiles = deployment.analog(implementation, noise)
     check_model_fits(model, data)
     identity = {"seed": seed, "times": list(times), "chips": chips, "split": split, "task": data.task}
     identity |= {"deployment": deployment.digest(), "implementation": implementation, "noise": noise}
+    identity |= {"device": there.type}
     out = _resumed(checkpoint, identity, (chips, len(times)))
     for i in range(chips):
         if np.isfinite(out[i]).all():
@@ -65,7 +68,7 @@ def evaluate(
         for k, seconds in enumerate(times):
             for tile in tiles:
                 tile.set_time(seconds)
-            out[i, k] = accuracy(model, part)
+            out[i, k] = accuracy(model.to(there), part)
             if progress is not None:
                 progress(i * len(times) + k + 1, chips * len(times), f"{deployment.name}: chip {i + 1}/{chips}")
         if checkpoint is not None:
@@ -76,7 +79,7 @@ def evaluate(
             "accuracy": (("chip", "time"), out, {**percent, "long_name": "Accuracy of programmed chips"}),
             "accuracy_digital": (
                 (),
-                digital_accuracy(deployment, part),
+                digital_accuracy(deployment, part, device),
                 {**percent, "long_name": "Accuracy with digital matrices"},
             ),
         },
@@ -106,6 +109,6 @@ def _resumed(
     return arrays["accuracy"]
 
 
-def digital_accuracy(deployment: Deployment, part: Split) -> float:
+def digital_accuracy(deployment: Deployment, part: Split, device: str = "cpu") -> float:
     """Accuracy, in percent, of the deployment's reference: the quantized model without analog tiles."""
-    return accuracy(deployment.digital(), part)
+    return accuracy(deployment.digital().to(named_device(device)), part)

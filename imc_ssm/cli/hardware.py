@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from imc_ssm.cli.inputs import data_of, design_at, seconds_of, writable, writable_result
-from imc_ssm.cli.options import Chips, DataDir, DesignName, Seed, TaskName, Times
+from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, Seed, TaskName, Times
 from imc_ssm.cli.report import console, stages, write_result
 from imc_ssm.cli.resume import checkpoint_of, resumable
 from imc_ssm.errors import ConfigError, FileError
@@ -27,6 +27,7 @@ def deploy(
     deployment: Annotated[Path | None, typer.Option(help="Also write the deployment (.safetensors).")] = None,
     dataset: TaskName = None,
     data_dir: DataDir = None,
+    device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
     """Compile a quantized model onto a chip design, program chips, and evaluate them over time."""
@@ -53,7 +54,9 @@ def deploy(
     console.print(placed.table())
     with stages() as stage, resumable(out) as checkpoint:
         progress = stage(f"evaluate {chips} chips")
-        run = evaluate(placed, data, chips, seconds, seed=seed, progress=progress, checkpoint=checkpoint)
+        run = evaluate(
+            placed, data, chips, seconds, seed=seed, device=device, progress=progress, checkpoint=checkpoint
+        )
     ds = run.merge(cost_of(placed)).expand_dims(model=[placed.name])
     ds.attrs = {"title": f"{model.name} on {chip.design.name}, {task}", "n_test": len(data.split("test"))}
     config = {"model": model.name, "task": task, "design": chip.design.model_dump(mode="json"), "chips": chips}

@@ -328,7 +328,7 @@ def test_models_of_the_wrong_kind(refused, chain, tmp_path):
         "norm.safetensors",
         "--out",
         "new.safetensors",
-        naming="blocks.0.norm: Norm has no quantized form yet; leave it out of the model (norm='none')",
+        naming="blocks.0.norm: Norm has no quantized form yet; build the model without it (a norm: norm='none')",
     )
 
 
