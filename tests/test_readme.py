@@ -61,11 +61,38 @@ def test_the_table_is_the_datasets() -> None:
     assert f"{energy[0]:.0f}" == f"{energy[1]:.0f}"
 
 
+def test_layers_are_those_of_the_study() -> None:
+    ds = results.load(ROOT / "experiments" / "layers" / "results" / "layers.nc")
+    assert ds.sizes["seed"] == 5
+    assert "Over five seeds" in README
+    for title, name in (("S4D", "s4d"), ("S5", "s5")):
+        layer = ds.sel(layer=name)
+        at = {1.0: None, 86400.0: None, 30 * 86400.0: None}
+        chips = layer["accuracy"].mean("chip")
+        cells = [layer["accuracy_digital"], *(chips.sel(time=t) for t in at)]
+        said = [f"{float(c.mean()):.2f} ({float(c.std(ddof=1)):.2f})" for c in cells]
+        total = {v: float(layer[v].sum("component").mean("seed")) for v in ("energy", "latency", "area", "memory")}
+        said += [f"{total['energy'] * 1e9:.0f} nJ", f"{total['latency'] * 1e6:.0f} us"]
+        said += [f"{total['area'] * 1e6:.2f} mm2", f"{total['memory'] / 1e3:.1f} kbit"]
+        (line,) = re.findall(rf"^\| {title} \|(.*)\|$", README, flags=re.MULTILINE)
+        assert [cell.strip() for cell in line.split("|")] == said
+
+
+def test_the_rules_are_as_the_page_says() -> None:
+    (text,) = (block for block in blocks("python") if "Rule(" in block)
+    found: dict[str, Any] = {}
+    exec(compile(text, "README.md", "exec"), found)
+    scheme = found["scheme"]
+    assert [scheme.spec(p).bits for p in ("blocks.0.gelu", "blocks.1.gelu", "blocks.1.ssm.poles")] == [8, 6, 8]
+    assert scheme.spec("blocks.1.mixing.bias").bits == 16
+
+
 def test_own_sequences_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from imc_ssm import datasets
 
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks("python")[1], "README.md", "exec"), {"__name__": "readme"})
+    (own,) = (block for block in blocks("python") if "savez" in block)
+    exec(compile(own, "README.md", "exec"), {"__name__": "readme"})
     data = datasets.load("mine.npz")
     assert (data.channels, data.time, data.n_classes, data.sample_rate) == (3, 100, 2, 100.0)
     assert [len(data.split(name)) for name in ("train", "validation", "test")] == [210, 45, 45]

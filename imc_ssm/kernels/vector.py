@@ -65,9 +65,9 @@ class _VectorModel(models.PrimitiveModel):
 
 def _spread(builder: Any, number: Any) -> Any:
     index, lanes = ir.IntType(32), ir.VectorType(number.type, LANES)
-    none = ir.DeviceArray(lanes, ir.Undefined)
-    first = builder.insert_element(none, number, ir.DeviceArray(index, 0))
-    return builder.shuffle_vector(first, none, ir.DeviceArray(ir.VectorType(index, LANES), [0] * LANES))
+    none = ir.Constant(lanes, ir.Undefined)
+    first = builder.insert_element(none, number, ir.Constant(index, 0))
+    return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
 
 
 def _at(builder: Any, pointer: Any, index: Any, vector: Vector) -> Any:
@@ -136,14 +136,14 @@ def turn(typing: Any, source: Any, at: Any, pitch: Any, target: Any, to: Any, wi
         index = ir.IntType(32)
 
         def place(start: Any, step: Any, lane: int) -> Any:
-            return builder.add(start, builder.mul(step, ir.DeviceArray(step.type, lane)))
+            return builder.add(start, builder.mul(step, ir.Constant(step.type, lane)))
 
         rows = [_read(builder, data, place(at, pitch, lane), vector) for lane in range(LANES)]
         distance = LANES // 2
         while distance:  # exchange off-diagonal blocks, half as large each time
             low = [k if not k & distance else LANES + k - distance for k in range(LANES)]
             high = [k + distance if not k & distance else LANES + k for k in range(LANES)]
-            masks = [ir.DeviceArray(ir.VectorType(index, LANES), mask) for mask in (low, high)]
+            masks = [ir.Constant(ir.VectorType(index, LANES), mask) for mask in (low, high)]
             for k in range(LANES):
                 if not k & distance:
                     one, two = rows[k], rows[k + distance]
@@ -272,7 +272,7 @@ def keep(typing: Any, value: Any, mask: Any) -> Any:
     """The value where the mask is set, 0 elsewhere."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(args[1], args[0], ir.DeviceArray(args[0].type, [0.0] * LANES))
+        return builder.select(args[1], args[0], ir.Constant(args[0].type, [0.0] * LANES))
 
     return value(value, mask), code
 

@@ -125,7 +125,7 @@ def test_biases_lie_on_their_grid(quantized: Make, few: SequenceDataset) -> None
             on_grid = owner.matrix.bias
             assert np.array_equal(matrix.bias, on_grid.detach().numpy())
             assert len(np.unique(matrix.bias)) <= 2**bits
-            trained = owner.weight.detach().numpy()
+            trained = owner.matrix.weight.detach().numpy()
             assert np.allclose((matrix.target * matrix.scale).T, trained, rtol=1e-6, atol=1e-8)
     assert not any(
         np.array_equal(a.bias, b.bias) for a, b in zip(placed[2].matrices, placed[16].matrices, strict=True)
