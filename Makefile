@@ -40,7 +40,7 @@ else
 OLDER := ATEN_CPU_CAPABILITY=default
 endif
 # Left out: what computes nothing in these kernels, starts processes, or runs through Triton's interpreter.
-FLOATS := -k "not triton" $(addprefix --ignore=tests/,fixedpoint datasets experiment study cli/test_cli_process.py \
+FLOATS := -k "not triton" $(addprefix --ignore=tests/,fixedpoint datasets study cli/test_cli_process.py \
 	cli/test_cli_refusals.py test_files.py test_modelfile.py test_notebook.py test_packaging.py test_plots.py \
 	test_plots_poles.py test_quantization_page.py test_readme.py test_results.py)
 

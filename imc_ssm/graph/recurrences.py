@@ -60,10 +60,6 @@ class Recurrence(Operator):
         inputs, outputs = self._input(formats), self.output_bits(formats, steps)
         update, drive, total = poles + state + 1, b + inputs, grown(c + state, 2 * self.states)
         own = Multipliers.of(self.plan(formats))
-        if self.rounding_placement == "joint":
-            combined = at.add(2 * n, own.sum, "a x + b u")
-        else:
-            combined = at.add(2 * n, state + 1, "round(a x) + round(b u)", own_slot=True)
         return [
             at.other("movement", "bus", heads, inputs, "inputs to the digital unit"),
             self._read(at, formats),
@@ -77,7 +73,7 @@ class Recurrence(Operator):
             at.multiply(2 * n, b, inputs, "b u"),
             at.multiply(2 * n, update, own.a, "requantize a x"),
             at.multiply(2 * n, drive, own.b, "requantize b u"),
-            *combined,
+            *_combined(at, self.rounding_placement, 2 * n, own.sum, state, "b u"),
             at.write("state", 2 * n, state, "state"),
             at.multiply(2 * n, c, state, "Re(c x)"),
             *at.add(2 * n, total, "sum over states"),
@@ -140,10 +136,6 @@ class StateUpdate(Operator):
         inputs, state = self._input(formats), self.output_bits(formats, steps)
         update, drive = poles + state + 1, b + inputs + 1
         own = Multipliers.of(self.plan(formats))
-        if self.rounding_placement == "joint":
-            combined = at.add(2 * n, own.sum, "a x + b v")
-        else:
-            combined = at.add(2 * n, state + 1, "round(a x) + round(b v)", own_slot=True)
         return [
             at.other("movement", "bus", 2 * n, inputs, "inputs to the digital unit"),
             self._read(at, formats),
@@ -157,7 +149,7 @@ class StateUpdate(Operator):
             *at.add(2 * n, drive, "b v: real and imaginary part"),
             at.multiply(2 * n, update, own.a, "requantize a x"),
             at.multiply(2 * n, drive, own.b, "requantize b v"),
-            *combined,
+            *_combined(at, self.rounding_placement, 2 * n, own.sum, state, "b v"),
             at.write("state", 2 * n, state, "state"),
             at.other("movement", "bus", 2 * n, state, "outputs of the digital unit"),
         ]
@@ -168,3 +160,12 @@ class StateUpdate(Operator):
             Stored("requantization", 2 * self.states, CONSTANT_BITS),
             Stored("state", self.output.width, self.output_bits(formats, steps)),
         ]
+
+
+def _combined(
+    at: Actions, placement: RoundingPlacement, words: int, total: int, state: int, drive: str
+) -> list[Action]:
+    """The sum of a x and the drive: on the accumulator (`total` bits), or of two rounded states in its own slot."""
+    if placement == "joint":
+        return at.add(words, total, f"a x + {drive}")
+    return at.add(words, state + 1, f"round(a x) + round({drive})", own_slot=True)
