@@ -5,18 +5,7 @@
 Every seed trains and programs anew.
 """
 
-from __future__ import annotations
-
-import xarray as xr
-
-from imc_ssm.study.demo import build
-
-
-def over_chips(ds: xr.Dataset) -> xr.DataArray:
-    """Accuracy of the chips' mean over time."""
-    mean = ds["accuracy"].mean("chip", skipna=True)
-    return mean.assign_attrs(units="percent", long_name="Accuracy of programmed chips, mean of the chips")
-
+from imc_ssm.study.demo import build, over_chips
 
 STUDY = build(
     "digits",

@@ -8,12 +8,10 @@ programs anew. S4D has 512 complex states and S5 has 32: the unit shrinks, and t
 
 from __future__ import annotations
 
-import xarray as xr
-
 from imc_ssm.layers import ModelConfig
 from imc_ssm.quantization import Scheme
 from imc_ssm.study import Cost, Deploy, Experiment, Qat, Study, initial_steps
-from imc_ssm.study.demo import RECIPE, VARIABLES
+from imc_ssm.study.demo import RECIPE, VARIABLES, over_chips
 
 DT_MIN, DT_MAX = initial_steps(64)
 SCHEME = Scheme.uniform(poles=8, state=8)
@@ -22,11 +20,6 @@ SCHEME = Scheme.uniform(poles=8, state=8)
 def model(layer: str) -> ModelConfig:
     """The classifier of a layer; N = 64 of every head, or of all."""
     return ModelConfig.parse({"heads": 16, "layer": layer, "n_state": 64, "dt_min": DT_MIN, "dt_max": DT_MAX})
-
-
-def digital(ds: xr.Dataset) -> xr.DataArray:
-    """What the report shows."""
-    return ds["accuracy_digital"]
 
 
 def jobs(layer: str) -> tuple[Deploy, Cost]:
@@ -49,7 +42,7 @@ STUDY = Study(
             lambda cell: jobs(cell["layer"]),
             variables=VARIABLES,
             seeds=5,
-            headline=digital,
+            headline=over_chips,
         ),
     ),
     models={layer: model(layer) for layer in LAYERS},

@@ -164,8 +164,8 @@ class StateUpdate(Operator):
 
 def _combined(
     at: Actions, placement: RoundingPlacement, words: int, total: int, state: int, drive: str
-) -> list[Action]:
-    """The sum of a x and the drive: on the accumulator (`total` bits), or of two rounded states in its own slot."""
+) -> tuple[Action, ...]:
+    """The sum of a x and the drive: on the accumulator (`total` bits), or of two rounded states in their slot."""
     if placement == "joint":
         return at.add(words, total, f"a x + {drive}")
     return at.add(words, state + 1, f"round(a x) + round({drive})", own_slot=True)

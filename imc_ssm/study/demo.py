@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from imc_ssm.study.chips import Design
 
-__all__ = ["FINE_TUNING", "VARIABLES", "build", "initial_steps"]
+__all__ = ["FINE_TUNING", "RECIPE", "VARIABLES", "build", "initial_steps", "over_chips"]
 
 FINE_TUNING = TrainConfig(epochs=40, batch=32, learning_rate=1e-2, noise=0.06, noise_output=0.04, clip_input=99.0)
 """Noise-aware QAT: weight noise of 6 %, a design's read noise of 0.04, and the largest 1 % of the inputs clipped.
@@ -48,6 +48,12 @@ def initial_steps(time: int) -> tuple[float, float]:
     """
     dt_max = min(80.0 / time, 0.5)
     return min(0.8 / time, dt_max), dt_max
+
+
+def over_chips(dataset: xr.Dataset) -> xr.DataArray:
+    """Accuracy over time after programming in percent, mean of a cell's chips: what a report shows."""
+    mean = dataset["accuracy"].mean("chip", skipna=True)
+    return mean.assign_attrs(units="percent", long_name="Accuracy of programmed chips, mean of the chips")
 
 
 def build(
