@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -254,6 +255,7 @@ class Scheme(Config):
         """The same in all layers alike, with these word lengths in the place of its own."""
         return self.with_(bits=bits)
 
+    @cached_property
     def _dynamic(self) -> tuple[bool, bool]:
         """Whether ranges of the state, and of other activations, follow the batch."""
         state = self.spec("state")
@@ -266,11 +268,11 @@ class Scheme(Config):
     @property
     def dynamic(self) -> bool:
         """Whether any range follows the batch."""
-        return any(self._dynamic())
+        return any(self._dynamic)
 
     def check_static(self, what: str) -> None:
         """`ImcSsmError` that says that `what` needs fixed formats, where a range follows the batch."""
-        _, others = self._dynamic()
+        _, others = self._dynamic
         if self.dynamic:
             which = "the activations" if others else "the state"
             raise ImcSsmError(

@@ -66,6 +66,8 @@ def test_a_stream_plans_once(quantized: Make, digits: SequenceDataset) -> None:
         for t in range(5):
             _, state = model.step(u[:, t], state)
     assert plan.call_count == 1
+    with patch("imc_ssm.quantization.scheme.spec_of", side_effect=AssertionError("rules were read again")):
+        model.step(u[:, 5], state)
 
 
 @pytest.mark.parametrize("name", ["log_dt", "C", "D"])
