@@ -26,7 +26,7 @@ from imc_ssm.analysis.states import RunningPercentile, state_magnitudes
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.layers import S4D, Classifier
-from imc_ssm.quantization import Percentile, QuantizedS4D, Scheme
+from imc_ssm.quantization import Percentile, QuantizedS4D, Scheme, check_static, moving_of
 from imc_ssm.training import check_model_fits
 
 __all__ = ["PERCENTILE", "inspect_model"]
@@ -97,7 +97,7 @@ def inspect_model(
     found = getattr(model, "scheme", None)
     scheme = found if isinstance(found, Scheme) else None
     if scheme is not None:
-        scheme.check_static("the analysis")
+        check_static(moving_of(model), "the analysis")
     if percentile is None:
         observer = None if scheme is None else scheme.spec("state").observer
         percentile = observer.percent if isinstance(observer, Percentile) else PERCENTILE

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from imc_ssm.chip.deployment import Deployment
 from imc_ssm.chip.mapping import check_fit, map_matrix, with_output_ranges
 from imc_ssm.devices import Chip, Design, resolve
-from imc_ssm.errors import ImcSsmError
+from imc_ssm.errors import DataError, ImcSsmError
 from imc_ssm.graph import Matrix
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import tensors_of
-from imc_ssm.quantization import DigitalMatrix, QuantizedDense, Scheme, formats_of
+from imc_ssm.quantization import DigitalMatrix, QuantizedDense, Scheme, check_static, formats_of, moving_of
 
 __all__ = ["compile"]
 
@@ -56,7 +57,7 @@ def compile(
     scheme = getattr(model, "scheme", None)
     if not isinstance(scheme, Scheme):
         raise ImcSsmError("the model is in full precision; quantize it first (imc-ssm quantize)")
-    scheme.check_static("a chip")
+    check_static(moving_of(model), "a chip")
     graph, formats = model.graph(), formats_of(model)
     *before, _ = graph.kinds()  # nothing reads the last signal: it needs no word
     missing = [path for path in before if path not in formats]
@@ -78,18 +79,18 @@ def compile(
         assert isinstance(owner.matrix, DigitalMatrix)
         bias = owner.matrix.bias
         inputs = torch.cat(seen[op.module])
-        span = float(np.percentile(inputs.abs().numpy(), input_percentile))
+        span = _full_scale(op.name, inputs.abs().numpy(), input_percentile)
         mapped = map_matrix(
             op.name,
             op.module,
             owner.matrix.weight.numpy(),
             None if bias is None else bias.numpy(),
             chip,
-            input_range=span if span > 0 else 1.0,
+            input_range=span,
             rate=op.rate,
         )
-        mapped = with_output_ranges(mapped, inputs.numpy(), output_percentile)
-        activity = float((inputs / mapped.input_range).square().mean())
+        mapped = with_output_ranges(mapped, inputs.numpy(), output_percentile, chip.dac.limits)
+        activity = float((inputs / mapped.input_range).clamp(*chip.dac.limits).square().mean())
         matrices.append(replace(mapped, input_activity=activity))
     check_fit(matrices, chip)
     return Deployment(
@@ -103,6 +104,16 @@ def compile(
         tensors_of(model),
         name,
     )
+
+
+def _full_scale(name: str, sizes: npt.NDArray[np.floating], percentile: float) -> float:
+    """The percentile of |inputs|, of all of them or, where that is zero, of those that are not."""
+    span = float(np.percentile(sizes, percentile))
+    if span > 0:
+        return span
+    if not sizes.any():
+        raise DataError(f"the inputs of {name!r} are zero in all calibration data; calibrate with other sequences")
+    return float(np.percentile(sizes[sizes > 0], percentile))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ def evaluate(
     check_model_fits(model, data)
     identity = {"seed": seed, "times": list(times), "chips": chips, "split": split, "task": data.task}
     identity |= {"deployment": deployment.digest(), "implementation": implementation, "noise": noise}
-    identity |= {"device": there.type}
+    identity |= {"device": there.type, "data": _digest(part)}
     out = _resumed(checkpoint, identity, (chips, len(times)))
     for i in range(chips):
         if np.isfinite(out[i]).all():
@@ -93,6 +94,12 @@ def evaluate(
         },
     )
     return dataset
+
+
+def _digest(part: Split) -> str:
+    """SHA-256 of the sequences, where they end, and their labels."""
+    arrays = (part.values, part.labels, *(() if part.lengths is None else (part.lengths,)))
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
 def _resumed(

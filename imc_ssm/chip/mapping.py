@@ -229,22 +229,27 @@ def _largest_sum(target: Floats) -> float:
     return largest if largest > 0 else 1.0
 
 
-def column_sums(mapped: MappedMatrix, x: npt.ArrayLike) -> list[Floats]:
-    """The normalised column sums of every tile for inputs `x` (samples, inputs), without noise.
+def column_sums(mapped: MappedMatrix, x: npt.ArrayLike, limits: tuple[float, float] = (-1.0, 1.0)) -> list[Floats]:
+    """The normalised column sums of every tile for inputs `x` (samples, inputs), without noise or rounding.
 
-    sum_i clip(x_i / input_range, -1, 1) target_ij, one array (samples, columns of the tile) per tile.
-    Raises `DataError` if `x` has another shape.
+    sum_i clip(x_i / input_range, limits) target_ij, one array (samples, columns of the tile) per tile; `limits`
+    are the DAC's (`Converter.limits`). Raises `DataError` if `x` has another shape.
     """
     values = np.asarray(x, dtype=np.float32)
     if values.ndim != 2 or values.shape[1] != mapped.inputs or len(values) == 0:
         raise DataError(f"inputs of {mapped.name!r} have shape {values.shape}; give (samples, {mapped.inputs})")
-    drive = np.clip(values / np.float32(mapped.input_range), -1, 1)
+    drive = np.clip(values / np.float32(mapped.input_range), *limits)
     return [
         drive[:, slice(*tile.row)] @ mapped.target[slice(*tile.row), slice(*tile.column)] for tile in mapped.tiles
     ]
 
 
-def with_output_ranges(mapped: MappedMatrix, x: npt.ArrayLike, percentile: float = 99.99) -> MappedMatrix:
+def with_output_ranges(
+    mapped: MappedMatrix,
+    x: npt.ArrayLike,
+    percentile: float = 99.99,
+    limits: tuple[float, float] = (-1.0, 1.0),
+) -> MappedMatrix:
     """`mapped` with the ADC full scale of each tile at a percentile of |column sum| over calibration inputs.
 
     `x` is (samples, inputs). The range is never zero: a tile that sees only zeros gets its largest possible
@@ -254,7 +259,7 @@ def with_output_ranges(mapped: MappedMatrix, x: npt.ArrayLike, percentile: float
     if not 0 < percentile <= 100:
         raise ConfigError(f"percentile = {percentile}; use a value above 0 and at most 100, e.g. 99.99")
     tiles = []
-    for tile, sums in zip(mapped.tiles, column_sums(mapped, x), strict=True):
+    for tile, sums in zip(mapped.tiles, column_sums(mapped, x, limits), strict=True):
         full = float(np.percentile(np.abs(sums), percentile))
         if not np.isfinite(full):
             raise DataError(f"calibration inputs of {mapped.name!r} hold NaN or infinite values")

@@ -185,6 +185,7 @@ def _latency(
     slots: dict[tuple[str, str, str], int] = {}
     lookups: dict[tuple[str, str, str], int] = {}
     traffic: dict[tuple[str, str], int] = {}
+    others: dict[tuple[str, str, str, str], int] = {}
     touched: dict[tuple[str, str, str], None] = {}  # in the order of the graph, which sums keep
     for taken in operations:
         op, name = taken.action, taken.operator.output.name
@@ -194,11 +195,15 @@ def _latency(
             lookups[place] = lookups.get(place, 0) + op.count
         elif op.verb == "bus":
             traffic[op.rate, name] = traffic.get((op.rate, name), 0) + op.count * op.bits[0]
+        elif op.verb in chip.digital.others:
+            others[*place, op.verb] = others.get((*place, op.verb), 0) + op.count
         elif op.verb == "read":
             touched[op.rate, name, str(op.store)] = None
     for work in (slots, lookups):
         for (rate, component, _), count in work.items():
             out[rate][component] += math.ceil(count / lanes) / clock
+    for (rate, component, _, verb), count in others.items():
+        out[rate][component] += math.ceil(count / lanes) * chip.digital.others[verb].latency.value
     for (rate, _), amount in traffic.items():
         out[rate]["movement"] += math.ceil(amount / bus.bits) * bus.latency.value
     for rate, _, store in touched:

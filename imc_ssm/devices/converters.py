@@ -56,6 +56,12 @@ class Converter(Choice):
         """Signal of one code, in full scales."""
         return 1.0 / self.codes[1]
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest signal, in full scales."""
+        low, high = self.codes
+        return low * self.step, high * self.step
+
     def convert_(self, signal: Tensor) -> Tensor:
         """The codes of a signal that is given in steps, in place: round, then saturate."""
         return signal.round_().clamp_(*self.codes)

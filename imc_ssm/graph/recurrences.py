@@ -36,7 +36,8 @@ class Recurrence(Operator):
     def parameters(self) -> tuple[Parameter, ...]:
         words = 2 * self.heads * self.states
         return (
-            *(Parameter(f"{self.module}.{part}", words) for part in ("poles", "b", "c")),
+            Parameter(f"{self.module}.poles", words, pole=True),
+            *(Parameter(f"{self.module}.{part}", words) for part in ("b", "c")),
             Parameter(f"{self.module}.state", words, kind="state"),
         )
 
@@ -114,7 +115,8 @@ class StateUpdate(Operator):
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        return tuple(Parameter(f"{self.module}.{part}", self.output.width) for part in ("poles", "b"))
+        width = self.output.width
+        return Parameter(f"{self.module}.poles", width, pole=True), Parameter(f"{self.module}.b", width)
 
     @property
     def codes(self) -> tuple[str, ...]:

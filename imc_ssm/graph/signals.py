@@ -48,6 +48,8 @@ class Parameter:
     """Real numbers."""
     kind: Kind = "parameter"
     """"state" for registers that no signal shows."""
+    pole: bool = False
+    """Whether they are the poles of a recurrence."""
 
 
 class Formats(Mapping[str, Format]):

@@ -1,6 +1,6 @@
 """Quantization of a model: `quantize(model, scheme, calibration)` returns a model with wrapped modules."""
 
-from imc_ssm.quantization.context import QUANTIZED, Context, quantizes
+from imc_ssm.quantization.context import QUANTIZED, Context, check_static, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
 from imc_ssm.quantization.modules import DigitalMatrix, QuantizedDense
 from imc_ssm.quantization.observers import OBSERVERS, MinMax, Mse, Observer, Percentile
@@ -10,7 +10,7 @@ from imc_ssm.quantization.rules import FormatSpec, Rule
 from imc_ssm.quantization.scheme import Bits, Scheme
 from imc_ssm.quantization.sites import QuantizedGelu, QuantizedGlu, QuantizedPool, QuantizedSum
 from imc_ssm.quantization.states import QuantizedStateUnit
-from imc_ssm.quantization.wrapping import calibration_batch, formats_of, quantize, resolve, wrap
+from imc_ssm.quantization.wrapping import calibration_batch, formats_of, moving_of, quantize, resolve, wrap
 
 __all__ = [
     "OBSERVERS",
@@ -35,8 +35,10 @@ __all__ = [
     "Rule",
     "Scheme",
     "calibration_batch",
+    "check_static",
     "fake_quantize",
     "formats_of",
+    "moving_of",
     "quantize",
     "quantizes",
     "resolve",

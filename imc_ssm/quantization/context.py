@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 
-__all__ = ["QUANTIZED", "Context", "QuantizedModule", "quantized_class", "quantizes"]
+__all__ = ["QUANTIZED", "Context", "QuantizedModule", "check_static", "quantized_class", "quantizes"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,17 @@ class Context:
     def spec(self, name: str = "") -> FormatSpec:
         """What the scheme says of the module's own signal, state or parameter."""
         return self.specs[f"{self.path}.{name}" if name else self.path]
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Paths of all signals and states of the model whose ranges follow the batch."""
+        kinds = self.graph.kinds()
+        read = {signal.name for op in self.graph for signal in op.inputs}
+        return tuple(
+            path
+            for path, spec in self.specs.items()
+            if spec.bits is not None and spec.calibration == "dynamic" and (path in read or kinds[path] == "state")
+        )
 
     def source(self, index: int = 0) -> Quantizer:
         """The quantizer of a signal that enters the module's first operator; the module before it owns it."""
@@ -57,6 +68,16 @@ class Context:
             dynamic=spec.calibration == "dynamic",
             observer=spec.observer,
             **options,
+        )
+
+
+def check_static(moving: Sequence[str], what: str) -> None:
+    """`ImcSsmError`: `what` needs fixed formats, where the ranges of some paths (`moving`) are dynamic."""
+    if moving:
+        named = ", ".join(moving[:3]) + (f" and {len(moving) - 3} more" if len(moving) > 3 else "")
+        raise ImcSsmError(
+            f"{what} needs fixed formats, but the ranges of {named} are dynamic: they follow each batch; quantize "
+            "with static calibration"
         )
 
 

@@ -16,7 +16,7 @@ from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import ScanUnit, diagonal_scan
 from imc_ssm.kernels.ranges import Range
 from imc_ssm.layers import S4D
-from imc_ssm.quantization.context import Context, quantizes
+from imc_ssm.quantization.context import Context, check_static, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
 from imc_ssm.quantization.kept import Kept, parameters_of
 from imc_ssm.quantization.modules import ParameterGrid
@@ -50,9 +50,12 @@ class QuantizedS4D(nn.Module):
         specs: Mapping[str, FormatSpec],
         source: Quantizer,
         quantizers: tuple[Quantizer, Quantizer, Quantizer],
+        moving: tuple[str, ...] = (),
     ) -> None:
-        """`specs` of "poles", "b", "c", "d" and "state"; `quantizers` of state, "recurrent" and "after_d"."""
+        """`specs` of "poles", "b", "c", "d" and "state"; `quantizers` of state, "recurrent" and "after_d";
+        `moving`: paths of the model whose ranges are dynamic."""
         super().__init__()
+        self.moving = moving
         self.inner, self.scheme, self.specs = inner, scheme, dict(specs)
         # The signal that enters is this recurrence's input: one quantizer, owned by the module before.
         self._source = [source]
@@ -70,7 +73,7 @@ class QuantizedS4D(nn.Module):
         per_state = (heads, states) if specs["state"].granularity == "state" else heads
         state = context.quantizer("state", per_state, axis=0, clip=scheme.state_clip)
         outputs = (context.output("recurrent", axis=1), context.output("after_d"))
-        return cls(module, scheme, specs, context.source(), (state, *outputs))
+        return cls(module, scheme, specs, context.source(), (state, *outputs), context.moving)
 
     @classmethod
     def alone(cls, layer: S4D, scheme: Scheme) -> QuantizedS4D:
@@ -204,7 +207,7 @@ class QuantizedS4D(nn.Module):
 
         Raises `ImcSsmError` where ranges are dynamic.
         """
-        self.scheme.check_static("streaming")
+        check_static(self.moving, "streaming")
         if not self.integer:
             return self.inner.init_state(batch)
         heads, states = self.shape
@@ -214,7 +217,7 @@ class QuantizedS4D(nn.Module):
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: u (batch, head) -> y (batch, head), next state; `ImcSsmError` where ranges are dynamic."""
-        self.scheme.check_static("streaming")
+        check_static(self.moving, "streaming")
         y, last = self._run(u[..., None], None, state)
         assert last is not None
         return y[..., 0], last

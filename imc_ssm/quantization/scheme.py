@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from imc_ssm.config import Config
-from imc_ssm.errors import ConfigError, ImcSsmError, unknown
+from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.fixedpoint import Rounding, RoundingPlacement
 from imc_ssm.graph import Kind
 from imc_ssm.quantization.observers import Percentile
@@ -254,31 +253,6 @@ class Scheme(Config):
     def with_bits(self, bits: Bits) -> Self:
         """The same in all layers alike, with these word lengths in the place of its own."""
         return self.with_(bits=bits)
-
-    @cached_property
-    def _dynamic(self) -> tuple[bool, bool]:
-        """Whether ranges of the state, and of other activations, follow the batch."""
-        state = self.spec("state")
-        others = [self.spec(role) for role, kind in ROLES.items() if kind == "activation"]
-        named = any(rule.calibration == "dynamic" and "." in rule.path for rule in self.rules)
-        return state.calibration == "dynamic" and state.bits is not None, named or any(
-            spec.calibration == "dynamic" for spec in others
-        )
-
-    @property
-    def dynamic(self) -> bool:
-        """Whether any range follows the batch."""
-        return any(self._dynamic)
-
-    def check_static(self, what: str) -> None:
-        """`ImcSsmError` that says that `what` needs fixed formats, where a range follows the batch."""
-        _, others = self._dynamic
-        if self.dynamic:
-            which = "the activations" if others else "the state"
-            raise ImcSsmError(
-                f"{what} needs fixed formats, but the ranges of {which} are dynamic: they follow each batch; "
-                "quantize with static calibration"
-            )
 
     @property
     def label(self) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, ScanFormats
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import state_scan
 from imc_ssm.layers import StateUnit
 from imc_ssm.layers.s5 import parts_of, vector_of
-from imc_ssm.quantization.context import Context, quantizes
+from imc_ssm.quantization.context import Context, check_static, quantizes
 from imc_ssm.quantization.quantizer import Quantizer, parameter_format
 from imc_ssm.quantization.recurrent import rounded
 from imc_ssm.quantization.rules import FormatSpec
@@ -38,19 +39,25 @@ class QuantizedStateUnit(nn.Module):
         specs: Mapping[str, FormatSpec],
         source: Quantizer,
         state: Quantizer,
+        moving: tuple[str, ...] = (),
     ) -> None:
-        """`specs` of "poles" and "b"."""
+        """`specs` of "poles" and "b"; `moving`: paths of the model whose ranges are dynamic."""
         super().__init__()
         self.inner, self.scheme, self.specs = inner, scheme, dict(specs)
         self._source = [source]  # owned by the matrix before
-        self.state = state
+        self.state, self.moving = state, moving
 
     @classmethod
     def of(cls, module: StateUnit, context: Context) -> QuantizedStateUnit:
-        """With a quantizer for the states."""
+        """With a quantizer for the states; `ImcSsmError` for a scheme that trains discrete or frozen poles."""
+        if context.scheme.parameterisation != "continuous":
+            raise ImcSsmError(
+                f"{context.path}: parameterisation = {context.scheme.parameterisation!r}, but states between "
+                "matrices have continuous parameters only; use 'continuous'"
+            )
         specs = {part: context.spec(part) for part in ("poles", "b")}
         state = context.output("state", clip=context.scheme.state_clip)
-        return cls(module, context.scheme, specs, context.source(), state)
+        return cls(module, context.scheme, specs, context.source(), state, context.moving)
 
     def quantizers(self) -> dict[str, Quantizer]:
         """The states'."""
@@ -97,7 +104,7 @@ class QuantizedStateUnit(nn.Module):
 
     def init_state(self, batch: int) -> Tensor:
         """The code of zero in every register (batch, P, 2), or a complex zero state; `ImcSsmError` if dynamic."""
-        self.scheme.check_static("streaming")
+        check_static(self.moving, "streaming")
         if self.state.bits is None:
             return self.inner.init_state(batch)
         states = len(self.inner.imag)
@@ -105,7 +112,7 @@ class QuantizedStateUnit(nn.Module):
 
     def step(self, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: v (batch, 2 P) -> x (batch, 2 P), next state; `ImcSsmError` where ranges are dynamic."""
-        self.scheme.check_static("streaming")
+        check_static(self.moving, "streaming")
         x, last = self._run(parts_of(v[:, None]), None, state)
         return x[:, 0], last
 

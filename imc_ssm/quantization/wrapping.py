@@ -22,7 +22,7 @@ from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 
-__all__ = ["calibration_batch", "formats_of", "quantize", "quantizers_of", "resolve", "wrap"]
+__all__ = ["calibration_batch", "formats_of", "moving_of", "quantize", "quantizers_of", "resolve", "wrap"]
 
 
 def resolve(scheme: Scheme, graph: Graph) -> dict[str, FormatSpec]:
@@ -63,6 +63,11 @@ def wrap(model: Classifier, scheme: Scheme) -> Classifier:
 def quantizers_of(model: Classifier) -> dict[str, Quantizer]:
     """Path of a signal or state -> its quantizer, of a quantized model; empty for one in full precision."""
     return _collected(model, "quantizers")
+
+
+def moving_of(model: Classifier) -> list[str]:
+    """Paths of the signals and states of a quantized model whose ranges follow the batch."""
+    return [path for path, quantizer in quantizers_of(model).items() if quantizer.dynamic]
 
 
 def formats_of(model: Classifier) -> Formats:

@@ -139,7 +139,7 @@ def test_the_command_quantizes_as_the_study_does(tmp_path, mnist_folder):
 def test_a_chip_cannot_follow_the_batch(refused, chain, tmp_path):
     model = tmp_path / "dynamic.safetensors"
     done("quantize", chain["m.safetensors"], "--calibration", "dynamic", "--out", model)
-    naming = "a chip needs fixed formats, but the ranges of the activations are dynamic"
+    naming = "a chip needs fixed formats, but the ranges of input, encoder, blocks.0.ssm.recurrent and 6 more are"
     refused("deploy", model, "--out", "d.nc", naming=naming)
     refused("cost", model, "--out", "c.nc", naming=naming)
     refused("inspect", model, "--out", "i.nc", naming="the analysis needs fixed formats")

@@ -14,7 +14,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.graph import Graph, Recurrence
 from imc_ssm.layers import Classifier, ModelConfig
-from imc_ssm.quantization import Bits, Rule, Scheme, formats_of, resolve
+from imc_ssm.quantization import Bits, Rule, Scheme, check_static, formats_of, resolve
 from imc_ssm.quantization.rules import ROLES
 
 Make = Callable[[Scheme], Classifier]
@@ -209,14 +209,12 @@ class TestFiles:
 
 class TestDynamic:
     def test_what_needs_fixed_formats_says_so(self) -> None:
-        Scheme().check_static("streaming")
-        with pytest.raises(ImcSsmError, match="streaming needs fixed formats, but the ranges of the activations"):
-            Scheme(calibration="dynamic").check_static("streaming")
-        with pytest.raises(ImcSsmError, match="a chip needs fixed formats, but the ranges of the state"):
-            Scheme(state_calibration="dynamic").check_static("a chip")
+        check_static([], "streaming")
+        with pytest.raises(ImcSsmError, match="streaming needs fixed formats, but the ranges of a, b are"):
+            check_static(["a", "b"], "streaming")
+        with pytest.raises(ImcSsmError, match=r"a chip needs .* ranges of a, b, c and 2 more are dynamic"):
+            check_static(list("abcde"), "a chip")
 
-    def test_a_state_in_full_precision_has_no_range(self) -> None:
+    def test_labels(self) -> None:
         scheme = Scheme(bits=Bits.only(poles=6), state_calibration="dynamic")
-        assert not scheme.dynamic
-        assert all(not s.dynamic for s in (Scheme(), scheme))
         assert all(a.label != b.label for a, b in pairwise([Scheme(), scheme]))

@@ -57,9 +57,10 @@ def cost_of(deployment: Deployment) -> xr.Dataset:
     """What `Cost` measures, of a deployment."""
     priced = price(deployment)
     kinds = deployment.graph.kinds()
+    poles = {p.name for op in deployment.graph for p in op.parameters if p.pole}
     widest = {
         "bits_state": [f.bits for path, f in deployment.formats.items() if kinds[path] == "state"],
-        "bits_poles": [f.bits for path, f in deployment.formats.items() if path.endswith(".poles")],
+        "bits_poles": [f.bits for path, f in deployment.formats.items() if path in poles],
     }
     words = {name: max(bits, default=float("nan")) for name, bits in widest.items()}
     return Cost.dataset({v.name: priced[v.name].values for v in PRICES} | words)
