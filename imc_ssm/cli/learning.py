@@ -95,8 +95,9 @@ def train(
     config = ModelConfig.parse(shape | ({} if initialisation is None else {"initialisation": initialisation}))
     torch.manual_seed(seed)
     network = Classifier(config)
+    name = f"{layer}-{config.heads}h" + (f"-{layers}-blocks" if layers > 1 else "")
     with stages() as stage, resumable(out) as checkpoint:
-        progress = stage(f"train {model} on {dataset}")
+        progress = stage(f"train {name} on {dataset}")
         history = fit(
             network,
             data,
@@ -106,7 +107,7 @@ def train(
             checkpoint=checkpoint,
             device=device,
         )
-    info = {"task": dataset, "model": model, "training": _recipe(recipe), "history": vars(history)}
+    info = {"task": dataset, "model": name, "training": _recipe(recipe), "history": vars(history)}
     _save_and_report(out, StoredModel(network, None, info), data, device)
 
 

@@ -13,7 +13,8 @@ Modelled, from cited constants (`devices/components`, `devices/cells`) and the c
 
 Latency is the serial time that each component adds: operators run one after the other, the tiles of one
 matrix side by side; a product takes one DAC conversion, t_read, the hold, then `columns_per_adc` conversions
-in a row; the digital unit starts `lanes` slots per clock; memory reads are pipelined but for the first of
+in a row; the digital unit starts `lanes` slots per clock; components of one's own (`others`), one in every
+lane, take their latency for each group of `lanes` actions; memory reads are pipelined but for the first of
 each operator and store; a bus transfer moves as many bits as the bus has wires. Operators do not overlap.
 
 Area is that of the tiles in use, whole (unused cells included), of `lanes` multipliers, adders, accumulators

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from imc_ssm.datasets.sequence import SequenceDataset
-from imc_ssm.errors import ImcSsmError
+from imc_ssm.errors import ConfigError, ImcSsmError, unknown
 from imc_ssm.fixedpoint.formats import MAX_BITS
 from imc_ssm.graph import Formats, Graph
 from imc_ssm.kernels.device import device_of, named_device
 from imc_ssm.layers import Classifier, padding_mask
 from imc_ssm.quantization.context import Context, quantized_class
 from imc_ssm.quantization.quantizer import Quantizer
-from imc_ssm.quantization.rules import FormatSpec
+from imc_ssm.quantization.rules import ROLES, FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 
 __all__ = ["calibration_batch", "formats_of", "moving_of", "quantize", "quantizers_of", "resolve", "wrap"]
@@ -39,18 +39,31 @@ def resolve(scheme: Scheme, graph: Graph) -> dict[str, FormatSpec]:
     return specs
 
 
+def _check_rules(scheme: Scheme, graph: Graph) -> None:
+    """`ConfigError` for a rule that is about nothing in the graph, such as one with a slip in its path."""
+    kinds = graph.kinds()
+    for rule in scheme.rules:
+        # Names of parts may be of another layer ("state"); what names a place, or no part at all, must be there.
+        if not any(rule.matches(path, kind) for path, kind in (*kinds.items(), *ROLES.items())):
+            candidates = kinds if "." in rule.path else {path.rsplit(".", 1)[-1] for path in kinds}
+            among = "" if rule.kind is None else f" of kind {rule.kind!r}"
+            raise ConfigError(unknown(f"path{among} of a rule", rule.path, candidates, sort="." not in rule.path))
+
+
 def wrap(model: Classifier, scheme: Scheme) -> Classifier:
     """A copy of the model whose modules are replaced by quantized ones, with the scheme as `model.scheme`.
 
     The ranges are not calibrated yet: `quantize` does that, or a state that is loaded. Where the scheme trains the
     discrete matrices, they become parameters here, from the values of the continuous ones. Raises `ImcSsmError`
-    for a model that is quantized already, or that has a module without quantized form.
+    for a model that is quantized already, or has a module without quantized form; `ConfigError` for a rule that
+    is about nothing in the model.
     """
     if any(isinstance(module, Quantizer) for module in model.modules()):
         raise ImcSsmError("the model is quantized already; quantize the full-precision model it came from")
     model = copy.deepcopy(model)
     model.scheme = scheme  # type: ignore[assignment]
     graph = model.graph()
+    _check_rules(scheme, graph)
     specs, quantizers = resolve(scheme, graph), dict[str, Quantizer]()
     for path in graph.modules():
         module = model.get_submodule(path)

@@ -109,7 +109,7 @@ def run(
                     written = time.monotonic()
                     took, drawn = written - now, written if draw else drawn
                 done += 1
-                report = Finished(cell, done, len(cells), left, made, error)
+                report = Finished(cell, done, len(cells), left if todo[i + 1 :] or busy else 0.0, made, error)
                 failures += [report] if error else []
                 finished(report)
             todo = busy

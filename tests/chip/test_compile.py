@@ -15,7 +15,7 @@ from rich.console import Console
 from imc_ssm.chip import Deployment, compile
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.devices import Chip, load_design
-from imc_ssm.errors import DesignError, FileError, ImcSsmError
+from imc_ssm.errors import DataError, DesignError, FileError, ImcSsmError
 from imc_ssm.graph import Matrix
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Bits, QuantizedDense, Scheme, calibration_batch, quantize, wrap
@@ -108,7 +108,9 @@ class TestPlacement:
         for m in deployment.matrices:
             inputs = seen[m.name]
             assert m.input_range == pytest.approx(float(np.percentile(np.abs(inputs), 99.5)), rel=1e-6)
-            assert m.input_activity == pytest.approx(float((np.clip(inputs / m.input_range, -1, 1) ** 2).mean()), rel=1e-4)
+            assert m.input_activity == pytest.approx(
+                float((np.clip(inputs / m.input_range, -1, 1) ** 2).mean()), rel=1e-4
+            )
             drive = np.clip(inputs / m.input_range, -1, 1)
             for tile in m.tiles:
                 sums = drive[:, slice(*tile.row)] @ m.target[slice(*tile.row), slice(*tile.column)]
@@ -295,3 +297,26 @@ def test_calibration_of_another_shape_is_refused(
 ) -> None:
     with pytest.raises(ImcSsmError, match=r"calibration data: shape .*needed is \(sequences, time, 1\)"):
         compile(quantized(Scheme.uniform()), load_design("pcm-256"), torch.zeros(shape))
+
+
+def test_inputs_that_are_mostly_zero_have_a_range(quantized: Callable[[Scheme], Classifier]) -> None:
+    """Of events alone: the percentile is zero, and no default takes its place."""
+    model, events = quantized(Scheme.uniform()), torch.zeros(4, 1000, 1)
+    events[:, ::500] = 1.0
+    encoder = compile(model, load_design("pcm-256"), events).matrices[0]
+    assert encoder.input_range == pytest.approx(1.0, rel=0.02)
+    with pytest.raises(DataError, match="the inputs of 'encoder' are zero in all calibration data"):
+        compile(model, load_design("pcm-256"), torch.zeros(4, 64, 1))
+
+
+def test_what_a_driver_shuts_off_drives_nothing(
+    quantized: Callable[[Scheme], Classifier], calibration: torch.Tensor
+) -> None:
+    """Its limits are 0 and full scale, in the energy of the cells as in the ranges of the ADCs."""
+    design = load_design("pcm-256")
+    model = quantized(Scheme.uniform())
+    signed = compile(model, design, calibration).matrices
+    driven = compile(model, design.with_({"dac.type": "driver", "dac.bits": 1}), calibration).matrices
+    for two, one in zip(signed, driven, strict=True):
+        assert 0 < one.input_activity <= two.input_activity <= 1
+    assert driven[0].input_activity < signed[0].input_activity

@@ -111,6 +111,9 @@ class TestEvaluate:
         assert results.values_equal(again, whole)
         with pytest.raises(FileError, match="another evaluation"):
             evaluate(deployment, few, 3, [1.0, DAY], seed=1, checkpoint=path)
+        other = replace(few, values=few.values + np.float32(0.1))
+        with pytest.raises(FileError, match="another evaluation"):
+            evaluate(deployment, other, 3, [1.0, DAY], checkpoint=path)
 
     def test_errors(self, deployment: Deployment, few: SequenceDataset) -> None:
         with pytest.raises(ImcSsmError, match="chips = 0"):

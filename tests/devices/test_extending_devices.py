@@ -116,4 +116,6 @@ def test_a_new_component_is_a_row(
     digital = {"component": "digital update"}
     more = costs[1]["energy_step"].sel(digital) - costs[0]["energy_step"].sel(digital)
     assert float(more) == pytest.approx(8 * 0.02e-12)
+    later = costs[1]["latency"].sel(digital) - costs[0]["latency"].sel(digital)
+    assert float(later) == pytest.approx(placed.steps * 1e-9)  # 8 comparisons on more lanes than that
     assert float(costs[1]["area"].sel(digital)) > float(costs[0]["area"].sel(digital))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from imc_ssm.errors import ConfigError
-from imc_ssm.layers import S5, S5Config
+from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.layers import S5, Classifier, ModelConfig, S5Config
 from imc_ssm.layers.s5 import hippo_blocks
+from imc_ssm.quantization import Scheme, wrap
 
 
 def normal_hippo(size: int) -> np.ndarray:
@@ -68,3 +69,9 @@ def test_initial_variance() -> None:
 def test_bad_configurations(fields: dict) -> None:
     with pytest.raises(ConfigError):
         S5Config.parse(fields)
+
+
+@pytest.mark.parametrize("parameterisation", ["discrete", "frozen"])
+def test_a_parameterisation_that_it_does_not_have_is_refused(parameterisation: str) -> None:
+    with pytest.raises(ImcSsmError, match=f"parameterisation = '{parameterisation}', but .* use 'continuous'"):
+        wrap(Classifier(ModelConfig(layer="s5", n_state=16)), Scheme(parameterisation=parameterisation))

@@ -37,7 +37,7 @@ from imc_ssm.quantization import (
     wrap,
 )
 from imc_ssm.quantization.rules import ROLES, spec_of
-from imc_ssm.quantization.wrapping import moving_of, quantizers_of
+from imc_ssm.quantization.wrapping import quantizers_of
 
 Make = Callable[[Scheme], Classifier]
 FIELDS = ("bits", "symmetric", "granularity", "observer", "calibration")
@@ -409,29 +409,6 @@ class TestRefused:
         assert isinstance(model.blocks[0].gelu, QuantizedGelu)
         with torch.no_grad():
             assert torch.equal(model(some(digits)), expected(some(digits)))
-
-    def test_dynamic_ranges_of_one_path(self, quantized: Make) -> None:
-        for path in ("gelu", "blocks.0.gelu", "blocks.0.ssm.state"):
-            scheme = Scheme(rules=(*Scheme().rules, Rule(path=path, calibration="dynamic")))
-            model = quantized(scheme)
-            assert moving_of(model) == [path if "." in path else f"blocks.0.{path}"]
-            with pytest.raises(ImcSsmError, match=rf"streaming needs .* of \S*{path} are dynamic"):
-                model.init_state(2)
-
-    def test_what_does_not_move(self, quantized: Make) -> None:
-        """The last rule wins; a parameter's range is its own; a state in full precision has none."""
-        dynamic = Rule(path="blocks.0.gelu", calibration="dynamic")
-        later = Rule(path="blocks.0.gelu", calibration="static")
-        poles = Rule(path="blocks.0.ssm.poles", calibration="dynamic")
-        for scheme in (
-            Scheme(),
-            Scheme(rules=(*Scheme().rules, dynamic, later)),
-            Scheme(rules=(*Scheme().rules, poles)),
-            Scheme(bits=Bits.only(poles=6), state_calibration="dynamic"),
-        ):
-            model = quantized(scheme)
-            assert moving_of(model) == []
-            model.init_state(2)
 
 
 class TestFormats:
