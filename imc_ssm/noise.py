@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from imc_ssm.graph import Matrix
+from imc_ssm.kernels import full_scale
 
 __all__ = ["Injection"]
 
 _SAMPLE = 1 << 16
-"""Inputs from which a percentile of a batch is taken."""
+"""Inputs from which a percentile of a batch is taken, drawn from all of them."""
 
 
 class Injection:
@@ -22,7 +23,8 @@ class Injection:
 
         W~ = W + weights max_i |W_ji| N(0, 1)                   programming noise, drawn once per context
         y  = W~ clip(x, -r, r) + outputs r max_i |W_ji| N(0, 1) read noise, drawn for every product
-        r  = the `clip` percentile of |x| in the batch          the DAC's range (100: no clipping; without padding)
+        r  = the `clip` percentile of |x| in the batch          the DAC's range (100: no clipping; without padding;
+                                                                of events as in `kernels.full_scale`)
 
     W are the weights that the matrix multiplies with: of a quantized one those on their grid. The noise is not
     rounded with them. The gradient is taken at the noisy weights and belongs to the clean ones, which are back
@@ -56,17 +58,14 @@ class Injection:
 
     def _hooked(self, product: nn.Module, peak: Tensor) -> list[RemovableHandle]:
         """Clip what enters the product and disturb what leaves it."""
-        ranges: list[Tensor] = []
+        ranges: list[float] = []
 
         def before(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             x, mask = inputs[0], inputs[1] if len(inputs) > 1 else None
-            size = (x if mask is None or x.ndim != 3 else x[mask]).detach().abs().reshape(-1)
-            if self.clip < 100:
-                size = size[:: max(1, len(size) // _SAMPLE)]
-                rank = max(1, min(len(size), round(self.clip / 100 * len(size))))
-                ranges[:] = [size.kthvalue(rank).values]
-            else:
-                ranges[:] = [size.max()]
+            seen = x if mask is None or x.ndim != 3 else x[mask]
+            ranges[:] = [
+                full_scale(seen, self.clip, _SAMPLE) if self.clip < 100 else float(seen.detach().abs().max())
+            ]
             return (x.clamp(-ranges[0], ranges[0]), *inputs[1:])
 
         def after(_: nn.Module, __: Any, y: Tensor) -> Tensor:

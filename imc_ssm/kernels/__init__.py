@@ -10,7 +10,7 @@ from imc_ssm.kernels.functions import add, gate, linear, look_up, mean, quantize
 from imc_ssm.kernels.grid import DeviceArray, Grid
 from imc_ssm.kernels.mimo import StateScanUnit, state_scan
 from imc_ssm.kernels.operators import Pass, using
-from imc_ssm.kernels.ranges import state_range, value_range
+from imc_ssm.kernels.ranges import drawn, full_scale, state_range, value_range
 from imc_ssm.kernels.scan import diagonal_scan
 from imc_ssm.kernels.unit import ScanUnit
 
@@ -24,6 +24,8 @@ __all__ = [
     "add",
     "codes_of",
     "diagonal_scan",
+    "drawn",
+    "full_scale",
     "gate",
     "linear",
     "look_up",

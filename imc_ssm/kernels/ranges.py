@@ -16,7 +16,7 @@ from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.pointwise import compiled, kernel
 from imc_ssm.kernels.vector import LANES, broadcast, clamp, fma, load, pointer, splat, store, wide
 
-__all__ = ["Range", "state_range", "value_range"]
+__all__ = ["Range", "drawn", "full_scale", "state_range", "value_range"]
 
 Range = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Lower and upper bounds."""
@@ -27,24 +27,74 @@ _HEAP = 64
 """Kept values up to which one pass with a heap beats a partition."""
 
 
+_SPARSE = 10.0
+"""The part that a percentile leaves out is at most so many times as large among the values that are not zero."""
+
+
+def _outside(part: float) -> float:
+    """The part of the values that are not zero which a range may leave out, where all but `part` lie inside."""
+    return min(_SPARSE * part, 0.5)
+
+
+def drawn(count: int, most: int, seed: int = 0) -> Tensor | None:
+    """Indices (most,) below `count`, drawn evenly with replacement by a seed, where there are more than `most`.
+
+    None: take all. Never every k-th: a stride that shares a factor with channels or a period sees some of them.
+    """
+    if count <= most:
+        return None
+    return torch.randint(count, (most,), generator=torch.Generator().manual_seed(seed))
+
+
+def full_scale(values: Array | Tensor, percent: float, most: int | None = None) -> float:
+    """The magnitude that `percent` % of the values (any shape) do not exceed; 0 only where all of them are zero.
+
+    Where a signal is zero nearly always (events), a percentile of all values would be zero or leave out most of
+    the events. So it leaves out at most ten times as large a part of what is not zero, 10 (100 - percent) %, and
+    at most a half: a rule that changes nothing where a tenth of the values is not zero. `numpy.percentile`
+    interpolates. `most`: so many values are looked at, drawn (`drawn`); None: all. Raises `ImcSsmError` where there
+    are none or one is not finite.
+    """
+    flat = torch.as_tensor(values).detach().reshape(-1)
+    picked = None if most is None else drawn(len(flat), most)
+    sizes = (flat if picked is None else flat[picked.to(flat.device)]).abs().cpu().numpy()
+    if picked is not None and not sizes.any():  # the draw missed what there is
+        sizes = flat[flat != 0].abs().cpu().numpy() if flat.any() else sizes
+    if not len(sizes):
+        raise ImcSsmError("a range was asked of no values; use at least one sequence")
+    if not np.isfinite(sizes).all():
+        raise ImcSsmError(
+            "a value of which a range was asked is not finite; look at the data or the learning rate"
+        )
+    moving, part = sizes[sizes != 0], 1 - percent / 100
+    if not len(moving):
+        return 0.0
+    if part * len(sizes) > _outside(part) * len(moving):
+        sizes, percent = moving, 100 * (1 - _outside(part))
+    return float(np.percentile(sizes, percent))
+
+
 def _kept(samples: int, percentile: float) -> tuple[float, int]:
     """Rank of the lower bound among the sorted values, counted from 0, and how many from either end fix it."""
     rank = (samples - 1) * (100.0 - percentile) / 200.0
     return rank, min(samples, math.floor(rank) + 2)
 
 
-def _bound(tail: Array, rank: float) -> NDArray[np.float64]:
-    """The value at a rank, interpolated, of the smallest values (series, kept) in any order."""
+def _bound(tail: Array, rank: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """The value at a rank (of each series, or of all), interpolated, of the smallest values (series, kept)."""
     first = np.sort(tail.astype(np.float64), axis=1)
-    at = math.floor(rank)
-    low = first[:, at]
-    return np.asarray(low if at + 1 == first.shape[1] else low + (rank - at) * (first[:, at + 1] - low))
+    ranks = np.broadcast_to(np.asarray(rank, np.float64), len(first))
+    at, series = np.floor(ranks).astype(np.int64), np.arange(len(first))
+    low, after = first[series, at], first[series, np.minimum(at + 1, first.shape[1] - 1)]
+    return np.asarray(low + (ranks - at) * (after - low))
 
 
 def value_range(values: Array | Tensor, percentile: float) -> Range:
     """Lower and upper bound per row so that `percentile` % of the values lie between them, tails alike.
 
-    values (series, samples). The percentiles are those of `numpy.percentile` (linear interpolation).
+    values (series, samples). The percentiles are those of `numpy.percentile` (linear interpolation). In a series
+    of which less than a tenth is not zero (events), either tail leaves out at most ten times as large a part of
+    what is not zero, as in `full_scale`, and at most a quarter: events are not ranged by the zeros between them.
     Raises `ImcSsmError` where there are no values or one is not finite.
     """
     values = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
@@ -61,7 +111,13 @@ def value_range(values: Array | Tensor, percentile: float) -> Range:
         tails = np.stack([ends[:, :kept], -ends[:, samples - kept :]])
     if not finite:
         raise ImcSsmError("an activation is not finite; look at the data or the learning rate")
-    return _bound(tails[0], rank), -_bound(tails[1], rank)
+    ranks = np.full(series, rank)
+    if rank > 0:
+        # Both tails begin with what is not zero, or the bound is zero, which every format contains.
+        moving = np.count_nonzero(values, axis=1)
+        ranks = np.minimum(ranks, np.maximum(moving - 1, 0) * _outside(1 - percentile / 100) / 2)
+        ranks = np.where(10 * moving < samples, ranks, rank)
+    return _bound(tails[0], ranks), -_bound(tails[1], ranks)
 
 
 @torch.no_grad()

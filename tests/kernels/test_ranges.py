@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.kernels import state_range, value_range
+from imc_ssm.kernels import drawn as draw
+from imc_ssm.kernels import full_scale, state_range, value_range
 
 AXES = {"tensor": (0, 1, 2, 3, 4), "head": (0, 1, 3, 4), "state": (0, 1, 4)}
 
@@ -141,3 +142,91 @@ def test_states_that_explode() -> None:
     u, a, b = drawn(0, 2, 1, 2, 4000)
     with pytest.raises(ImcSsmError, match="not finite in full precision"):
         state_range(u, 1.5 * a / a.abs(), b, 100.0, "head")
+
+
+class TestFullScale:
+    """One rule for every range that is the percentile of a magnitude."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(0, 2**31), st.integers(1, 400), st.sampled_from([51.0, 90.0, 99.5, 100.0]))
+    def test_dense_values_have_the_percentile(self, seed: int, count: int, percent: float) -> None:
+        values = np.random.default_rng(seed).normal(size=count).astype(np.float32)
+        assert full_scale(values, percent) == float(np.percentile(np.abs(values), percent))
+        assert full_scale(torch.from_numpy(values)[:, None], percent) == full_scale(values, percent)
+
+    @pytest.mark.parametrize("percent", [90.0, 99.0, 99.5, 99.99])
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.004, 0.03, 0.2])
+    def test_most_events_lie_inside(self, percent: float, share: float) -> None:
+        rng = np.random.default_rng(0)
+        values = np.zeros(100_000, np.float32)
+        count = int(share * len(values)) or 1
+        values[rng.permutation(len(values))[:count]] = rng.normal(size=count)
+        found = full_scale(values, percent)
+        events = np.abs(values[values != 0])
+        tail = 1 - percent / 100
+        assert found > 0
+        assert (np.abs(values) > found).mean() <= tail + 1e-5
+        assert (events > found).mean() <= min(10 * tail, 0.5) + 1 / len(events)
+        assert found <= events.max()
+
+    def test_the_rule_is_continuous_in_the_share_of_zeros(self) -> None:
+        """Where the two parts of it meet, at a tenth, one value more moves the range by little."""
+        events = np.linspace(1, 2, 1000)
+        found = [full_scale(np.concatenate([events, np.zeros(n)]), 99.5) for n in range(8900, 9100)]
+        assert np.abs(np.diff(found)).max() < 2e-3
+
+    @pytest.mark.parametrize("size", [30.0, 0.02])
+    def test_two_events_in_500_steps(self, size: float) -> None:
+        values = np.zeros(500)
+        values[[100, 300]] = size
+        assert full_scale(values, 99.5) == size
+
+    def test_zeros_nothing_and_what_is_not_finite(self) -> None:
+        assert full_scale(np.zeros(10), 99.0) == 0.0
+        assert full_scale(torch.zeros(1000), 99.0, most=10) == 0.0
+        with pytest.raises(ImcSsmError, match="no values"):
+            full_scale(np.zeros(0), 99.0)
+        for bad in (np.nan, np.inf):
+            with pytest.raises(ImcSsmError, match="not finite"):
+                full_scale(np.array([1.0, bad]), 50.0)
+
+    def test_a_draw_that_misses_the_one_event_looks_at_all(self) -> None:
+        values = torch.zeros(1_000_000)
+        values[123_456] = -3.0
+        assert full_scale(values, 99.0, most=100) == 3.0
+
+    def test_draws_see_what_a_stride_does_not(self) -> None:
+        """A period of four and a stride of four."""
+        values = torch.randn(40_000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.01, 1, 1, 1])
+        whole = full_scale(values, 99.0)
+        assert full_scale(values, 99.0, most=40_000) == pytest.approx(whole, rel=0.05)
+        assert full_scale(values, 99.0, most=40_000) == full_scale(values, 99.0, most=40_000)
+        picked, other = draw(160_000, 40_000), draw(160_000, 40_000, seed=1)
+        assert draw(10, 10) is None
+        assert picked is not None
+        assert other is not None
+        assert not torch.equal(picked, other)
+        counts = torch.bincount(picked % 4, minlength=4)
+        assert (counts - 10_000).abs().max() < 5 * (40_000 * 0.25 * 0.75) ** 0.5
+
+
+@pytest.mark.parametrize("percentile", [97.0, 99.0, 99.999])
+def test_a_series_of_events_has_the_range_of_its_events(percentile: float) -> None:
+    rng = np.random.default_rng(3)
+    values = np.zeros((3, 50_000), np.float32)
+    for row, share in zip(values, (0.004, 0.05, 0.5), strict=True):
+        count = int(share * len(row))
+        row[rng.permutation(len(row))[:count]] = rng.normal(size=count)
+    low, high = value_range(values, percentile)
+    tail = (100 - percentile) / 200
+    for row, lowest, highest in zip(values, low, high, strict=True):
+        events = row[row != 0]
+        inside = min(10 * tail, 0.25)
+        assert lowest < 0 < highest
+        assert (events < lowest).mean() <= inside + 1 / len(events)
+        assert (events > highest).mean() <= inside + 1 / len(events)
+    plain = np.percentile(values[2].astype(float), [100 * tail, 100 - 100 * tail])
+    np.testing.assert_allclose([low[2], high[2]], plain, rtol=1e-6)
+    one_sided = value_range(np.abs(values), percentile)
+    assert (one_sided[0] <= np.abs(values).max(1)).all()
+    assert (one_sided[1] > 0.5).all()
