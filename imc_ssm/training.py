@@ -200,12 +200,13 @@ def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[tupl
     """
     was = model.training
     model.eval()
-    out = []
-    for values, _, lengths in split.batches(batch):
+    out, order = [], split.by_length()
+    for values, _, lengths in split.batches(batch, order=order):
         logits = model(*_inputs(values, lengths, device_of(model)))
         out.append(torch.where(torch.isfinite(logits).all(-1), logits.argmax(-1), -1).cpu().numpy())
     model.train(was)
-    return np.concatenate(out)
+    found = np.concatenate(out)
+    return found if order is None else found[np.argsort(order)]
 
 
 def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:

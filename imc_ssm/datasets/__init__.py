@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imc_ssm.datasets import digits, npz, smnist
+from imc_ssm.datasets import digits, fsdd, npz, smnist
 from imc_ssm.datasets.npz import load_npz
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import DataError, unknown
@@ -73,6 +73,8 @@ INFO = ("name", "description", "shape", "classes", "sample_rate", "splits", "sou
 
 register_task(digits.INFO)(lambda data_dir: digits.load_digits())
 register_task(smnist.INFO)(smnist.load_smnist)
+register_task(fsdd.INFO)(fsdd.load_fsdd)
+register_task(fsdd.INFO_SPEAKERS)(fsdd.load_fsdd_speakers)
 
 
 def names() -> list[str]:

@@ -23,10 +23,11 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("imc-ssm")).expanduser()
 
 
-def fetch(files: Mapping[str, str], mirrors: Sequence[str], folder: Path) -> None:
+def fetch(files: Mapping[str, str | None], mirrors: Sequence[str], folder: Path) -> None:
     """Download each file (name to SHA-256) into `folder` unless a good copy is there already.
 
-    Each mirror is a URL that a file name is appended to; they are tried in order for every file. A file
+    Each mirror is a URL that a file name is appended to, unless it is that of a zip; they are tried in order for
+    every file. A digest of None: the caller checks the content, since the archive may be packed anew. A file
     appears under its name only when complete and of the right digest. Raises `DataError` that names each
     mirror and what went wrong with it.
     """
@@ -52,7 +53,7 @@ def fetch(files: Mapping[str, str], mirrors: Sequence[str], folder: Path) -> Non
         logger.setLevel(level)
 
 
-def _fetch_one(name: str, digest: str, mirrors: Sequence[str], folder: Path, progress: Progress) -> None:
+def _fetch_one(name: str, digest: str | None, mirrors: Sequence[str], folder: Path, progress: Progress) -> None:
     """One file from the first mirror that delivers it."""
     import pooch
 
@@ -61,8 +62,8 @@ def _fetch_one(name: str, digest: str, mirrors: Sequence[str], folder: Path, pro
     for mirror in mirrors:
         try:
             pooch.retrieve(
-                url=mirror + name,
-                known_hash=f"sha256:{digest}",
+                url=mirror if mirror.endswith(".zip") else mirror + name,
+                known_hash=None if digest is None else f"sha256:{digest}",
                 fname=name,
                 path=folder,
                 downloader=pooch.HTTPDownloader(progressbar=bar, timeout=_TIMEOUT, chunk_size=1 << 16),

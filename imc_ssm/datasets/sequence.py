@@ -17,6 +17,7 @@ SPLITS = ("train", "validation", "test")
 """Train fits, validation chooses, test reports."""
 
 _MAX_CLASSES = 65536
+_POOL = 8  # batches among which sequences are sorted by length
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
@@ -34,23 +35,47 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int, rng: np.random.Generator | None = None, *, order: np.ndarray | None = None
+    ) -> Iterator[Batch]:
         """Every sequence once, as (values, labels, lengths) of up to `batch_size`; the last may be smaller.
 
-        In order (views, no copies) without `rng`, else shuffled by it. Raises `ConfigError` if not
-        `batch_size >= 1`.
+        In order (views, no copies) or in the given `order` of indices, else shuffled by `rng`. A batch is cut to
+        its longest sequence, and where lengths differ, shuffled sequences of like length come together: within
+        every `_POOL` batches, whose order is drawn again. Raises `ConfigError` if not `batch_size >= 1`.
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size}; give at least 1")
-        order = None if rng is None else rng.permutation(len(self))
-        return self._batches(batch_size, order)
+        if rng is None:
+            return self._batches(batch_size, order)
+        order = rng.permutation(len(self))
+        if self.lengths is None or (self.lengths == self.lengths[0]).all():
+            return self._batches(batch_size, order)
+        parts: list[np.ndarray] = []
+        for start in range(0, len(order), _POOL * batch_size):
+            pool = order[start : start + _POOL * batch_size]
+            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
+            cut = np.split(pool, range(batch_size, len(pool), batch_size))
+            whole = [part for part in cut if len(part) == batch_size]
+            parts += [whole[i] for i in rng.permutation(len(whole))] + cut[len(whole) :]
+        return (self._cut(part) for part in parts)
+
+    def by_length(self) -> np.ndarray | None:
+        """Indices (n,) that put sequences of like length together, longest first; None if all are full."""
+        return None if self.lengths is None else np.argsort(-self.lengths, kind="stable")
 
     def _batches(self, batch_size: int, order: np.ndarray | None) -> Iterator[Batch]:
         """The generator behind `batches`, whose arguments are checked before the first batch is asked for."""
         for start in range(0, len(self), batch_size):
             stop = start + batch_size
-            part = self._at(slice(start, stop) if order is None else order[start:stop])
-            yield part.values, part.labels, part.lengths
+            yield self._cut(slice(start, stop) if order is None else order[start:stop])
+
+    def _cut(self, index: slice | np.ndarray) -> Batch:
+        """The sequences at `index` as a batch, cut to the longest of them."""
+        part = self._at(index)
+        if part.lengths is None:
+            return part.values, part.labels, None
+        return part.values[:, : part.lengths.max()], part.labels, part.lengths
 
     def take(self, n: int) -> Split:
         """The first `n` sequences, or all if there are fewer. Raises `ConfigError` if not `n >= 1`."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from imc_ssm.datasets.download import cache_folder, fetch
 from imc_ssm.datasets.idx import read_idx
+from imc_ssm.datasets.places import folders
 from imc_ssm.datasets.sequence import SPLITS, SequenceDataset
 from imc_ssm.errors import DataError
 
@@ -127,15 +128,7 @@ def _check_pair(paths: dict[str, Path], part: str, images: np.ndarray, labels: n
 
 def _locate(data_dir: str | Path | None) -> dict[str, Path]:
     """The path of each file; downloads them if no folder holds them."""
-    looked = []
-    if data_dir is not None:
-        folder = Path(data_dir).expanduser()
-        if not folder.is_dir():
-            raise DataError(f"there is no folder {folder}; give a --data-dir that holds {_listed(FILES)}")
-        looked.append((folder, f"{folder} (--data-dir)"))
-    if os.environ.get("IMC_SSM_DATA"):
-        folder = Path(os.environ["IMC_SSM_DATA"]).expanduser()
-        looked.append((folder, f"{folder} (IMC_SSM_DATA)"))
+    looked = folders(data_dir, _listed(FILES))
     for folder, _ in looked:
         if found := _complete(folder):
             return found

@@ -10,7 +10,7 @@ from imc_ssm.errors import DataError
 
 
 def test_names_and_info() -> None:
-    assert datasets.names() == ["digits", "smnist"]
+    assert datasets.names() == ["digits", "fsdd", "fsdd-speakers", "smnist"]
     keys = {"name", "description", "shape", "classes", "sample_rate", "splits", "source", "licence"}
     for name in datasets.names():
         info = datasets.info(name)
@@ -24,7 +24,8 @@ def test_names_and_info() -> None:
 @pytest.mark.parametrize("ask", [datasets.load, datasets.info])
 def test_an_unknown_name_names_the_nearest(ask: object) -> None:
     with pytest.raises(
-        DataError, match=r"unknown dataset 'smnits'; did you mean 'smnist'\? known: digits, smnist"
+        DataError,
+        match=r"unknown dataset 'smnits'; did you mean 'smnist'\? known: digits, fsdd, fsdd-speakers, smnist",
     ):
         ask("smnits")  # type: ignore[operator]
     with pytest.raises(DataError, match=r"your own file, ending in \.npz"):

@@ -151,7 +151,7 @@ def test_take() -> None:
 
 @given(n=st.integers(1, 30), size=st.integers(1, 40), seed=st.none() | st.integers(0, 10))
 def test_batches_hold_every_sequence_once(n: int, size: int, seed: int | None) -> None:
-    values = np.arange(n, dtype=np.float32)[:, None, None]
+    values = np.broadcast_to(np.arange(n, dtype=np.float32)[:, None, None], (n, n, 1))
     split = Split(values, np.arange(n), np.arange(n) + 1)
     rng = None if seed is None else np.random.default_rng(seed)
     batches = list(split.batches(size, rng))
@@ -162,9 +162,28 @@ def test_batches_hold_every_sequence_once(n: int, size: int, seed: int | None) -
     for part, labels, lengths in batches:
         np.testing.assert_array_equal(part[:, 0, 0], labels)
         np.testing.assert_array_equal(lengths, labels + 1)
+        assert part.shape[1] == lengths.max()  # cut to the longest
         assert seed is not None or np.shares_memory(part, values)
     if seed is None:
         np.testing.assert_array_equal(seen, np.arange(n))
+
+
+def test_like_lengths_come_together_and_equal_ones_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    values, labels = np.zeros((4000, 1000, 1), np.bool_), np.arange(4000)
+    lengths = rng.integers(1, 1001, 4000)
+    batches = list(Split(values, labels, lengths).batches(40, np.random.default_rng(1)))
+    padded = sum(part.shape[0] * part.shape[1] for part, _, _ in batches)
+    assert padded < 1.15 * lengths.sum()  # 1.95 in any order
+    longest = [part.shape[1] for part, _, _ in batches]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3  # not from short to long
+    seen = [
+        [found.tolist() for _, found, _ in Split(values, labels, given).batches(40, np.random.default_rng(1))]
+        for given in (None, np.full(4000, 1000), np.full(4000, 3))
+    ]
+    assert seen[0] == seen[1] == seen[2]
+    order = Split(values, labels, lengths).by_length()
+    assert (np.diff(lengths[order]) <= 0).all()
 
 
 def test_shuffling_comes_from_the_generator_alone() -> None:
