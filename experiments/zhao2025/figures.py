@@ -156,7 +156,7 @@ def fig4a(ds: xr.Dataset) -> Figure:
             stages = _stages(there, bits)
             head = median_head(stages) if head is None else head  # the same in all panels
             shown = zoom(stages, head) if shown is None else shown
-            pole_plane(stages, ax, head, shown)
+            pole_plane(stages, ax, head, shown).set_aspect("auto")
             seeds = ds["poles_outside"].isel(model=0).sel(bits=bits).values
             legend = ax.get_legend()
             assert legend is not None

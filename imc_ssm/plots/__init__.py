@@ -1,6 +1,6 @@
 """Pictures of a result: accuracy over time after programming, energy by component, accuracy against energy.
 
-`summary(ds)` draws all three; `inspection(ds)` draws poles, kernel error and word lengths of an inspection.
+`draw(ds)` takes what `evaluate`, `cost`, `inspect_model`, `train` or a study returned and chooses the figure.
 Each panel is also a function of (dataset, axes) for notebooks. Matplotlib's object-oriented interface is used
 throughout: no global state, no backend to choose. A panel whose variables are absent or all NaN says so in
 place of a plot.
@@ -8,7 +8,9 @@ place of a plot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,9 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.errors import ConfigError
-from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, energy_breakdown
+from imc_ssm.plots.grid import shown_of, varied
+from imc_ssm.plots.kinds import kind_of
+from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, component_bars, energy_breakdown
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.reading import GREY
 
@@ -27,9 +31,17 @@ if TYPE_CHECKING:
 __all__ = [
     "accuracy_energy",
     "accuracy_over_time",
+    "chips",
+    "component_bars",
+    "costs",
+    "curves",
+    "draw",
     "energy_breakdown",
+    "grid",
     "inspection",
     "kernel_error",
+    "kind_of",
+    "made_here",
     "pole_plane",
     "save_figure",
     "styled",
@@ -38,6 +50,9 @@ __all__ = [
     "word_lengths",
 ]
 
+MADE = "imc-ssm:"
+"""What a figure's file says of who made it."""
+_LOSSES = {"r2": "Mean squared error", "mae": "Mean squared error"}
 _STYLE: dict[str, Any] = {
     "font.size": 13,
     "axes.titlesize": 14,
@@ -57,7 +72,7 @@ def summary(ds: xr.Dataset) -> Figure:
     Reads `accuracy_digital` (model), `accuracy` (model, chip, time) in percent, `energy` (model, component)
     in J, `bits_state` (model), the coordinate `time` in s and, if present, the attribute `n_test`.
     """
-    with styled(14.0, 4.9) as figure:
+    with styled(14.0, 4.9, "summary") as figure:
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.0, 1.05, 1.0))
         accuracy_over_time(ds, left)
         energy_breakdown(ds, middle)
@@ -71,7 +86,7 @@ def inspection(ds: xr.Dataset) -> Figure:
     Reads what `imc_ssm.analysis.inspect_model` returns, or one layer of it.
     """
     layers = [ds] if "layer" not in ds.dims else [ds.isel(layer=i) for i in range(ds.sizes["layer"])]
-    with styled(14.0, 5.1 * len(layers)) as figure:
+    with styled(14.0, 5.1 * len(layers), "inspection") as figure:
         rows = figure.subfigures(len(layers), 1, squeeze=False)[:, 0]
         for row, layer in zip(rows, layers, strict=True):
             left, middle, right = row.subplots(1, 3, width_ratios=(1.0, 1.0, 1.0))
@@ -84,33 +99,104 @@ def inspection(ds: xr.Dataset) -> Figure:
     return figure
 
 
-def training(history: xr.Dataset) -> Figure:
-    """Loss and validation accuracy of a training run over its epochs.
+def draw(ds: xr.Dataset) -> Figure:
+    """The figure of a dataset, whatever it is: of `evaluate`, `cost`, `inspect_model`, a training or a study.
 
-    Reads `loss_train` (epoch) and `accuracy_validation` (epoch) in percent.
+    A metric on chips is drawn over time, with energy beside it where it is there (`summary`).
+
+    Raises `ConfigError` for a dataset in which there is nothing to draw.
     """
-    with styled(9.0, 3.6) as figure:
+    kind = kind_of(ds)
+    if kind == "inspection":
+        return inspection(ds)
+    if kind == "training":
+        return training(ds)
+    if kind == "cost":
+        return costs(ds)
+    if kind == "grid":
+        return grid(ds)
+    return summary(ds) if "energy" in ds else chips(ds)
+
+
+def chips(ds: xr.Dataset) -> Figure:
+    """What `evaluate` returns: the metric on chips over the time since programming, 7 x 5.2 inches."""
+    with styled(7.0, 5.2, "chips") as figure:
+        accuracy_over_time(ds, figure.subplots())
+    return figure
+
+
+def costs(ds: xr.Dataset) -> Figure:
+    """What `cost` returns: energy, latency, area and memory by component, one panel each, 14 x 4.9 inches."""
+    with styled(14.0, 4.9, "costs") as figure:
+        panels = figure.subplots(1, 4, sharey=True)
+        for ax, name in zip(panels, ("energy", "latency", "area", "memory"), strict=True):
+            component_bars(ds, name, ax)
+    return figure
+
+
+def grid(ds: xr.Dataset) -> Figure:
+    """Anything that was varied, such as the dataset of a study: one panel a variable, at most four."""
+    names = shown_of(ds)
+    rows = max(1, math.ceil(len(names) / 2))
+    with styled(8.0 * min(2, max(1, len(names))), 4.6 * rows + 0.4, "grid") as figure:
+        panels = figure.subplots(rows, min(2, max(1, len(names))), squeeze=False).ravel()
+        for ax, name in zip(panels, names, strict=False):
+            varied(ds, name, ax)
+        for ax in panels[len(names) :]:
+            ax.set_visible(False)
+        if "title" in ds.attrs:
+            figure.suptitle(textwrap.fill(str(ds.attrs["title"]), 66 * min(2, max(1, len(names)))))
+    return figure
+
+
+def training(history: xr.Dataset | Mapping[str, Sequence[float]] | Any) -> Figure:
+    """Loss and validation metric of a training run over its epochs.
+
+    `history`: what `train` returns, or its entries by name (each one number an epoch), or a dataset of them over
+    `epoch`. `loss_train` is drawn left, and what begins with a metric's name (`accuracy_validation`) right.
+    """
+    ds = curves(history)
+    metric = next((str(name) for name in ds.data_vars if str(name).endswith("_validation")), "accuracy_validation")
+    what = metric.removesuffix("_validation")
+    percent = what == "accuracy"
+    with styled(9.0, 3.9, "training") as figure:
         panels = figure.subplots(1, 2)
         for ax, name, title, label, colour in (
-            (panels[0], "loss_train", "Training loss", "Cross-entropy", "#4477AA"),
-            (panels[1], "accuracy_validation", "Validation accuracy", "Accuracy (%)", "#EE6677"),
+            (panels[0], "loss_train", "Training loss", _LOSSES.get(what, "Cross-entropy"), "#4477AA"),
+            (panels[1], metric, f"Validation {what}", "Accuracy (%)" if percent else what.upper(), "#EE6677"),
         ):
             ax.set_title(title)
             ax.set_ylabel(label)
             ax.set_xlabel("Epoch")
-            if name not in history or bool(history[name].isnull().all()):
+            if name not in ds or bool(ds[name].isnull().all()):
                 absent(ax, name)
                 continue
-            values = history[name].squeeze(drop=True)
+            values = ds[name].squeeze(drop=True)
             x = values["epoch"].values if "epoch" in values.coords else np.arange(1, values.size + 1)
             ax.plot(np.atleast_1d(x), np.atleast_1d(values.values), "o-", color=colour, lw=2, ms=4, label=title)
             ax.xaxis.get_major_locator().set_params(integer=True)
-            if name == "accuracy_validation":
-                best = int(np.nanargmax(np.atleast_1d(values.values)))
-                top = float(np.atleast_1d(values.values)[best])
-                ax.axhline(top, color=GREY, ls="--", lw=1, label=f"best: {top:.2f} %")
-                ax.legend(loc="lower right", frameon=False)
+            if name == metric:
+                best = np.nanmin if what in ("mae", "loss") else np.nanmax
+                top = float(best(np.atleast_1d(values.values)))
+                text = f"best: {top:.2f} %" if percent else f"best: {top:.4g}"
+                ax.axhline(top, color=GREY, ls="--", lw=1, label=text)
+                ax.legend(loc="best", frameon=False)
     return figure
+
+
+def curves(history: xr.Dataset | Mapping[str, Sequence[float]] | Any) -> xr.Dataset:
+    """What `train` returns as a dataset over `epoch`, counted from 1, with units and long names."""
+    if isinstance(history, xr.Dataset):
+        return history
+    entries = history if isinstance(history, Mapping) else vars(history)
+    ds = xr.Dataset({n: ("epoch", np.asarray(v, float)) for n, v in entries.items() if len(v)})
+    ds = ds.assign_coords(epoch=("epoch", np.arange(1, ds.sizes.get("epoch", 0) + 1), {"units": "1"}))
+    ds["epoch"].attrs["long_name"] = "Epoch"
+    for name in ds.data_vars:
+        words = str(name).split("_")
+        units = "s" if name == "time" else "percent" if "accuracy" in words else "1"
+        ds[name].attrs |= {"units": units, "long_name": " ".join([*words[1:], words[0]]).capitalize()}
+    return ds
 
 
 def save_figure(fig: Figure, path: str | Path) -> None:
@@ -122,10 +208,11 @@ def save_figure(fig: Figure, path: str | Path) -> None:
 
     suffix = Path(path).suffix.lower()
     # No dates and versions inside: equal figures give equal files.
+    made = f"{MADE} {fig.get_label()}".strip()
     metadata: dict[str, dict[str, Any]] = {
-        ".png": {"Software": None},
-        ".pdf": {"CreationDate": None},
-        ".svg": {"Date": None},
+        ".png": {"Software": made},
+        ".pdf": {"CreationDate": None, "Subject": made},
+        ".svg": {"Date": None, "Description": made},
     }
     if suffix not in metadata:
         raise ConfigError(
@@ -135,12 +222,22 @@ def save_figure(fig: Figure, path: str | Path) -> None:
         fig.savefig(temporary, dpi=150, format=suffix[1:], metadata=metadata[suffix])
 
 
+def made_here(path: str | Path) -> bool:
+    """Whether a figure is one of this room's (`draw` makes it again), and not a study's, a user's or another's."""
+    try:
+        head = Path(path).read_bytes()
+    except OSError:
+        return False
+    kinds = ("summary", "chips", "costs", "grid", "training", "inspection")
+    return any(f"{MADE} {kind}".encode() in head for kind in kinds)
+
+
 @contextmanager
-def styled(width: float, height: float) -> Iterator[Figure]:
-    """A figure of our style; the style holds for what is drawn inside the block."""
+def styled(width: float, height: float, name: str = "") -> Iterator[Figure]:
+    """A figure of our style; the style holds for what is drawn inside the block. `name`: which one it is."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(_STYLE):
-        yield Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06))
+        yield Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06), label=name)

@@ -15,8 +15,19 @@ from imc_ssm.units import duration, prefix
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["absent", "accuracy_energy", "accuracy_over_time", "energy_breakdown", "legend_below"]
+__all__ = [
+    "absent",
+    "accuracy_energy",
+    "accuracy_over_time",
+    "component_bars",
+    "energy_breakdown",
+    "legend_below",
+    "legend_beside",
+    "log_positions",
+    "time_axis",
+]
 
+_NAMES = {"accuracy": "Accuracy", "r2": "R2", "mae": "Mean absolute error"}
 _SPARE = ("#999999", "#666666", "#333333")
 _TIMES = (1.0, 60.0, 3600.0, 86400.0, 2592000.0, 31557600.0)
 """Round times, s, for axes with many measured ones."""
@@ -26,20 +37,22 @@ def accuracy_over_time(ds: xr.Dataset, ax: Axes) -> Axes:
     """Accuracy on chips against the time since programming, beside the digital accuracy (dashed).
 
     Per model the mean over chips (line), their spread (band: all of them, or 5 to 95 % from 20 chips on) and
-    every chip (dots); full precision in grey. Models without chip accuracies are left out.
+    every chip (dots); full precision in grey. Models without chip accuracies are left out. Without a dimension
+    `model` (what `evaluate` returns) there is one; regressions are drawn by their own metric.
     """
     from matplotlib.lines import Line2D
 
-    ax.set_title("Accuracy after programming")
+    ax.set_title(f"{_NAMES[read.metric(ds)]} after programming")
     ax.set_ylabel(read.accuracy_label(ds))
     ax.set_xlabel("Time since programming")
+    ds = read.of_models(ds)
     chips = read.chip_accuracy(ds)
     names = read.model_names(ds)
     shown = [] if chips is None else [n for n in names if bool(chips.sel(model=n).notnull().any())]
     if chips is None or not shown:
         return absent(ax, "accuracy on chips")
     chips = chips.dropna("time", how="all")
-    places = dict(zip(chips["time"].values.tolist(), _log_positions(chips["time"].values), strict=True))
+    places = dict(zip(chips["time"].values.tolist(), log_positions(chips["time"].values), strict=True))
     many = 0
     handles: list[Any] = []
     for index, name in enumerate(shown):
@@ -65,7 +78,7 @@ def accuracy_over_time(ds: xr.Dataset, ax: Axes) -> Axes:
         ax.axhline(value, color=GREY, ls="-", lw=1.5, zorder=3)
         handles.append(Line2D([], [], color=GREY, ls="-", lw=1.5, label=f"{full} (digital)"))
     handles.append(Line2D([], [], color=GREY, ls="--", lw=1.5, label="dashed: digital"))
-    _time_axis(ax, chips["time"].values, np.array(list(places.values())))
+    time_axis(ax, chips["time"].values, np.array(list(places.values())))
     title = {1: "one chip"}.get(many, f"{many} chips: mean, {read.spread_name(many)}")
     legend_below(ax, handles, columns=2, title=title)
     return ax
@@ -75,6 +88,7 @@ def energy_breakdown(ds: xr.Dataset, ax: Axes) -> Axes:
     """Energy per inference of every model as a bar stacked by component, with the total at its end."""
     ax.set_title("Energy per inference")
     ax.set_xlabel("Energy (J)")
+    ds = read.of_models(ds)
     shown = [name for name in read.model_names(ds) if read.energy_parts(ds, name) is not None]
     if not shown:
         return absent(ax, "energy")
@@ -118,6 +132,41 @@ def energy_breakdown(ds: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def component_bars(ds: xr.Dataset, name: str, ax: Axes) -> Axes:
+    """A price (`energy`, `latency`, `area` or `memory`) by component: a bar for each model, and the totals."""
+    ds = read.of_models(ds)
+    ax.set_title(name.capitalize())
+    if name not in ds or "component" not in ds[name].dims or bool(ds[name].isnull().all()):
+        return absent(ax, name)
+    models = read.model_names(ds)
+    values = (
+        ds[name].transpose("model", "component") if "model" in ds[name].dims else ds[name].expand_dims("model")
+    )
+    units = str(values.attrs.get("units", "1"))
+    highest = float(values.max())
+    factor, unit = (1e6, "mm2") if units == "m2" else prefix(highest, units)
+    ax.set_xlabel(f"{values.attrs.get('long_name', name)!s} ({unit})")
+    components = [str(component) for component in ds["component"].values]
+    height = 0.8 / len(models)
+    for index, model in enumerate(models):
+        own = values.isel(model=index).values * factor
+        rows = np.arange(len(components)) + (index - (len(models) - 1) / 2) * height
+        total = float(np.nansum(own))
+        label = f"{model}: {read.short(total)} {unit}" if len(models) > 1 else f"total {read.short(total)} {unit}"
+        ax.barh(rows, np.nan_to_num(own), height=0.9 * height, color=read.look(ds, model)[0], label=label)
+        for row, value in zip(rows, own, strict=True):
+            if value > 0 and len(models) <= 2:
+                share = f"{read.short(100 * value / total)} %"
+                ax.annotate(
+                    share, (value, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=11
+                )
+    ax.set_yticks(range(len(components)), components)
+    ax.set_ylim(len(components) - 0.4, -0.6)
+    ax.set_xlim(0, highest * factor * 1.25 or 1.0)
+    legend_below(ax, columns=1)
+    return ax
+
+
 def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
     """Accuracy against energy, one marker per model, annotated with its state bits ("x8").
 
@@ -127,9 +176,10 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
     from matplotlib.lines import Line2D
     from matplotlib.patheffects import withStroke
 
-    ax.set_title("Accuracy against energy")
+    ax.set_title(f"{_NAMES[read.metric(ds)]} against energy")
     ax.set_ylabel(read.accuracy_label(ds))
     ax.set_xlabel("Energy (J)")
+    ds = read.of_models(ds)
     points = read.points(ds)
     if not points:
         return absent(ax, "accuracy together with energy")
@@ -173,7 +223,7 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
-def _log_positions(times: np.ndarray) -> np.ndarray:
+def log_positions(times: np.ndarray) -> np.ndarray:
     """Places on a logarithmic axis: the times, and a tenth of the first positive one for time 0."""
     at = np.asarray(times, dtype=float).copy()
     positive = at[at > 0]
@@ -181,7 +231,7 @@ def _log_positions(times: np.ndarray) -> np.ndarray:
     return at
 
 
-def _time_axis(ax: Axes, times: np.ndarray, at: np.ndarray) -> None:
+def time_axis(ax: Axes, times: np.ndarray, at: np.ndarray) -> None:
     """Logarithmic axis with ticks in words: the measured times, or round ones where those are many.
 
     A label that would run into the one before it is left out; its tick stays.
@@ -232,6 +282,20 @@ def legend_below(ax: Axes, handles: list[Any] | None = None, *, columns: int, ti
         title=title,
         handletextpad=0.5,
         columnspacing=1.2,
+        borderaxespad=0.2,
+    )
+
+
+def legend_beside(ax: Axes, handles: list[Any], *, title: str | None = None) -> None:
+    """A legend right of the axes, where no data and no tick can be."""
+    ax.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        title=title,
+        alignment="left",
+        handletextpad=0.5,
         borderaxespad=0.2,
     )
 

@@ -43,7 +43,7 @@ def median_head(ds: xr.Dataset) -> int:
 
 
 def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None, shown: np.ndarray | None = None) -> Axes:
-    """Poles of one head before and after rounding, near the unit circle; the axes have different scales.
+    """Poles of one head before and after rounding, near the unit circle; both axes have one scale.
 
     `ds` is one layer of an inspection; `head` None: see `worst_head`; `shown`: states in view, None: see `zoom`.
     """
@@ -67,6 +67,7 @@ def pole_plane(ds: xr.Dataset, ax: Axes, head: int | None = None, shown: np.ndar
     if outside.any():
         ax.plot(*after[outside].T, "X", color="#AA1122", mec="white", mew=0.6, ms=9.5, zorder=5, label="outside")
     show_all(ax, np.concatenate([before[shown], after[shown]]).T)
+    _square(ax)
     ax.locator_params(nbins=5)
     legend_below(ax, columns=3, title=f"head {head}: {int(outside.sum())} of {len(outside)} poles outside")
     return ax
@@ -78,6 +79,14 @@ def show_all(ax: Axes, points: np.ndarray) -> None:
     pad = np.where(high > low, 0.1 * (high - low), 0.01)
     ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
     ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
+
+
+def _square(ax: Axes) -> None:
+    """One scale for both axes, so that a circle is a circle: the shorter side becomes as long as the other."""
+    half = max(np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())) / 2
+    for limits, place in ((ax.get_xlim(), ax.set_xlim), (ax.get_ylim(), ax.set_ylim)):
+        place(np.mean(limits) - half, np.mean(limits) + half)
+    ax.set_aspect("equal", adjustable="box")
 
 
 def zoom(ds: xr.Dataset, head: int) -> np.ndarray:

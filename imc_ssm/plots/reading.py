@@ -13,6 +13,9 @@ from imc_ssm.units import DAY, duration
 __all__ = [
     "COMPONENT_COLOURS",
     "GREY",
+    "MARKERS",
+    "METRICS",
+    "MODELS",
     "Point",
     "accuracy_label",
     "chip_accuracy",
@@ -20,7 +23,9 @@ __all__ = [
     "energy_parts",
     "is_full",
     "look",
+    "metric",
     "model_names",
+    "of_models",
     "points",
     "short",
     "spread",
@@ -29,8 +34,8 @@ __all__ = [
 
 # Paul Tol's "bright" scheme for models, Okabe and Ito's for components: both hold for colour-blind readers,
 # and they differ, because the colours of the middle panel mean nothing in the others.
-_MODELS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
+MODELS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE")
+MARKERS = ("o", "s", "^", "D", "v", "P")
 COMPONENT_COLOURS = {
     "cells": "#D55E00",
     "dac": "#E69F00",
@@ -41,6 +46,20 @@ COMPONENT_COLOURS = {
     "movement": "#009E73",
 }
 GREY = "#555555"
+METRICS = ("accuracy", "r2", "mae")
+"""Variables over chips and times, the one that is drawn first; each with `NAME_digital`."""
+
+
+def of_models(ds: xr.Dataset) -> xr.Dataset:
+    """The dataset with a dimension `model`: what `evaluate` or `cost` return of one deployment has none."""
+    if "model" in ds.coords:
+        return ds
+    return ds.expand_dims(model=[str(ds.attrs.get("model", "model"))])
+
+
+def metric(ds: xr.Dataset) -> str:
+    """The variable that says how well chips do: the first of `METRICS` that is there; "accuracy" without any."""
+    return next((name for name in METRICS if name in ds or f"{name}_digital" in ds), METRICS[0])
 
 
 def model_names(ds: xr.Dataset) -> list[str]:
@@ -59,33 +78,41 @@ def look(ds: xr.Dataset, name: str) -> tuple[str, str]:
         return GREY, "X"
     place = [other for other in model_names(ds) if not is_full(other)].index(name)
     # After one round the colours meet other markers.
-    return _MODELS[place % len(_MODELS)], _MARKERS[(place + place // len(_MODELS)) % len(_MARKERS)]
+    return MODELS[place % len(MODELS)], MARKERS[(place + place // len(MODELS)) % len(MARKERS)]
 
 
 def accuracy_label(ds: xr.Dataset) -> str:
-    """Axis label with the number of test sequences, if the dataset says it."""
-    n_test = ds.attrs.get("n_test")
-    return "Test accuracy (%)" if n_test is None else f"Accuracy, {int(n_test):,} test sequences (%)"
+    """Axis label of the metric, with the number of test sequences, if the dataset says it."""
+    name = metric(ds)
+    about = {} if name not in ds else ds[name].attrs
+    n_test = ds.attrs.get("n_test", about.get("n_test"))
+    if name == "accuracy":
+        return "Test accuracy (%)" if n_test is None else f"Accuracy, {int(n_test):,} test sequences (%)"
+    what, units = str(about.get("long_name", name)), str(about.get("units", "1"))
+    many = "" if n_test is None else f", {int(n_test):,} test sequences"
+    return f"{what}{many}" + ("" if units == "1" else f" ({units})")
 
 
 def chip_accuracy(ds: xr.Dataset) -> xr.DataArray | None:
-    """`accuracy` over (model, chip, time), absent dimensions added; None if there is none."""
-    if "accuracy" not in ds or "model" not in ds.coords:
+    """The metric over (model, chip, time), absent dimensions added; None if there is none."""
+    name = metric(ds)
+    if name not in ds or "model" not in ds.coords:
         return None
-    values = ds["accuracy"]
-    for name in ("model", "chip", "time"):
-        if name not in values.dims:
-            values = values.expand_dims(name)
+    values = ds[name]
+    for dim in ("model", "chip", "time"):
+        if dim not in values.dims:
+            values = values.expand_dims(dim)
     if "time" not in values.coords:
         return None
     return values.sortby("time")
 
 
 def digital_accuracy(ds: xr.Dataset, name: str) -> float | None:
-    """Accuracy without analog noise, percent; None where there is none."""
-    if "accuracy_digital" not in ds:
+    """The metric without analog noise; None where there is none."""
+    digital = f"{metric(ds)}_digital"
+    if digital not in ds:
         return None
-    value = float(_of_model(ds["accuracy_digital"], name))
+    value = float(_of_model(ds[digital], name))
     return None if math.isnan(value) else value
 
 
@@ -130,7 +157,7 @@ class Point:
     when: str
     """Time since programming, in words."""
     label: str
-    """State bits, as in "x8"; empty where there are none."""
+    """What varies, as in "x8" for the bits of the state; empty where nothing does."""
 
     @property
     def accuracy(self) -> float:
@@ -144,6 +171,7 @@ def points(ds: xr.Dataset) -> list[Point]:
     """The models with both energy and accuracy; chips one day after programming, or at the last time."""
     chips = chip_accuracy(ds)
     out = []
+    labels = _labels(ds)
     for name in model_names(ds):
         energy, digital = energy_parts(ds, name), digital_accuracy(ds, name)
         row, when, count = None, "", 0
@@ -158,10 +186,22 @@ def points(ds: xr.Dataset) -> list[Point]:
             when, count = duration(float(times[index])), len(values)
         if energy is None or (row is None and digital is None):
             continue
-        bits = float(_of_model(ds["bits_state"], name)) if "bits_state" in ds else math.nan
-        label = "" if math.isnan(bits) else f"x{bits:g}"
-        out.append(Point(name, float(np.nansum(energy)), digital, row, count, when, label))
+        out.append(Point(name, float(np.nansum(energy)), digital, row, count, when, labels[name]))
     return out
+
+
+def _labels(ds: xr.Dataset) -> dict[str, str]:
+    """What stands beside the point of a model: what varies (`varied`), else the bits of the state where they do.
+
+    Where all have the same bits, they say nothing: the legend names the models.
+    """
+    names = model_names(ds)
+    if "varied" in ds:
+        return {name: str(_of_model(ds["varied"], name).item()) for name in names}
+    bits = [float(_of_model(ds["bits_state"], name)) if "bits_state" in ds else math.nan for name in names]
+    if len(names) > 1 and len({value for value in bits if not math.isnan(value)}) < 2:
+        return dict.fromkeys(names, "")
+    return {n: "" if math.isnan(value) else f"x{value:g}" for n, value in zip(names, bits, strict=True)}
 
 
 def short(value: float) -> str:
