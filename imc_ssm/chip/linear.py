@@ -27,9 +27,10 @@ class AnalogLinear(nn.Module):
     """y = W x + bias on the tiles of one chip; inference only (no gradients).
 
         d_i  = dac.transfer(x_i, input_range) q_in                q_in  = dac.step
-        s_j  = sum_i d_i w_ij + read_noise N(0, 1)                w     = (G+ - G-) / (g_max - g_min)
+        s_j  = sum_i d_i w_ij + sigma_j N(0, 1)                   w     = (G+ - G-) / (g_max - g_min)
         a_j  = adc.transfer(s_j, output_range) q_out              q_out = output_range adc.step
         y_j  = input_range scale_j sum_tiles alpha a_j + bias_j   alpha = global drift compensation
+        sigma_j^2 = read_noise^2 + sum_i d_i^2 v_ij               v     = variance of w (`Cell.fast_noise`)
 
     A new one holds the ideal targets: converters on, no noise (`ideal_weights` is True). `program` makes it
     one chip, `set_time` ages it. `implementation`: "fast" (the formula above, in place, in pieces that fit
@@ -83,8 +84,8 @@ class AnalogLinear(nn.Module):
         """Become chip number `chip`, right after programming."""
         self.programmed = program(self.mapped, self.chip, seed, (chip,), index=self.index, noise=self.noise)
         self.time = None
-        (weights,) = self.programmed.weights()
-        self._load(weights, weights)
+        (weights,), variance = self.programmed.state()
+        self._load(weights, weights, variance)
         return self
 
     def set_time(self, seconds: float) -> AnalogLinear:
@@ -94,13 +95,21 @@ class AnalogLinear(nn.Module):
         """
         if self.programmed is None:
             raise DesignError(f"{self.mapped.name!r} is not programmed; call program(seed, chip) before set_time")
-        (now,), (before,) = self.programmed.weights(seconds), self.programmed.weights()
+        ((now,), variance), (before,) = self.programmed.state(seconds), self.programmed.weights()
         self.time = float(seconds)
-        self._load(before, now)
+        self._load(before, now, variance)
         return self
 
-    def _load(self, before: Floats, now: Floats) -> None:
-        """Take the weights `now` (inputs, outputs), compensated to those `before`; reseed the noise."""
+    def _load(self, before: Floats, now: Floats, variance: Floats | None = None) -> None:
+        """Take the weights `now` (inputs, outputs), compensated to those `before`; reseed the noise.
+
+        `variance` (1, inputs, outputs): of the weights from product to product; None: none.
+        """
+        if variance is not None and self.implementation != "fast":
+            raise DesignError(
+                f"cell {self.chip.cell.name!r} has read noise that is drawn in every product, which aihwkit's "
+                "tiles do not have; use implementation 'fast'"
+            )
         mapped, of = self.mapped, self.programmed
         self._seed = 0 if of is None else stream_seed(of.seed, of.chips[0], of.index, "read", str(self.time))
         self._generators, self._global_state, self._tiles = {}, None, []
@@ -119,6 +128,9 @@ class AnalogLinear(nn.Module):
                 self.register_buffer(
                     f"weight{index}", torch.from_numpy(folded.astype(np.float32)), persistent=False
                 )
+                squares = None if variance is None else variance[0][part] * np.float32((step_in / step_out) ** 2)
+                kept = None if squares is None else torch.from_numpy(squares)
+                self.register_buffer(f"variance{index}", kept, persistent=False)
             else:
                 cpp = self.implementation == "aihwkit-cpp"
                 dac, adc = self.chip.dac, self.chip.adc
@@ -150,11 +162,15 @@ class AnalogLinear(nn.Module):
         adc, noise = self.chip.adc, self._read_noise
         drive = self.chip.dac.transfer(x, self.mapped.input_range)
         for index, tile in enumerate(self.mapped.tiles):
-            weight = getattr(self, f"weight{index}")
+            weight, variance = getattr(self, f"weight{index}"), getattr(self, f"variance{index}")
             part = drive[:, slice(*tile.row)]
-            if noise > 0:
+            spread = noise * adc.codes[1] / tile.output_range
+            if variance is not None:
                 codes = torch.empty(len(x), weight.shape[1], device=x.device)
-                spread = noise * adc.codes[1] / tile.output_range
+                codes.normal_(generator=self._generator(x.device))
+                codes.mul_((part.square() @ variance).add_(spread**2).sqrt_()).addmm_(part, weight)
+            elif noise > 0:
+                codes = torch.empty(len(x), weight.shape[1], device=x.device)
                 codes.normal_(0.0, spread, generator=self._generator(x.device))
                 codes.addmm_(part, weight)
             else:

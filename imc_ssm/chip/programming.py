@@ -58,8 +58,17 @@ class ProgrammedMatrix:
 
     def weights(self, time: float | None = None) -> Floats:
         """(g_plus - g_minus) / (g_max - g_min), (chips, inputs, outputs); `time` in s, None = as programmed."""
+        return self.state(time)[0]
+
+    def state(self, time: float | None = None) -> tuple[Floats, Floats | None]:
+        """The weights at a time, and their variance from product to product, both (chips, inputs, outputs).
+
+        None for the variance where the cell has no such noise (`Cell.fast_noise`; aihwkit's models have none).
+        """
         g = self.at(time)
-        return np.asarray((g[:, 0] - g[:, 1]) / self.cell.span, dtype=np.float32)
+        sigma = None if isinstance(self.model, Reference) else self.model.fast_noise(self.devices, g)
+        weights = np.asarray((g[:, 0] - g[:, 1]) / self.cell.span, dtype=np.float32)
+        return weights, None if sigma is None else np.square(sigma / np.float32(self.cell.span)).sum(axis=1)
 
 
 def program(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from imc_ssm.config import Config
-from imc_ssm.devices.library import Area, Cited, Conductance, Duration, Number, Voltage
+from imc_ssm.devices.library import CellArea, Cited, Conductance, Levels, Pulse, Voltage
 from imc_ssm.errors import DesignError
 
 __all__ = ["MICRO", "Array", "Cell", "Draws", "Programmed", "Times", "polynomial", "stream_seed"]
@@ -50,6 +50,10 @@ class Draws:
             generator.standard_normal(out=chip, dtype=np.float32)
         return out
 
+    def uniform(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+        """(chips, *shape) independent numbers, uniform in [0, 1)."""
+        return np.stack([generator.random(shape) for generator in self._generators])
+
 
 @dataclass(frozen=True, eq=False)
 class Programmed:
@@ -68,7 +72,7 @@ class Times(Config):
 
     earliest: float = Field(ge=0.0)
     """Earliest time, s."""
-    latest: float = Field(gt=0.0)
+    latest: float = Field(gt=0.0, le=1e12)
     """Latest time, s."""
     only: tuple[float, ...] = ()
     """If not empty, the model exists at these times only, s."""
@@ -89,8 +93,8 @@ class Cell(Config):
 
     name: str
     """Name, as in `Design.cell`."""
-    kind: Literal["pcm", "reram"]
-    """Phase-change memory, or filamentary resistive memory."""
+    kind: Literal["pcm", "reram", "mram", "ecram", "fefet", "flash", "other"]
+    """Phase-change, filamentary resistive, magnetic or electrochemical memory, ferroelectric transistor, flash."""
     description: str
     """One line for people."""
     model: str
@@ -101,13 +105,13 @@ class Cell(Config):
     """Highest conductance a device is programmed to, S."""
     v_read: Voltage
     """Read voltage of a full-scale input, V."""
-    t_read: Duration
+    t_read: Pulse
     """Length of the read pulse of one matrix-vector product, s (not the constant of the 1/f fit)."""
-    levels: Number | None = None
+    levels: Levels | None = None
     """Distinguishable conductances per device, both ends included; None = continuous."""
     times: Times
     """When the noise model holds."""
-    area: Area
+    area: CellArea
     """Area of one device with its access transistor, m2."""
     programming_scale: float = Field(default=1.0, ge=0.0)
     """Factor on the published programming noise (0 = none)."""
@@ -152,6 +156,13 @@ class Cell(Config):
 
         `time` is one that `check_time` has passed.
         """
+
+    def fast_noise(self, devices: Programmed, g: Array) -> Array | None:
+        """(chips, ...), S: standard deviation of the noise that is drawn anew in every product; None: no noise.
+
+        `g` (chips, ...): what `read` gave, or what was programmed.
+        """
+        return None
 
     def reference(self) -> Any:
         """The same model in aihwkit, in uS; `DesignError` where aihwkit has none."""

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from imc_ssm.config import read_toml
 from imc_ssm.devices.cell import Cell
 from imc_ssm.devices.cmo import ReramCmo
+from imc_ssm.devices.generic import Generic
 from imc_ssm.devices.library import device_path
 from imc_ssm.devices.pcm import PcmLike
 from imc_ssm.devices.wan import ReramWan2022
@@ -21,6 +22,7 @@ CELLS: dict[str, type[Cell]] = {
     "pcm-like": PcmLike,
     "reram-cmo": ReramCmo,
     "reram-wan2022": ReramWan2022,
+    "generic": Generic,
 }
 """The class of every model, by the field `model` of a cell's TOML."""
 

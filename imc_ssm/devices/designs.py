@@ -43,15 +43,15 @@ class Design(Config):
     of (full-scale input) x (full-scale weight); added before the output converter."""
     drift_compensation: Literal["global", "none"]
     """"global": every tile's outputs are multiplied by readout(programmed) / readout(now) in digital."""
-    tiles: int = Field(ge=1)
+    tiles: int = Field(ge=1, le=10**9)
     """Tiles on the chip."""
-    columns_per_adc: int = Field(ge=1)
+    columns_per_adc: int = Field(ge=1, le=65536)
     """Columns that share one output converter, converted one after the other."""
     node: Length
     """Process node of the periphery, m."""
     clock: Frequency
     """Clock of the digital unit, Hz."""
-    lanes: int = Field(ge=1)
+    lanes: int = Field(ge=1, le=10**6)
     """Parallel multiply-accumulate lanes of the digital unit."""
     components: str
     """Component table: name of a shipped one, or the path of a TOML (in a file: relative to the file)."""

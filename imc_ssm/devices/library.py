@@ -45,22 +45,33 @@ def cited(unit: str, *, low: float = 0.0, high: float = float("inf")) -> Any:
 
 if TYPE_CHECKING:  # a type checker sees the class, pydantic the class with its unit and range
     Area: TypeAlias = Cited
+    CellArea: TypeAlias = Cited
     Conductance: TypeAlias = Cited
     Duration: TypeAlias = Cited
     Energy: TypeAlias = Cited
     Frequency: TypeAlias = Cited
     Length: TypeAlias = Cited
+    Levels: TypeAlias = Cited
     Number: TypeAlias = Cited
+    Pulse: TypeAlias = Cited
+    Share: TypeAlias = Cited
+    Signed: TypeAlias = Cited
     Voltage: TypeAlias = Cited
 else:
-    Area = cited("m2")
-    Conductance = cited("S")
-    Duration = cited("s")
-    Energy = cited("J")
-    Frequency = cited("Hz", low=1.0)
-    Length = cited("m", low=1e-10)
-    Number = cited("1")
-    Voltage = cited("V")
+    # The upper ends are far above anything that is built; what lies beyond is a wrong unit or a slip of the keys.
+    Area = cited("m2", high=1e-2)
+    CellArea = cited("m2", high=1e-8)
+    Conductance = cited("S", high=0.1)
+    Duration = cited("s", high=1e12)
+    Energy = cited("J", high=1.0)
+    Frequency = cited("Hz", low=1.0, high=1e11)
+    Length = cited("m", low=1e-10, high=1e-3)
+    Levels = cited("1", high=65536.0)
+    Number = cited("1", high=1e6)
+    Pulse = cited("s", high=1.0)
+    Share = cited("1", high=1.0)
+    Signed = cited("1", low=-1.0, high=1.0)
+    Voltage = cited("V", high=100.0)
 
 
 def _root() -> Path:

@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from imc_ssm.chip import Reference
-from imc_ssm.devices import CELLS, Cell, Draws, device_names, load_cell, stream_seed
+from imc_ssm.devices import CELLS, Cell, Draws, load_cell, stream_seed
 
 N = 40_000
 P = 1e-4
@@ -89,7 +89,7 @@ def test_distributions_agree(name: str, changes: dict[str, float], fraction: flo
         assert not difference, f"{name} {changes} at {fraction:g}, {stage}: {difference}"
 
 
-@pytest.mark.parametrize("name", device_names("cells"))
+@pytest.mark.parametrize("name", sorted({name for name, _ in CASES}))
 def test_the_test_would_notice_five_percent(name: str) -> None:
     cell = load_cell(name)
     wider = cell.with_(programming_scale=1.05)
@@ -98,4 +98,5 @@ def test_the_test_would_notice_five_percent(name: str) -> None:
 
 
 def test_every_model_is_tested() -> None:
-    assert {load_cell(name).model for name, _ in CASES} == set(CELLS)
+    """Of those that aihwkit has; test_generic_cell.py has the statistics of the other."""
+    assert {load_cell(name).model for name, _ in CASES} == set(CELLS) - {"generic"}
