@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from imc_ssm.cli.demo import demo
+from imc_ssm.cli.devices import devices
 from imc_ssm.cli.experiment import experiment
 from imc_ssm.cli.hardware import cost, deploy
 from imc_ssm.cli.inspection import inspect
 from imc_ssm.cli.learning import quantize, train
-from imc_ssm.cli.listing import data, devices, show
+from imc_ssm.cli.listing import data, show
 from imc_ssm.cli.report import console
 
 __all__ = ["app"]
@@ -38,6 +39,7 @@ def _version(
         raise typer.Exit
 
 
-for command in (demo, train, quantize, inspect, deploy, cost, show, devices, data):
+for command in (demo, train, quantize, inspect, deploy, cost, show, data):
     app.command()(command)
+app.add_typer(devices, name="devices")
 app.add_typer(experiment, name="experiment")

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from imc_ssm.cli.report import console
-from imc_ssm.devices import Cell, Design, device_names, load_cell, load_design, resolve
-from imc_ssm.errors import DesignError, unknown
+from imc_ssm.devices import (
+    Cell,
+    Components,
+    Design,
+    device_names,
+    device_path,
+    load_cell,
+    load_design,
+    load_entry,
+    resolve,
+)
+from imc_ssm.devices.library import Kind
 from imc_ssm.units import quantity
 
-__all__ = ["show"]
+__all__ = ["show", "toml_of"]
+
+KINDS: tuple[Kind, ...] = ("cells", "designs", "components")
 
 
 def show(name: str | None) -> dict[str, Any]:
@@ -41,37 +53,63 @@ def show(name: str | None) -> dict[str, Any]:
         converters = f"{design.dac.bits}, {design.adc.bits} b"
         table.add_row(design.name, design.cell, tiles, converters, design.description)
     console.print(table)
-    console.print("`imc-ssm devices NAME` shows one with the source of every number.")
+    tables = device_names("components")
+    console.print(f"Component tables: {', '.join(tables)}")
+    console.print("`imc-ssm devices NAME` (or FILE.toml) shows one with the source of every number.")
     return {"cells": [_dump(c) for c in cells], "designs": [_dump(d) for d in designs]}
 
 
+def toml_of(name: str) -> str:
+    """The text of the TOML behind a name or path."""
+    kind: Kind = next((kind for kind in KINDS if name in device_names(kind)), "cells")
+    return device_path(kind, name).read_text(encoding="utf-8")
+
+
 def _one(name: str) -> dict[str, Any]:
-    entry: Cell | Design
-    if name in device_names("cells"):
-        entry = load_cell(name)
-    elif name in device_names("designs") or Path(name).suffix == ".toml":
+    entry = load_entry(name)
+    if isinstance(entry, Design):
         resolve(name)  # what it refers to is there and right
-        entry = load_design(name)
-    else:
-        raise DesignError(unknown("cell or design", name, device_names("cells") + device_names("designs")))
     content = _dump(entry)
-    sources = content.get("sources") or {}
+    sources = content.pop("sources", None) or {}
     table = Table(title=name)
     for column in ("field", "value", "source"):
         table.add_column(column)
-    for field, value in content.items():
-        if field == "sources" or value is None:
-            continue
-        if isinstance(value, dict) and "value" in value:
-            table.add_row(field, f"{value['value']:g} {value['unit']}", value["source"])
-        elif isinstance(value, dict):
-            source = str(value.get("source") or sources.get(field, ""))
-            table.add_row(field, ", ".join(f"{k} {v}" for k, v in value.items() if k != "source"), source)
-        else:
-            table.add_row(field, str(value), str(sources.get(field, "")))
+    for field, value, source in _rows(content):
+        table.add_row(field, value, source or str(sources.get(field, "")))
     console.print(table)
-    return content
+    return content | ({"sources": sources} if sources else {})
 
 
-def _dump(entry: Cell | Design) -> dict[str, Any]:
+def _rows(content: dict[str, Any], outer: str = "") -> Iterator[tuple[str, str, str]]:
+    """Field, value and source of every number, also of those inside others."""
+    for name, value in content.items():
+        field = f"{outer}{name}"
+        if value is None or (name == "source" and outer):
+            continue
+        if isinstance(value, dict):
+            inner = any(isinstance(part, dict | list) and part for part in value.values())
+            if "value" in value and "unit" in value:
+                at = value.get("against") or ()
+                words = _numbers(value["value"], value["unit"]) + (f" at {_numbers(at, 'S')}" if at else "")
+                yield field, words, value["source"]
+            elif inner and "source" not in value:
+                yield from _rows(value, f"{field}.")
+            else:
+                words = ", ".join(f"{k} {v}" for k, v in value.items() if k != "source" and v not in ((), []))
+                yield field, words, str(value.get("source") or "")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for row in value:
+                size = row.get("bits") or row.get("capacity")
+                yield from _rows(row, f"{field}.{size}b.")
+        else:
+            yield field, str(value), ""
+
+
+def _numbers(value: float | list[float], unit: str) -> str:
+    """ "0.1, 0.2 S"; a pure number has no unit."""
+    words = ", ".join(f"{v:g}" for v in (value if isinstance(value, list | tuple) else [value]))
+    return words if unit == "1" else f"{words} {unit}"
+
+
+def _dump(entry: Cell | Design | Components) -> dict[str, Any]:
     return entry.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The commands that show what there is: `show`, `devices` and `data`."""
+"""The commands that show what there is: `show` and `data`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imc_ssm.cli.report import console, info_table, result_tables
 from imc_ssm.errors import FileError
 from imc_ssm.files import atomic_path
 
-__all__ = ["data", "devices", "show"]
+__all__ = ["data", "show"]
 
 SHOWN = (
     *("time", "accuracy_digital", "accuracy", "energy", "latency", "area", "memory", "bits_state"),
@@ -50,21 +50,6 @@ def show(
     console.print(inspection_tables(ds) if recurrences else result_tables(ds))
     save_figure(inspection(ds) if recurrences else summary(ds), picture)
     console.print(f"wrote {picture}", soft_wrap=True)
-
-
-def devices(
-    name: Annotated[
-        str | None, typer.Argument(help="A cell or design to show with the source of every number.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the same as JSON.")] = None,
-    seed: UnusedSeed = 0,
-) -> None:
-    """List memory cells and chip designs with their sources."""
-    from imc_ssm.cli import library
-
-    if out is not None:
-        writable(out, ".json")
-    _write_json(out, library.show(name))
 
 
 def data(

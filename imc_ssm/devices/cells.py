@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
-from imc_ssm.config import read_toml
 from imc_ssm.devices.cell import Cell
 from imc_ssm.devices.cmo import ReramCmo
 from imc_ssm.devices.generic import Generic
-from imc_ssm.devices.library import device_path
+from imc_ssm.devices.library import ENTRIES, read_entry
 from imc_ssm.devices.pcm import PcmLike
 from imc_ssm.devices.wan import ReramWan2022
 from imc_ssm.errors import ConfigError, unknown
@@ -25,6 +24,7 @@ CELLS: dict[str, type[Cell]] = {
     "generic": Generic,
 }
 """The class of every model, by the field `model` of a cell's TOML."""
+ENTRIES["cells"] = Cell
 
 
 def parse_cell(data: dict[str, Any], *, where: str = "") -> Cell:
@@ -40,8 +40,8 @@ def load_cell(name: str | Path) -> Cell:
 
     Raises `DesignError` (unknown name), `FileError` (not readable) or `ConfigError` (a wrong field).
     """
-    path = device_path("cells", name)
-    return parse_cell(read_toml(path), where=str(path))
+    data, path = read_entry("cells", name)
+    return parse_cell(data, where=str(path))
 
 
 AnyCell = Annotated[

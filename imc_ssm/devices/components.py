@@ -15,7 +15,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from imc_ssm.config import Config
-from imc_ssm.devices.library import Area, Cited, Duration, Energy, Length, device_path
+from imc_ssm.devices.library import ENTRIES, Area, Cited, Duration, Energy, Length, read_entry
 from imc_ssm.errors import DesignError, unknown
 
 __all__ = ["Component", "Components", "ConverterType", "Digital", "Memory", "Sized", "Sram", "load_components"]
@@ -293,4 +293,8 @@ def load_components(name: str | Path) -> Components:
 
     Raises `DesignError` for an unknown name, `FileError` or `ConfigError` for a wrong file.
     """
-    return Components.from_toml(device_path("components", name))
+    data, path = read_entry("components", name)
+    return Components.parse(data, where=str(path))
+
+
+ENTRIES["components"] = Components

@@ -8,14 +8,26 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from imc_ssm.config import Config
+from imc_ssm.config import Config, read_toml
+from imc_ssm.devices.cell import Cell
 from imc_ssm.devices.cells import AnyCell, load_cell
-from imc_ssm.devices.components import Component, Digital, load_components
+from imc_ssm.devices.components import Component, Components, Digital, load_components
 from imc_ssm.devices.converters import AnyConverter, Choice, converter
-from imc_ssm.devices.library import Frequency, Length, Number, beside, device_path
-from imc_ssm.errors import ConfigError, DesignError
+from imc_ssm.devices.library import (
+    ENTRIES,
+    Frequency,
+    Kind,
+    Length,
+    Number,
+    beside,
+    device_names,
+    device_path,
+    kind_of,
+    read_entry,
+)
+from imc_ssm.errors import ConfigError, DesignError, unknown
 
-__all__ = ["PLAIN", "Chip", "Design", "load_design", "resolve"]
+__all__ = ["PLAIN", "Chip", "Design", "load_design", "load_entry", "resolve"]
 
 PLAIN = ("rows", "columns", "dac", "adc", "tiles", "columns_per_adc", "lanes")
 """Fields of a design without a source of their own; their sources stand in its table `sources`."""
@@ -156,9 +168,32 @@ def load_design(name: str | Path) -> Design:
 
     Raises `DesignError` (unknown name), `FileError` (not readable) or `ConfigError` (a wrong field).
     """
-    path = device_path("designs", name)
-    design = Design.from_toml(path)
+    data, path = read_entry("designs", name)
+    design = Design.parse(data, where=str(path))
     return design.with_(cell=beside(path, design.cell), components=beside(path, design.components))
+
+
+ENTRIES["designs"] = Design
+
+
+def load_entry(name: str | Path) -> Cell | Design | Components:
+    """A cell, a design or a component table, whichever the shipped name or the TOML at the path is.
+
+    Raises `DesignError` for an unknown name or a TOML that is none of them, else as the loader of its kind.
+    """
+    loaders: dict[Kind, Any] = {"cells": load_cell, "designs": load_design, "components": load_components}
+    if Path(name).suffix == ".toml":
+        kind = kind_of(read_toml(device_path("designs", name)))
+        if kind is None:
+            raise DesignError(f"{name} has no field of a memory cell, a chip design or a component table")
+    else:
+        known = {n: kind for kind in loaders for n in device_names(kind)}
+        if str(name) not in known:
+            hint = "a file of your own is given by its path, ending in .toml"
+            raise DesignError(f"{unknown('cell, design or component table', str(name), known)}; {hint}")
+        kind = known[str(name)]
+    loaded: Cell | Design | Components = loaders[kind](name)
+    return loaded
 
 
 def resolve(design: Design | Chip | str | Path) -> Chip:

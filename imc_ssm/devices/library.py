@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field
 
-from imc_ssm.config import Config
+from imc_ssm.config import Config, read_toml
 from imc_ssm.errors import DesignError, unknown
 
-__all__ = ["Cited", "Kind", "beside", "cited", "device_names", "device_path"]
+__all__ = ["ENTRIES", "Cited", "Kind", "beside", "cited", "device_names", "device_path", "kind_of", "read_entry"]
 
 Kind = Literal["cells", "designs", "components"]
+WORDS: dict[Kind, str] = {"cells": "memory cell", "designs": "chip design", "components": "component table"}
+ENTRIES: dict[Kind, type[Config]] = {}
+"""The class of what each folder holds; the class registers itself."""
 
 
 class Cited(Config):
@@ -87,7 +90,7 @@ def device_names(kind: Kind) -> list[str]:
 
 
 def device_path(kind: Kind, name: str | Path) -> Path:
-    """The TOML behind a shipped name or a user's own path.
+    """The TOML behind a shipped name or a user's own path, relative to the current folder.
 
     Raises `DesignError` that names the nearest shipped one when neither exists.
     """
@@ -96,10 +99,34 @@ def device_path(kind: Kind, name: str | Path) -> Path:
             raise DesignError(f"no file {name}; give an existing .toml or one of: {', '.join(device_names(kind))}")
         return Path(name)
     path = _root() / kind / f"{name}.toml"
-    if not path.is_file():
-        what = {"cells": "memory cell", "designs": "chip design", "components": "component table"}[kind]
-        raise DesignError(unknown(what, str(name), device_names(kind)))
+    if str(name) not in device_names(kind):
+        hint = f"a file of your own is given by its path, such as '{name}.toml'"
+        raise DesignError(f"{unknown(WORDS[kind], str(name), device_names(kind))}; {hint}")
     return path
+
+
+def kind_of(data: dict[str, Any]) -> Kind | None:
+    """What a TOML describes: the kind that has most of its fields; None if it has those of none."""
+    common = set.intersection(*(set(entry.model_fields) for entry in ENTRIES.values()))
+    shared = {kind: len((data.keys() & set(entry.model_fields)) - common) for kind, entry in ENTRIES.items()}
+    best = max(shared, key=lambda kind: shared[kind])
+    return best if shared[best] else None
+
+
+def read_entry(kind: Kind, name: str | Path) -> tuple[dict[str, Any], Path]:
+    """The content of the TOML of a cell, design or component table, not yet validated, and where it lies.
+
+    Raises `DesignError` (unknown name, or a TOML of another kind) or `FileError` (not readable).
+    """
+    path = device_path(kind, name)
+    data = read_toml(path)
+    found = kind_of(data)
+    if found not in (kind, None):
+        raise DesignError(
+            f"{path} is a {WORDS[found]}, not a {WORDS[kind]}; give the path of a {WORDS[kind]}'s TOML "
+            f"or one of: {', '.join(device_names(kind))}"
+        )
+    return data, path
 
 
 def beside(file: Path, reference: str) -> str:

@@ -14,11 +14,11 @@ from cli_runs import done, own_toml, run
 from imc_ssm import __version__, datasets, results
 from imc_ssm.chip import Deployment, evaluate
 from imc_ssm.cli.app import app
-from imc_ssm.devices import device_names, load_cell, load_design
+from imc_ssm.devices import Components, device_names, load_cell, load_components, load_design, load_entry
 from imc_ssm.modelfile import load_model, tensors_of
 from imc_ssm.training import accuracy
 
-COMMANDS = ("demo", "train", "quantize", "inspect", "deploy", "cost", "show", "devices", "data")
+COMMANDS = ("demo", "train", "quantize", "inspect", "deploy", "cost", "show", "data")
 
 
 def test_the_chain_leaves_exactly_its_files(chain):
@@ -151,16 +151,16 @@ def test_sequences_of_one_step_are_sequences(tmp_path):
     done("train", tmp_path / "one.npz", "--epochs", 1, "--out", tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "devices show"])
 def test_help_of_every_command(command):
-    printed = done(command, "--help").out
+    printed = done(*command.split(), "--help").out
     assert "--seed" in printed
     assert "--out" in printed
 
 
 def test_every_option_is_documented():
     group = typer.main.get_command(app)
-    assert set(group.commands) == {*COMMANDS, "experiment"}
+    assert set(group.commands) == {*COMMANDS, "devices", "experiment"}
     for name, command in group.commands.items():
         assert command.help, name
         bare = [p.name for p in command.params if p.name != "help" and not getattr(p, "help", None)]
@@ -193,9 +193,37 @@ def test_devices_shows_one_with_the_source_of_every_number(name, tmp_path):
     for field, value in content.items():
         if isinstance(value, dict) and "value" in value:
             assert field.replace("_", "") in words
-            assert f"{value['value']:g}" in printed
+            values = value["value"] if isinstance(value["value"], list) else [value["value"]]
+            assert all(f"{v:g}" in printed for v in values)
             source = "".join(c for c in value["source"] if c.isalnum())
             assert source[:5] in words  # columns wrap anywhere
+
+
+def test_devices_shows_a_component_table(tmp_path):
+    printed = done("devices", "periphery-32nm", "--out", tmp_path / "one.json").out
+    assert "1.667e-12 J" in printed
+    table = json.loads((tmp_path / "one.json").read_text())
+    assert Components.parse(table) == load_components("periphery-32nm")
+
+
+@pytest.mark.parametrize("name", ["generic-reram", "pcm-256", "periphery-32nm"])
+def test_devices_copies_a_toml_and_shows_it_whatever_it_is(name, tmp_path):
+    done("devices", name, "--out", tmp_path / "mine.toml")
+    assert load_entry(tmp_path / "mine.toml").name == name
+    shown, again = done("devices", name).out, done("devices", tmp_path / "mine.toml").out
+    assert shown.split("\n", 1)[1] == again.split("\n", 1)[1]  # but for the title
+
+
+def test_a_toml_of_another_kind_is_named(tmp_path):
+    done("devices", "pcm-256", "--out", tmp_path / "base.toml")
+    design = own_toml(tmp_path, "designs", "reram-128", cell='cell = "base.toml"')
+    wrong = run("devices", design)
+    assert wrong.code == 2
+    assert "base.toml is a chip design, not a memory cell; give the path of a memory cell's TOML" in wrong.err
+    bare = own_toml(tmp_path, "designs", "reram-128", cell='cell = "base"')
+    assert "a file of your own is given by its path, such as 'base.toml'" in run("devices", bare).err
+    (tmp_path / "other.toml").write_text("lr = 1\n")
+    assert "no field of a memory cell" in run("devices", tmp_path / "other.toml").err
 
 
 def test_devices_shows_a_design_of_the_user(tmp_path):

@@ -1,0 +1,62 @@
+"""The commands of the device library: `devices [NAME | FILE.toml]` and `devices fit MEASUREMENTS.csv`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from imc_ssm.cli.inputs import writable
+from imc_ssm.cli.options import UnusedSeed
+from imc_ssm.cli.report import console
+from imc_ssm.files import atomic_path
+
+__all__ = ["devices"]
+
+
+class _ShowsByDefault(TyperGroup):
+    """A group whose first word may be an argument of `show`: `devices pcm-256` is `devices show pcm-256`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+devices = typer.Typer(
+    cls=_ShowsByDefault,
+    pretty_exceptions_enable=False,
+    help="Memory cells, chip designs and component tables with their sources; a cell from measurements.",
+    epilog="`imc-ssm devices NAME`, FILE.toml or nothing is short for `imc-ssm devices show ...` (--out, --seed).",
+)
+
+
+@devices.command("show")
+def show_(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A cell, design or component table, by name or FILE.toml: every number and its source."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the same as .json; with a NAME also its .toml, to copy and change.")
+    ] = None,
+    seed: UnusedSeed = 0,
+) -> None:
+    """List memory cells, chip designs and component tables, or show one with the source of every number."""
+    from imc_ssm.cli import library
+
+    if out is not None:
+        writable(out, *((".json",) if name is None else (".json", ".toml")))
+    content = library.show(name)
+    if out is None:
+        return
+    with atomic_path(out) as temporary:
+        copied = name is not None and out.suffix == ".toml"
+        text = library.toml_of(name) if copied and name else json.dumps(content, indent=2, default=str)
+        temporary.write_text(text, encoding="utf-8")
+    console.print(f"wrote {out}", soft_wrap=True)
