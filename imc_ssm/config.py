@@ -6,23 +6,55 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
-from imc_ssm.errors import ConfigError, FileError, unknown
+from imc_ssm.errors import ConfigError, FileError, shown, unknown
 
-__all__ = ["Config", "Kinds", "one_line", "read_toml"]
+__all__ = ["Config", "Kinds", "read_toml"]
 
 
 class Config(BaseModel):
     """A frozen, validated, JSON- and TOML-round-trippable configuration.
 
-    Unknown fields are errors that name the nearest valid field. `Config.parse` turns pydantic's report
-    into one line; constructing directly raises pydantic's own `ValidationError`.
+    Unknown fields are errors that name the nearest valid field; every way to make one raises `ConfigError` with
+    one line. Types are exact: neither `true` nor `"8"` is a number; NumPy's numbers are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __init__(self, /, **fields):
+            try:
+                super().__init__(**fields)
+            except ValidationError as error:
+                raise ConfigError(_one_line(type(self), error, "")) from None
+
+        # Configurations within another are made by pydantic itself, whose report then covers all of it.
+        __init__.__pydantic_base_init__ = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exact(cls, data: Any) -> Any:
+        """Numbers of NumPy become Python's; booleans and texts are no numbers, numbers are no booleans."""
+        if not isinstance(data, dict):
+            return data
+        out = {str(name): _plain(value) for name, value in data.items()}
+        for name, field in cls.model_fields.items():
+            if name in out:
+                _check_type(f"{cls.__name__} field {name!r}", out[name], field.annotation)
+        return out
 
     @model_serializer(mode="wrap")
     def _dumped(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -53,7 +85,7 @@ class Config(BaseModel):
         """Validate a JSON text."""
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{where or cls.__name__} is not valid JSON: {error}") from None
         return cls.parse(data, where=where)
 
@@ -62,10 +94,12 @@ class Config(BaseModel):
 
             scheme.with_(symmetric=True, bits__state=6)     fields of a field after two underscores
             scheme.with_({"bits.state": 6})                 or after a dot
+            design.with_(adc_bits=6)                        short, where only one field can be meant: adc.bits
 
         Raises `ConfigError` as `parse` does, and where a field that is to be changed inside has none of its own.
         """
         given = dict(changes or {}) | {name.replace("__", "."): value for name, value in fields.items()}
+        given = {self._whole(path, given): value for path, value in given.items()}
         outer: dict[str, Any] = {}
         inner: dict[str, dict[str, Any]] = {}
         for path, value in given.items():
@@ -73,22 +107,46 @@ class Config(BaseModel):
             if rest:
                 inner.setdefault(name, {})[rest] = value
             else:
-                outer[name] = value
+                outer[name] = _changed(getattr(self, name, None), value)
         values = {name: getattr(self, name) for name in type(self).model_fields} | outer
         for name, rest_of in inner.items():
             owner = values.get(name)
             if name in type(self).model_fields and not isinstance(owner, Config):
                 path = f"{name}.{next(iter(rest_of))}"
                 raise ConfigError(
-                    f"{type(self).__name__} field {path!r}: {name} is {owner!r}, which has no fields; "
+                    f"{type(self).__name__} field {path!r}: {name} is {shown(owner)}, which has no fields; "
                     f"set {name} as a whole"
                 )
             values[name] = owner.with_(rest_of) if isinstance(owner, Config) else None
         return self.parse(values)
 
+    def _whole(self, path: str, given: Mapping[str, Any]) -> str:
+        """The path of a field that is given short: where it lies and its name joined by "_", or its name alone
+        where only one configuration within has it; the path as it is where that is replaced as a whole."""
+        if "." in path or path in type(self).model_fields:
+            return path
+        inside = [
+            f"{outer}.{field}"
+            for outer in type(self).model_fields
+            if isinstance(owner := getattr(self, outer), Config) and not _is_cited(owner) and outer not in given
+            for field in type(owner).model_fields
+        ]
+        found = [f for f in inside if f.replace(".", "_") == path]
+        found = found or [f for f in inside if f.rpartition(".")[2] == path]
+        if len(found) > 1:
+            raise ConfigError(f"{type(self).__name__} has several {path!r}: {', '.join(found)}; give one of them")
+        return found[0] if found else path
+
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Pydantic's, which does not validate `update`; this one does: the same as `with_`."""
         return self.with_(update) if update else super().model_copy(deep=deep)
+
+    if not TYPE_CHECKING:
+
+        @classmethod
+        def model_construct(cls, _fields_set=None, **values):
+            """Pydantic's, which does not validate; this one does: there is no unvalidated configuration."""
+            return cls.parse(values)
 
     def described(self, name: str) -> str:
         """The description of a field, as its docstring has it."""
@@ -142,24 +200,13 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"cannot read {path}: {error}; give the path of a TOML file") from None
+    except (OSError, ValueError) as error:  # not UTF-8, a null byte in the name
+        why = getattr(error, "strerror", None) or error
+        raise FileError(f"cannot read {path}: {why}; give the path of a TOML file") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError, as are numbers too long
         raise FileError(f"{path} is not valid TOML: {error}") from None
-
-
-def one_line(error: ValidationError, where: str) -> str:
-    """The first problem of a configuration that was made directly, in the file `where`, as `parse` has it."""
-    return _one_line(_named(Config, error.title) or Config, error, where)
-
-
-def _named(base: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The class of a name among a class and those that inherit from it."""
-    if base.__name__ == name:
-        return base
-    return next((found for child in base.__subclasses__() if (found := _named(child, name))), None)
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
@@ -179,7 +226,7 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     nested = first.get("ctx", {}).get("error")
     if isinstance(nested, ConfigError):  # a configuration within, which has said all of it
         return f"{place}{nested}"
-    value = "" if first["type"] == "missing" else f" = {first['input']!r}"
+    value = "" if first["type"] == "missing" else f" = {shown(first['input'])}"
     said = _bounds(cls, first["loc"]) if first["type"] in _OUTSIDE else ""
     return f"{place}{cls.__name__} field {path!r}{value}: {said or first['msg']}{more}"
 
@@ -215,3 +262,59 @@ def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] 
 
 def _is_config(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars as Python's, also in lists and tuples; all else as it is."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    if isinstance(value, (list, tuple)) and any(isinstance(part, np.generic) for part in value):
+        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
+    return value
+
+
+def _is_cited(value: Any) -> bool:
+    """Whether it is a number with its unit and source (`devices.Cited`)."""
+    return isinstance(value, Config) and {"value", "unit", "source"} <= type(value).model_fields.keys()
+
+
+def _changed(old: Any, new: Any) -> Any:
+    """What a field becomes: a number in the place of one with a source is that, with its source said."""
+    new = _plain(new)
+    if not _is_cited(old) or not isinstance(new, (int, float)) or isinstance(new, bool):
+        return new
+    return old.with_(value=new, source=f"assumed: {new:g} in the place of {old.value:g} ({old.source})")
+
+
+def _check_type(what: str, value: Any, annotation: Any) -> None:
+    """`ConfigError` for a boolean or text where a number is meant, and anything but a boolean where one is."""
+    kinds, words, parts = _kinds(annotation)
+    if isinstance(value, (list, tuple)) and parts is not None:
+        for i, part in enumerate(value):
+            _check_type(f"{what}[{i}]", part, parts)
+        return
+    allowed = type(value) in kinds or value is None or Any in kinds or (isinstance(value, str) and value in words)
+    if allowed or not (isinstance(value, (bool, str)) or bool in kinds):
+        return
+    if kinds & {int, float}:
+        also = f" or {', '.join(map(repr, words))}" if words else ""
+        raise ConfigError(f"{what} = {shown(value)}: give a number{also}")
+    elif bool in kinds:
+        raise ConfigError(f"{what} = {shown(value)}: give true or false")
+
+
+def _kinds(annotation: Any) -> tuple[set[Any], set[Any], Any]:
+    """The types that a field may have, single values, and, for a list, the annotation of its elements."""
+    origin, within = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return set(), set(within), None
+    if origin in (tuple, list):
+        return {origin}, set(), within[0] if len({*within} - {...}) == 1 else None
+    if hasattr(annotation, "__metadata__"):
+        return _kinds(within[0])
+    if origin in (Union, UnionType):
+        kinds, words, parts = set[Any](), set[Any](), None
+        for found, values, inner in map(_kinds, within):
+            kinds, words, parts = kinds | found, words | values, parts if inner is None else inner
+        return kinds, words, parts
+    return {annotation}, set(), None

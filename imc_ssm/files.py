@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from imc_ssm.errors import ConfigError, FileError
+from imc_ssm.errors import ConfigError, FileError, shown
 
-__all__ = ["atomic_path", "cannot_write", "canonical_json", "check_writable", "load_tensors", "save_tensors"]
+__all__ = [
+    "atomic_path",
+    "cannot_write",
+    "canonical_json",
+    "check_writable",
+    "load_tensors",
+    "recognised",
+    "save_tensors",
+]
 
 _KEY = "imc_ssm"
 _VERSION = 1
@@ -116,12 +125,13 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], di
     Raises `FileError` for a file that is missing, truncated, changed in any bit, not safetensors, of another
     kind or written by a newer version.
     """
-    tensors, text = _read_safetensors(Path(path))
+    tensors, text = _read_safetensors(Path(path), kind)
     if text is None:
-        raise FileError(f"{path} is a safetensors file, but not one of imc-ssm; give one that imc-ssm wrote")
+        raise FileError(f"{path} was not written by imc-ssm: {recognised(path)}")
     content = _parse(path, text)
     if content["kind"] != kind:
-        raise FileError(f"{path}: this is a {content['kind']!r} file, a {kind!r} was expected")
+        what = content["kind"]
+        raise FileError(f"{path}: this is a {shown(what)} file, a {kind!r} was expected{_USE.get(what, '')}")
     if content["version"] > _VERSION:
         raise FileError(
             f"{path} has file version {content['version']}, this imc-ssm reads up to {_VERSION}; "
@@ -134,7 +144,52 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], di
     return tensors, header
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
+def recognised(path: str | Path) -> str:
+    """What a file is that is not what was asked for, and what to do with it; "" if it is nothing we know.
+
+    By its first bytes, whatever it is called.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1 << 16)
+    except (OSError, ValueError):
+        return ""
+    name = Path(path).name
+    if start.startswith(b"PK\x03\x04"):
+        if b"data.pkl" in start:
+            return _CHECKPOINT.format(name=name)
+        if b".npy" in start:
+            return "this is a NumPy .npz file: a dataset is read by imc_ssm.load_dataset and `imc-ssm train`"
+        return "this is a zip archive"
+    if start.startswith(b"\x80") and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return _CHECKPOINT.format(name=name)
+    if start.startswith(b"\x89HDF"):
+        return "this is a result (.nc): imc_ssm.open_results reads it, `imc-ssm show` shows it"
+    if start.startswith(b"\x93NUMPY"):
+        return "this is one NumPy array (.npy): save a dataset with numpy.savez(path, values=..., labels=...)"
+    if len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
+        kind = re.search(rb'\\?"kind\\?":\\?"([a-z]+)\\?"', start)
+        if kind is not None:
+            what = kind[1].decode()
+            return f"this is a {what} file of imc-ssm" + _USE.get(what, "")
+        return (
+            "this is a safetensors file of another program: a model's weights are taken by "
+            f"`imc-ssm import {name} --out M.safetensors`"
+        )
+    return ""
+
+
+_CHECKPOINT = (
+    "this is a PyTorch checkpoint, which is never unpickled here: "
+    "`imc-ssm import {name} --out M.safetensors` takes its weights"
+)
+_USE = {
+    "model": ": `imc-ssm inspect`, `imc-ssm quantize` and imc_ssm.load_model take it",
+    "deployment": ": `imc-ssm cost` and imc_ssm.Deployment.load take it",
+}
+
+
+def _read_safetensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], str | None]:
     """All arrays, and the text under our metadata key if there is one."""
     from safetensors import safe_open
 
@@ -150,6 +205,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
             f"cannot read {path}: {error.strerror or error}; give the path of an existing file"
         ) from None
     except Exception as error:  # a damaged file makes the parser raise anything
+        if known := recognised(path):
+            raise FileError(f"{path} is no {kind} file: {known}") from None
         raise _damaged(path, f"not a whole safetensors file: {error}") from None
 
 

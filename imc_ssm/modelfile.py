@@ -12,7 +12,7 @@ import torch
 
 from imc_ssm.errors import FileError
 from imc_ssm.files import load_tensors, save_tensors
-from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.layers import Classifier, ModelConfig, classifier_of
 from imc_ssm.quantization import Scheme, wrap
 
 __all__ = ["StoredModel", "load_model", "rebuild", "save_model", "tensors_of"]
@@ -35,8 +35,16 @@ def tensors_of(model: torch.nn.Module) -> dict[str, np.ndarray[Any, Any]]:
     return {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
 
 
-def save_model(path: str | Path, stored: StoredModel) -> None:
-    """Write a model file, atomically; `FileError` if `path` cannot be written."""
+def save_model(path: str | Path, stored: StoredModel | Classifier | str | Path) -> None:
+    """Write a model file, atomically; `FileError` if `path` cannot be written.
+
+    `stored`: a model, or a `StoredModel` to say where it came from too.
+    """
+    if isinstance(stored, str | Path):  # the other way round, as torch.save has it
+        path, stored = stored, path
+    if not isinstance(stored, StoredModel):
+        model = classifier_of(stored, "save_model")
+        stored = StoredModel(model, getattr(model, "scheme", None))
     header = {
         "config": stored.model.config.model_dump(mode="json"),
         "scheme": None if stored.scheme is None else stored.scheme.model_dump(mode="json"),
@@ -46,7 +54,16 @@ def save_model(path: str | Path, stored: StoredModel) -> None:
 
 
 def load_model(path: str | Path) -> StoredModel:
-    """Read a model file; `FileError` for one that is missing, truncated, changed or of another kind."""
+    """Read a model file: the model, its scheme and where it came from.
+
+        >>> import imc_ssm
+        >>> model = imc_ssm.Classifier(imc_ssm.ModelConfig(heads=4, n_state=4))
+        >>> imc_ssm.save_model("mine.safetensors", model)
+        >>> imc_ssm.load_model("mine.safetensors").model.config.heads
+        4
+
+    Raises `FileError` for one that is missing, truncated, changed or of another kind.
+    """
     tensors, header = load_tensors(path, kind="model")
     model, scheme = rebuild(tensors, header, str(path))
     return StoredModel(model, scheme, dict(header.get("info", {})))

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
-from imc_ssm.files import atomic_path, canonical_json
+from imc_ssm.files import atomic_path, canonical_json, recognised
 
 __all__ = ["load", "processor", "provenance", "save", "values_equal"]
 
@@ -238,9 +238,9 @@ def _check_seal(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(len(_MAGIC))
         if start != _MAGIC:
-            raise FileError(
-                f"{path} is not a netCDF-4 file (or its beginning was changed); give a result of imc-ssm"
-            )
+            known = recognised(path)
+            why = f": {known}" if known else " (or its beginning was changed); give a result of imc-ssm"
+            raise FileError(f"{path} is not a netCDF-4 file{why}")
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - _TRAILER, 0))
         trailer = file.read()

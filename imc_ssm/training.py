@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from imc_ssm.checkpoint import Run
 from imc_ssm.config import Config
+from imc_ssm.datasets import dataset_of
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.kernels.device import device_of, named_device, placed
@@ -95,6 +96,7 @@ def train(
     Raises `ImcSsmError` when the loss stops being finite, with what to try, or for a device that cannot be used,
     and `CheckpointError` for a checkpoint of another run.
     """
+    model, data = getattr(model, "model", model), dataset_of(data)
     with placed(model, named_device(device)):
         return _train(model, data, config, mode, progress, keep, checkpoint)
 

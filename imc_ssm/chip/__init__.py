@@ -1,7 +1,7 @@
 """A model on a chip: mapping of weights onto tiles, programming, drift, the product, deployments, evaluation."""
 
 from imc_ssm.chip.compiler import compile
-from imc_ssm.chip.deployment import Deployment
+from imc_ssm.chip.deployment import Deployment, deployment_of
 from imc_ssm.chip.evaluation import DAY, HOUR, TIMES, evaluate
 from imc_ssm.chip.linear import AnalogLinear, Implementation
 from imc_ssm.chip.mapping import (
@@ -32,6 +32,7 @@ __all__ = [
     "column_sums",
     "compensation",
     "compile",
+    "deployment_of",
     "evaluate",
     "map_matrix",
     "program",

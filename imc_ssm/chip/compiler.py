@@ -16,12 +16,21 @@ from torch import Tensor, nn
 
 from imc_ssm.chip.deployment import Deployment
 from imc_ssm.chip.mapping import check_fit, map_matrix, with_output_ranges
+from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.devices import Chip, Design, resolve
 from imc_ssm.errors import DataError, ImcSsmError
 from imc_ssm.graph import Matrix
-from imc_ssm.layers import Classifier
+from imc_ssm.layers import Classifier, classifier_of
 from imc_ssm.modelfile import tensors_of
-from imc_ssm.quantization import DigitalMatrix, QuantizedDense, Scheme, check_static, formats_of, moving_of
+from imc_ssm.quantization import (
+    DigitalMatrix,
+    QuantizedDense,
+    Scheme,
+    calibration_of,
+    check_static,
+    formats_of,
+    moving_of,
+)
 
 __all__ = ["compile"]
 
@@ -33,19 +42,28 @@ CALIBRATION_TOKENS = 100_000
 def compile(
     model: Classifier,
     design: Design | Chip | str | Path,
-    calibration: Tensor,
+    calibration: SequenceDataset | Tensor,
     lengths: Tensor | None = None,
     *,
     input_percentile: float = 99.5,
     output_percentile: float = 99.99,
     name: str = "model",
 ) -> Deployment:
-    """Map a quantized model onto a chip design.
+    """Map a quantized model onto a chip design: a shipped one by name, your own by path, or a `Design`.
 
-    Every matrix of the model's `graph()` is split over tiles; the calibration sequences (B, T, D)
-    run through the model fix each matrix's DAC range (`input_percentile` % of the input magnitudes: read noise
-    is relative to the range, so a few clipped inputs cost less than a wide one) and each tile's ADC range
-    (`output_percentile` % of the column sums). The digital side keeps its formats, and the biases, which are added
+        >>> import imc_ssm
+        >>> data = imc_ssm.load_dataset("digits")
+        >>> model = imc_ssm.Classifier(imc_ssm.ModelConfig(heads=4, n_state=4))
+        >>> quantized = imc_ssm.quantize(model, "uniform", data)
+        >>> deployment = imc_ssm.compile_model(quantized, "pcm-256", data)
+        >>> len(deployment.matrices)
+        3
+
+    Every matrix of the model's `graph()` is split over tiles; the calibration sequences (B, T, D),
+    or some of the training split of a dataset, run through the model fix each matrix's DAC range
+    (`input_percentile` % of the input magnitudes: read noise is relative to the range, so a few clipped inputs
+    cost less than a wide one) and each tile's ADC range (`output_percentile` % of the column
+    sums). The digital side keeps its formats, and the biases, which are added
     there, lie on theirs. What is programmed are the weights as trained: devices have no grid of the scheme's.
 
     The design is resolved here (`devices.resolve`): the deployment depends on no file afterwards.
@@ -53,10 +71,11 @@ def compile(
     Raises `ImcSsmError` for a model that is not quantized, has parts in full precision or dynamic ranges, or for
     calibration data of another shape; `DesignError` when the design has too few tiles.
     """
+    model = classifier_of(model, "compile")
     chip = resolve(design)
     scheme = getattr(model, "scheme", None)
     if not isinstance(scheme, Scheme):
-        raise ImcSsmError("the model is in full precision; quantize it first (imc-ssm quantize)")
+        raise ImcSsmError("the model is in full precision; quantize it first (imc_ssm.quantize, imc-ssm quantize)")
     check_static(moving_of(model), "a chip")
     graph, formats = model.graph(), formats_of(model)
     *before, _ = graph.kinds()  # nothing reads the last signal: it needs no word
@@ -67,6 +86,7 @@ def compile(
             f"a chip has no full precision: give bits to {', '.join(missing)} and quantize again"
             + (" (imc-ssm quantize --biases 16)" if alone else "")
         )
+    calibration, lengths = calibration_of(model, calibration, lengths)
     model.check(calibration, lengths, "calibration data")
     products = [op for op in graph if isinstance(op, Matrix)]
     model = copy.deepcopy(model).eval()

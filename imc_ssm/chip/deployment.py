@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from imc_ssm.chip.linear import AnalogLinear
 from imc_ssm.chip.mapping import MappedMatrix, Tile
 from imc_ssm.devices import Chip, Design
-from imc_ssm.errors import FileError
+from imc_ssm.errors import FileError, ImcSsmError, shown
 from imc_ssm.files import canonical_json, load_tensors, save_tensors
 from imc_ssm.graph import Formats, Graph
 from imc_ssm.layers import Classifier
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from imc_ssm.chip.linear import Implementation
     from imc_ssm.chip.programming import Noise
 
-__all__ = ["Deployment"]
+__all__ = ["Deployment", "deployment_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,3 +181,13 @@ class Deployment:
                 adc,
             )
         return table
+
+
+def deployment_of(given: Any, what: str) -> Deployment:
+    """The deployment itself; `ImcSsmError` says in one sentence what was given to `what` instead."""
+    if isinstance(given, Deployment):
+        return given
+    hint = "make one with imc_ssm.compile_model(model, design, data)"
+    if isinstance(given, (str, PathLike)):
+        hint = f"load it first: imc_ssm.Deployment.load({shown(str(given))})"
+    raise ImcSsmError(f"{what} takes a Deployment, not a {type(given).__name__}; {hint}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from imc_ssm.chip.deployment import Deployment
+from imc_ssm.chip.deployment import Deployment, deployment_of
+from imc_ssm.datasets import dataset_of
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
@@ -44,6 +45,14 @@ def evaluate(
 ) -> xr.Dataset:
     """Program `chips` chips and classify the split with each of them at each time after programming (s).
 
+        >>> import imc_ssm
+        >>> data = imc_ssm.load_dataset("digits")
+        >>> model = imc_ssm.Classifier(imc_ssm.ModelConfig(heads=4, n_state=4))
+        >>> quantized = imc_ssm.quantize(model, "uniform", data)
+        >>> deployment = imc_ssm.compile_model(quantized, "pcm-256", data)
+        >>> dict(imc_ssm.evaluate(deployment, data, chips=2, times=[1.0, 86400.0])["accuracy"].sizes)
+        {'chip': 2, 'time': 2}
+
     Returns a dataset with `accuracy(chip, time)` and the scalar `accuracy_digital`, in percent. Chip i of a
     seed is the same chip whatever else is evaluated. With `checkpoint`, accuracies are written there chip by
     chip and read again by the same call, so that an interrupted evaluation goes on; remove the file when the
@@ -52,6 +61,7 @@ def evaluate(
     Raises `ImcSsmError` for no chips or times or a device that cannot be used, `DesignError` for a time that the
     cell's model does not cover, `FileError` for a checkpoint of another evaluation.
     """
+    deployment, data = deployment_of(deployment, "evaluate"), dataset_of(data)
     if chips < 1 or not times:
         raise ImcSsmError(f"chips = {chips} at {len(times)} times; evaluate at least one chip at one time")
     part, there = data.split(split), named_device(device)

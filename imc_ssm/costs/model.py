@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.costs.counts import Taken, actions_of, matrix_of, stores
 from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.errors import ConfigError, DesignError
@@ -54,6 +55,13 @@ DEFAULT_ACTIVITY = 1.0 / 9.0
 def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Dataset:
     """Cost of one inference of `deployment.steps` time steps.
 
+        >>> import imc_ssm
+        >>> data = imc_ssm.load_dataset("digits")
+        >>> model = imc_ssm.Classifier(imc_ssm.ModelConfig(heads=4, n_state=4))
+        >>> deployment = imc_ssm.compile_model(imc_ssm.quantize(model, "uniform", data), "pcm-256", data)
+        >>> imc_ssm.cost(deployment)["energy_total"].attrs["units"]
+        'J'
+
     `activity`, in [0, 1], is the mean squared DAC input over its squared full scale, for matrices without a
     calibrated `input_activity` of their own. (Pulse-width inputs would need the mean magnitude instead.)
 
@@ -64,6 +72,7 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     Raises `ConfigError` for an activity outside [0, 1], `DesignError` for an operator that is not mapped, or an
     action or a converter without a price.
     """
+    deployment = deployment_of(deployment, "cost")
     if not 0.0 <= activity <= 1.0:
         raise ConfigError(f"activity = {activity!r}; allowed is a mean square between 0 and 1")
     chip = deployment.chip

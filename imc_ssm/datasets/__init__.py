@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "SequenceDataset",
     "Split",
     "Task",
+    "dataset_of",
     "digest",
     "info",
     "load",
@@ -85,12 +87,26 @@ def names() -> list[str]:
 def load(name_or_path: str | Path, data_dir: str | Path | None = None) -> SequenceDataset:
     """A shipped task by name, or a user's own file by a path that ends in `.npz`.
 
+        >>> import imc_ssm
+        >>> imc_ssm.load_dataset("digits").values.shape
+        (1797, 64, 1)
+
     `data_dir`: a folder to look into before all others, for tasks whose files do not ship with the library.
     Raises `DataError` for an unknown name or a missing, corrupt or ill-formed file.
     """
     if Path(name_or_path).suffix == ".npz":
         return load_npz(name_or_path)
     return _task(str(name_or_path)).load(data_dir)
+
+
+def dataset_of(given: Any) -> SequenceDataset:
+    """A dataset as it is, or by its name or path; `DataError` says what else was given."""
+    if isinstance(given, SequenceDataset):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return load(os.fspath(given))
+    hint = "a Split is a part of one" if isinstance(given, Split) else "make one: imc_ssm.SequenceDataset(...)"
+    raise DataError(f"data is a {type(given).__name__}; give a dataset, or the name or path of one; {hint}")
 
 
 def info(name: str | Path) -> dict[str, Any]:

@@ -166,6 +166,11 @@ class Chip(Config):
 def load_design(name: str | Path) -> Design:
     """A shipped design by name, or a user's own TOML by path, whose references become relative to nothing.
 
+        >>> import imc_ssm
+        >>> design = imc_ssm.load_design("pcm-256")
+        >>> design.with_(adc_bits=6, read_noise=0.02).adc.bits
+        6
+
     Raises `DesignError` (unknown name), `FileError` (not readable) or `ConfigError` (a wrong field).
     """
     data, path = read_entry("designs", name)

@@ -5,6 +5,7 @@ one.
 """
 
 from imc_ssm.layers.classifier import PRESETS, Block, Classifier, ModelConfig, padding_mask, preset
+from imc_ssm.layers.given import classifier_of, tensor_of
 from imc_ssm.layers.parts import Dense, Direct, Gelu, Glu, Input, MeanPool, Norm, PiecewiseGelu, Residual
 from imc_ssm.layers.registry import LAYERS, Layer, LayerConfig, Mode, register
 from imc_ssm.layers.s4d import S4D, S4DConfig
@@ -33,7 +34,9 @@ __all__ = [
     "S4DConfig",
     "S5Config",
     "StateUnit",
+    "classifier_of",
     "padding_mask",
     "preset",
     "register",
+    "tensor_of",
 ]

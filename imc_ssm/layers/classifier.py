@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
@@ -24,7 +25,13 @@ __all__ = ["PRESETS", "Block", "Classifier", "ModelConfig", "padding_mask", "pre
 
 
 class ModelConfig(Config):
-    """The architecture of a classifier. Fields of the layer may be given beside the others: `n_state=16`."""
+    """The architecture of a classifier. Fields of the layer may be given beside the others: `n_state=16`.
+
+    >>> import imc_ssm
+    >>> config = imc_ssm.ModelConfig(heads=64, layers=4, n_state=16)
+    >>> config.with_(layer="s5").layer.type
+    's5'
+    """
 
     inputs: int = Field(1, ge=1)
     """D, input channels."""
@@ -151,6 +158,10 @@ class Classifier(nn.Module):
 
     def check(self, u: Tensor, lengths: Tensor | None, what: str = "the input") -> None:
         """`ImcSsmError` for what `forward` would refuse, named as `what`."""
+        given: Any = u
+        if not isinstance(given, Tensor):
+            kind = "NumPy array" if isinstance(given, np.ndarray) else type(given).__name__
+            raise ImcSsmError(f"{what} is a {kind}; give a tensor: torch.from_numpy(x)")
         if u.ndim != 3 or u.shape[-1] != self.config.inputs or 0 in u.shape:
             raise ImcSsmError(
                 f"{what}: shape {tuple(u.shape)}; needed is (sequences, time, {self.config.inputs}) with at "

@@ -10,7 +10,15 @@ from imc_ssm.quantization.rules import FormatSpec, Rule
 from imc_ssm.quantization.scheme import Bits, Scheme
 from imc_ssm.quantization.sites import QuantizedGelu, QuantizedGlu, QuantizedPool, QuantizedSum
 from imc_ssm.quantization.states import QuantizedStateUnit
-from imc_ssm.quantization.wrapping import calibration_batch, formats_of, moving_of, quantize, resolve, wrap
+from imc_ssm.quantization.wrapping import (
+    calibration_batch,
+    calibration_of,
+    formats_of,
+    moving_of,
+    quantize,
+    resolve,
+    wrap,
+)
 
 __all__ = [
     "OBSERVERS",
@@ -35,6 +43,7 @@ __all__ = [
     "Rule",
     "Scheme",
     "calibration_batch",
+    "calibration_of",
     "check_static",
     "fake_quantize",
     "formats_of",

@@ -132,6 +132,11 @@ class Scheme(Config):
     the fields of `Uniform` say so more briefly, before the rules: `Scheme(bits=Bits(poles=6), percentile=99.9)`.
     Without either everything has 8 bits, biases 16.
 
+        >>> import imc_ssm
+        >>> scheme = imc_ssm.Scheme.uniform(poles=8, state=8).with_(state=6)
+        >>> scheme.label
+        'a8-x6'
+
     Static ranges of activations are found on calibration data and fixed afterwards; dynamic ones are those of the
     batch that is being run. Ranges of parameters are those of the current values, so that QAT follows them. The
     integer recurrence has no floats: where a state has bits, what its unit reads and writes and has none gets the
@@ -240,13 +245,17 @@ class Scheme(Config):
         return cls.parse({"bits": Bits.parse(widths), **options})
 
     def with_(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
-        """As `Config.with_`; the fields of `Uniform` can be changed too, in all layers alike: `bits__state=6`."""
+        """As `Config.with_`; the fields of `Uniform` can be changed too, in all layers alike:
+        `bits__state=6`, or `state=6`."""
         given = dict(changes or {}) | {name.replace("__", "."): value for name, value in fields.items()}
+        uniform = self._uniform()
+        own = type(self).model_fields
+        given = {n if n in own else uniform._whole(n, given): value for n, value in given.items()}
         brief = {n: value for n, value in given.items() if n.partition(".")[0] in Uniform.model_fields}
         rest = {name: value for name, value in given.items() if name not in brief}
         made = self
         if brief:
-            rules = self._uniform().with_(brief).rules()
+            rules = uniform.with_(brief).rules()
             made = super().with_({"rules": rules})
         return Config.with_(made, rest) if rest else made
 

@@ -11,18 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imc_ssm.datasets.sequence import SequenceDataset
-from imc_ssm.errors import ConfigError, ImcSsmError, unknown
+from imc_ssm.datasets.sequence import SequenceDataset, Split
+from imc_ssm.errors import ConfigError, ImcSsmError, shown, unknown
 from imc_ssm.fixedpoint.formats import MAX_BITS
 from imc_ssm.graph import Formats, Graph
 from imc_ssm.kernels.device import device_of, named_device
-from imc_ssm.layers import Classifier, padding_mask
+from imc_ssm.layers import Classifier, classifier_of, padding_mask, tensor_of
 from imc_ssm.quantization.context import Context, quantized_class
 from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.rules import ROLES, FormatSpec
-from imc_ssm.quantization.scheme import Scheme
+from imc_ssm.quantization.scheme import NAMED, Scheme
 
-__all__ = ["calibration_batch", "formats_of", "moving_of", "quantize", "quantizers_of", "resolve", "wrap"]
+__all__ = [
+    "calibration_batch",
+    "calibration_of",
+    "formats_of",
+    "moving_of",
+    "quantize",
+    "quantizers_of",
+    "resolve",
+    "wrap",
+]
 
 
 def resolve(scheme: Scheme, graph: Graph) -> dict[str, FormatSpec]:
@@ -100,13 +109,22 @@ def _collected(model: Classifier, what: str) -> dict[str, Any]:
 @torch.no_grad()
 def quantize(
     model: Classifier,
-    scheme: Scheme,
-    calibration: Tensor,
+    scheme: Scheme | str,
+    calibration: SequenceDataset | Tensor,
     lengths: Tensor | None = None,
     *,
     device: str = "cpu",
 ) -> Classifier:
-    """Post-training quantization: a new model with wrapped modules and ranges from `calibration` (B, T, D).
+    """Post-training quantization: a new model with wrapped modules and ranges from `calibration`.
+
+    `scheme`: a `Scheme`, or the name of one ("uniform", "w4a6", "w8a8"). `calibration`: a dataset, of whose
+    training sequences `calibration_batch` takes some, or sequences (B, T, D), a tensor or an array.
+
+        >>> import imc_ssm
+        >>> model = imc_ssm.Classifier(imc_ssm.ModelConfig(heads=4, n_state=4))
+        >>> quantized = imc_ssm.quantize(model, "uniform", imc_ssm.load_dataset("digits"))
+        >>> quantized.scheme.bits.state
+        8
 
     The activations and states of the calibration sequences fix every range, as the rules' observers say: those of
     the model whose input, matrices, D and GELU are rounded already, its poles, B, C and other activations not yet.
@@ -116,6 +134,9 @@ def quantize(
     `ImcSsmError` for a model that is quantized already, calibration data that do not fit or a device that cannot
     be used.
     """
+    model = classifier_of(model, "quantize")
+    scheme = scheme_of(scheme)
+    calibration, lengths = calibration_of(model, calibration, lengths)
     model.check(calibration, lengths, "calibration data")
     there = named_device(device)
     quantized = wrap(model, scheme).to(there)
@@ -135,6 +156,29 @@ def quantize(
         except ImcSsmError as error:
             raise type(error)(f"{name}: {error}") from None
     return quantized.to(device_of(model))
+
+
+def scheme_of(given: Any) -> Scheme:
+    """A scheme, also by name; `ConfigError` for anything else."""
+    if isinstance(given, str):
+        return Scheme.named(given)
+    if not isinstance(given, Scheme):
+        raise ConfigError(f"scheme = {shown(given)}; give a Scheme or the name of one: {', '.join(NAMED)}")
+    return given
+
+
+def calibration_of(model: Classifier, given: Any, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Sequences to calibrate on, and their lengths: some of a dataset's, or those that are given."""
+    if isinstance(given, SequenceDataset):
+        if lengths is not None:
+            raise ConfigError("a dataset has its own lengths; give lengths only with sequences")
+        heads = model.config.heads
+        return calibration_batch(given, heads if isinstance(heads, int) else max(heads))
+    if isinstance(given, Split):
+        ends = None if given.lengths is None else torch.from_numpy(given.lengths)
+        return torch.from_numpy(np.ascontiguousarray(given.values)), ends
+    values = tensor_of(given, "calibration data")
+    return values, lengths if lengths is None else torch.as_tensor(lengths)
 
 
 def calibration_batch(

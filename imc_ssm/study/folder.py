@@ -6,9 +6,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from imc_ssm.config import one_line
 from imc_ssm.errors import ConfigError, FileError, unknown
 from imc_ssm.study.declare import Experiment, Study
 from imc_ssm.study.jobs import KINDS
@@ -48,8 +45,8 @@ def load_study(folder: Path) -> Study:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except ValidationError as error:
-        raise ConfigError(one_line(error, where=str(path))) from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
         raise ConfigError(f"{path} defines no STUDY; see `imc_ssm.study` for an example")
