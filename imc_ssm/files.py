@@ -168,7 +168,7 @@ def recognised(path: str | Path) -> str:
     if start.startswith(b"\x93NUMPY"):
         return "this is one NumPy array (.npy): save a dataset with numpy.savez(path, values=..., labels=...)"
     if len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 40:
-        kind = re.search(rb'\\?"kind\\?":\\?"([a-z]+)\\?"', start)
+        kind = re.search(rb'\\?"kind\\?":\\?"(model|deployment|checkpoint|evaluation)\\?"', start)
         if kind is not None:
             what = kind[1].decode()
             return f"this is a {what} file of imc-ssm" + _USE.get(what, "")
@@ -205,7 +205,8 @@ def _read_safetensors(path: Path, kind: str) -> tuple[dict[str, np.ndarray], str
             f"cannot read {path}: {error.strerror or error}; give the path of an existing file"
         ) from None
     except Exception as error:  # a damaged file makes the parser raise anything
-        if known := recognised(path):
+        known = recognised(path)
+        if known and not known.startswith("this is a safetensors") and "of imc-ssm" not in known:
             raise FileError(f"{path} is no {kind} file: {known}") from None
         raise _damaged(path, f"not a whole safetensors file: {error}") from None
 
