@@ -181,16 +181,15 @@ def _observe(
 
 def _input_bounds(model: Classifier, part: Split, batch: int) -> dict[str, Array]:
     """The largest |u| (head,) of every layer: what its codes can say or, without codes, what the data hold."""
-    heads = model.config.heads
     bounds: dict[str, Array] = {}
-    for path in layers_of(model):
+    for path, layer in layers_of(model).items():
         quantizer = input_quantizer(model, path)
         if quantizer is not None:
             fmt = quantizer.format()
             ends = np.maximum(np.abs(fmt.dequantize(fmt.low)), np.abs(fmt.dequantize(fmt.high)))
-            bounds[path] = np.broadcast_to(ends, (heads,))
+            bounds[path] = np.broadcast_to(ends, layer.shape[:1])
     if len(bounds) < len(layers_of(model)):
-        seen: dict[str, Array] = {path: np.zeros(heads) for path in layers_of(model)}
+        seen: dict[str, Array] = {path: np.zeros(layer.shape[0]) for path, layer in layers_of(model).items()}
         for path, u, _ in layer_inputs(model, part, batch):
             seen[path] = np.maximum(seen[path], u.abs().amax((0, 2)).numpy())
         bounds = seen | bounds

@@ -48,7 +48,7 @@ def deploy(
     model = model_file(model)
     stored = load_model(model)
     data, task = data_of(stored, dataset, data_dir)
-    calibration = calibration_batch(data, stored.model.config.heads)
+    calibration = calibration_batch(data, stored.model.config.width)
     placed = compile(stored.model, chip, *calibration, name=model.stem)
     price(placed)  # a converter without a price shows before the long part
     console.print(placed.table())
@@ -103,7 +103,7 @@ def cost(
             raise
         stored = load_model(model)
         data, _ = data_of(stored, dataset, data_dir)
-        calibration = calibration_batch(data, stored.model.config.heads)
+        calibration = calibration_batch(data, stored.model.config.width)
         placed = compile(stored.model, design or "pcm-256", *calibration, name=model.stem)
     else:
         if design is not None:

@@ -191,7 +191,7 @@ def quantize(
         }
     )
     data, task = data_of(stored, dataset, data_dir)
-    sequences, lengths = calibration_batch(data, stored.model.config.heads, seed=seed)
+    sequences, lengths = calibration_batch(data, stored.model.config.width, seed=seed)
     quantized = apply(stored.model, chosen, sequences, lengths, device=device)
     kept = {name: value for name, value in stored.info.items() if name not in _OF_THE_TRAINING}
     info = {**kept, "task": task, "quantized_from": model.name}

@@ -6,7 +6,21 @@ does each time it runs.
 """
 
 from imc_ssm.graph.actions import COMPONENTS, Action, Store, Stored, grown
-from imc_ssm.graph.operators import Gate, LookUp, Matrix, Mean, Normalize, Operator, Piecewise, Scale, Source, Sum
+from imc_ssm.graph.operators import (
+    Gate,
+    Join,
+    Last,
+    LookUp,
+    Matrix,
+    Mean,
+    Normalize,
+    Operator,
+    Piecewise,
+    Rectify,
+    Scale,
+    Source,
+    Sum,
+)
 from imc_ssm.graph.recurrences import Recurrence, StateUpdate
 from imc_ssm.graph.signals import Formats, Graph, Kind, Parameter, Place, Rate, Signal
 
@@ -16,7 +30,9 @@ __all__ = [
     "Formats",
     "Gate",
     "Graph",
+    "Join",
     "Kind",
+    "Last",
     "LookUp",
     "Matrix",
     "Mean",
@@ -26,6 +42,7 @@ __all__ = [
     "Piecewise",
     "Place",
     "Rate",
+    "Rectify",
     "Recurrence",
     "Scale",
     "Signal",

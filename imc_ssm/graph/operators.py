@@ -9,7 +9,8 @@ from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 
-__all__ = ["Gate", "LookUp", "Matrix", "Mean", "Normalize", "Operator", "Piecewise", "Scale", "Source", "Sum"]
+__all__ = ["Gate", "Join", "Last", "LookUp", "Matrix", "Mean", "Normalize", "Operator", "Piecewise", "Rectify"]
+__all__ += ["Scale", "Source", "Sum"]
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,23 @@ class Piecewise(Operator):
 
 
 @dataclass(frozen=True)
+class Rectify(Operator):
+    """max(0, x), from one grid to another: a comparison and a product."""
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, bits, width = Actions(self.rate, "nonlinearity"), self._input(formats), self.output.width
+        return [
+            self._read(at, formats),
+            *at.add(width, bits + 1, "x > 0", own_slot=True),
+            at.multiply(width, bits + 1, MULTIPLIER_BITS, "requantize"),
+            self._write(at, formats, steps),
+        ]
+
+    def _constants(self, formats: Formats) -> list[Stored]:
+        return [Stored("requantization", 1, CONSTANT_BITS)]
+
+
+@dataclass(frozen=True)
 class Gate(Operator):
     """x_1 sigmoid(x_2): half as many outputs as inputs, one table access and one product each."""
 
@@ -251,6 +269,30 @@ class Sum(Operator):
 
     def _constants(self, formats: Formats) -> list[Stored]:
         return [Stored("requantization", 2, CONSTANT_BITS)]
+
+
+@dataclass(frozen=True)
+class Join(Sum):
+    """The sum of what ran forward and backward in time.
+
+    The one direction waits for the other: the input and one output of every step are kept.
+    """
+
+    def stored(self, formats: Formats, steps: int) -> list[Stored]:
+        waiting = (steps - 1) * self.output.width
+        kept = (self._input(formats), self._input(formats, 1))
+        return [*super().stored(formats, steps), *(Stored("activations", waiting, bits) for bits in kept)]
+
+
+@dataclass(frozen=True)
+class Last(Operator):
+    """The last step of a sequence: what is in the buffer when it ends."""
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        return []
+
+    def stored(self, formats: Formats, steps: int) -> list[Stored]:
+        return []
 
 
 @dataclass(frozen=True)

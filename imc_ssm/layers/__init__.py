@@ -4,9 +4,23 @@ A layer is one file and a line `@register("name")`; the conformance suite of the
 one.
 """
 
-from imc_ssm.layers.classifier import PRESETS, Block, Classifier, ModelConfig, padding_mask, preset
+from imc_ssm.layers.block import Block
+from imc_ssm.layers.classifier import PRESETS, Classifier, ModelConfig, padding_mask, preset
 from imc_ssm.layers.given import classifier_of, tensor_of
-from imc_ssm.layers.parts import Dense, Direct, Gelu, Glu, Input, MeanPool, Norm, PiecewiseGelu, Residual
+from imc_ssm.layers.parts import (
+    Both,
+    Dense,
+    Direct,
+    Gelu,
+    Glu,
+    Input,
+    LastPool,
+    MeanPool,
+    Norm,
+    PiecewiseGelu,
+    Relu,
+    Residual,
+)
 from imc_ssm.layers.registry import LAYERS, Layer, LayerConfig, Mode, register
 from imc_ssm.layers.s4d import S4D, S4DConfig
 from imc_ssm.layers.s5 import S5, S5Config, StateUnit
@@ -17,12 +31,14 @@ __all__ = [
     "S4D",
     "S5",
     "Block",
+    "Both",
     "Classifier",
     "Dense",
     "Direct",
     "Gelu",
     "Glu",
     "Input",
+    "LastPool",
     "Layer",
     "LayerConfig",
     "MeanPool",
@@ -30,6 +46,7 @@ __all__ = [
     "ModelConfig",
     "Norm",
     "PiecewiseGelu",
+    "Relu",
     "Residual",
     "S4DConfig",
     "S5Config",

@@ -1,8 +1,8 @@
 """A sequence classifier around any registered layer.
 
-    encoder -> [ layer -> GELU -> mixing to 2H -> GLU -> + residual -> norm ] x layers -> mean over time -> decoder
+    encoder -> block x layers -> mean over time -> decoder             block: `imc_ssm.layers.block`
 
-Shapes: B batch, T time, D input channels, H heads (channels of every layer), K classes.
+Shapes: B batch, T time, D input channels, H heads (channels of a layer), K classes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from torch import Tensor, nn
 
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, ImcSsmError, unknown
-from imc_ssm.graph import Graph, Place, Signal
-from imc_ssm.layers.parts import Dense, Gelu, Glu, Input, MeanPool, Norm, Residual
-from imc_ssm.layers.registry import LAYER_CONFIGS, LAYERS, LayerConfig, Mode
+from imc_ssm.graph import Graph, Place
+from imc_ssm.layers.block import Activation, Block, Gating, NormKind
+from imc_ssm.layers.parts import Dense, Input, LastPool, MeanPool
+from imc_ssm.layers.registry import LAYER_CONFIGS, LayerConfig, Mode
 from imc_ssm.layers.s4d import S4DConfig
 
 __all__ = ["PRESETS", "Block", "Classifier", "ModelConfig", "padding_mask", "preset"]
+
+
+Heads = Annotated[int, Field(ge=1)]
 
 
 class ModelConfig(Config):
@@ -35,8 +39,9 @@ class ModelConfig(Config):
 
     inputs: int = Field(1, ge=1)
     """D, input channels."""
-    heads: int = Field(16, ge=1)
-    """H, heads (features) of every layer."""
+    heads: Heads | tuple[Heads, ...] = 16
+    """H, heads (features) of every layer, or of each: block i maps heads[i] to heads[i + 1] channels, the last one
+    keeps its own."""
     layers: int = Field(1, ge=1)
     """Number of blocks."""
     classes: int = Field(10, ge=2)
@@ -44,10 +49,22 @@ class ModelConfig(Config):
     layer: Annotated[SerializeAsAny[LayerConfig], BeforeValidator(LAYER_CONFIGS.of)] = S4DConfig()
     """The sequence layer of every block: the configuration of a registered one, with its `type`, or just its
     name."""
-    norm: Literal["none", "layer", "batch"] = "none"
-    """Normalisation at the end of each block."""
+    norm: NormKind = "none"
+    """Normalisation of each block: LayerNorm or RMSNorm over its channels, BatchNorm over batch and time."""
+    prenorm: bool = False
+    """The norm stands at the start of the block's branch, or behind the residual sum."""
+    activation: Activation = "gelu"
+    """Nonlinearity behind the layer."""
+    gate: Gating = "glu"
+    """The mixing matrix makes 2 H channels for a gated linear unit, or H."""
+    residual: bool = True
+    """What enters a block is added to what leaves it, where it has as many channels."""
+    bidirectional: bool = False
+    """A second layer in each block runs from the end of the sequence; such a model cannot stream."""
+    pool: Literal["mean", "last", "none"] = "mean"
+    """What the decoder reads: the mean over time, the last step, or every step (logits (B, T, K))."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Probability of dropping an activation after the GELU, in training."""
+    """Probability of dropping an activation in front of the mixing matrix, in training."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,6 +72,8 @@ class ModelConfig(Config):
         """Fields that are the layer's are moved there."""
         if not isinstance(data, dict):
             return data
+        if isinstance(data.get("heads"), (list, tuple)) and "layers" not in data:
+            data = data | {"layers": len(data["heads"])}
         layer = data.get("layer", {})
         given = layer.model_dump() if isinstance(layer, LayerConfig) else layer
         given = {"type": given} if isinstance(given, str) else {"type": "s4d", **given}
@@ -67,6 +86,25 @@ class ModelConfig(Config):
         own = {name: data[name] for name in fields & set(data)}
         rest = {name: value for name, value in data.items() if name not in own}
         return rest | {"layer": given | own}
+
+    @model_validator(mode="after")
+    def _one_width_a_block(self) -> ModelConfig:
+        if isinstance(self.heads, tuple) and len(self.heads) != self.layers:
+            raise ValueError(
+                f"heads = {self.heads} are widths of {len(self.heads)} blocks, layers = {self.layers}; give one "
+                "width for all, or one a block"
+            )
+        return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each block's layer."""
+        return self.heads if isinstance(self.heads, tuple) else (self.heads,) * self.layers
+
+    @property
+    def width(self) -> int:
+        """Channels of the widest block."""
+        return max(self.widths)
 
     def described(self, name: str) -> str:
         """As `Config.described`, also of the layer's fields."""
@@ -84,6 +122,25 @@ def preset(name: str) -> ModelConfig:
     return PRESETS[name]
 
 
+POOLS: dict[str, type[nn.Module]] = {"mean": MeanPool, "last": LastPool}
+"""Names of what stands between the blocks and the decoder."""
+
+
+def _block(config: ModelConfig, inputs: int, outputs: int) -> Block:
+    return Block(
+        config.layer,
+        inputs,
+        outputs,
+        norm=config.norm,
+        prenorm=config.prenorm,
+        activation=config.activation,
+        gate=config.gate,
+        residual=config.residual,
+        bidirectional=config.bidirectional,
+        dropout=config.dropout,
+    )
+
+
 def padding_mask(lengths: Tensor | None, time: int) -> Tensor | None:
     """(batch, time), True within the sequences; None: none is padded."""
     if lengths is None:
@@ -91,50 +148,11 @@ def padding_mask(lengths: Tensor | None, time: int) -> Tensor | None:
     return torch.arange(time, device=lengths.device) < lengths[:, None]
 
 
-class Block(nn.Module):
-    """u -> norm(glu(mixing(gelu(layer(u)))) + u), (B, T, H)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        heads = config.heads
-        self.ssm: Any = LAYERS[config.layer.type](heads, config.layer)
-        self.gelu: Any = Gelu()
-        self.dropout = nn.Dropout(config.dropout)
-        self.mixing: Any = Dense(heads, 2 * heads)
-        self.glu: Any = Glu(dim=-1)
-        self.residual: Any = Residual()
-        self.norm: Any = None if config.norm == "none" else Norm(config.norm, heads)
-
-    def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self._after(self.ssm(u, mask), u, mask)
-
-    def _after(self, y: Tensor, u: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.mixing(self.dropout(self.gelu(y, mask)), mask)
-        y = self.residual(self.glu(y, mask), u, mask)
-        return torch.as_tensor(y if self.norm is None else self.norm(y, mask))
-
-    def init_state(self, batch: int) -> Any:
-        """The layer's."""
-        return self.ssm.init_state(batch)
-
-    def step(self, u: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One time step: u (B, H) -> (B, H), next state."""
-        y, state = self.ssm.step(u, state)
-        return self._after(y, u, None), state
-
-    def graph(self, u: Signal, at: Place) -> Signal:
-        """Everything in it, in order."""
-        y = self.gelu.graph(self.ssm.graph(u, at / "ssm"), at / "gelu")
-        y = self.glu.graph(self.mixing.graph(y, at / "mixing"), at / "glu")
-        y = self.residual.graph(y, u, at / "residual")
-        return y if self.norm is None else self.norm.graph(y, at / "norm")  # type: ignore[no-any-return]
-
-
 class Classifier(nn.Module):
-    """The whole model: u (B, T, D) -> logits (B, K).
+    """The whole model: u (B, T, D) -> logits (B, K), or (B, T, K) without a pool.
 
-    `lengths` (B,) gives the number of valid steps of each sequence; what follows them cannot reach the logits,
-    because the layers are causal and the pool stops there.
+    `lengths` (B,) gives the number of valid steps of each sequence; what follows them cannot reach the logits of
+    these, because the layers are causal (or turn round at the end) and the pool stops there.
 
     Raises `ImcSsmError` for an input of another shape or precision, or lengths outside 1 .. T.
     """
@@ -142,11 +160,13 @@ class Classifier(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        widths = config.widths
         self.input: Any = Input()
-        self.encoder: Any = Dense(config.inputs, config.heads)
-        self.blocks: Any = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.pool: Any = MeanPool()
-        self.decoder: Any = Dense(config.heads, config.classes)
+        self.encoder: Any = Dense(config.inputs, widths[0])
+        pairs = zip(widths, (*widths[1:], widths[-1]), strict=True)
+        self.blocks: Any = nn.ModuleList(_block(config, *pair) for pair in pairs)
+        self.pool: Any = POOLS[config.pool]() if config.pool in POOLS else None
+        self.decoder: Any = Dense(widths[-1], config.classes)
 
     def forward(self, u: Tensor, lengths: Tensor | None = None) -> Tensor:
         self.check(u, lengths)
@@ -154,7 +174,7 @@ class Classifier(nn.Module):
         x = self.encoder(self.input(u, mask), mask)
         for block in self.blocks:
             x = block(x, mask)
-        return torch.as_tensor(self.decoder(self.pool(x, mask)))
+        return torch.as_tensor(self.decoder(x, mask) if self.pool is None else self.decoder(self.pool(x, mask)))
 
     def check(self, u: Tensor, lengths: Tensor | None, what: str = "the input") -> None:
         """`ImcSsmError` for what `forward` would refuse, named as `what`."""
@@ -191,15 +211,18 @@ class Classifier(nn.Module):
         return self
 
     def init_state(self, batch: int) -> tuple[list[Any], Tensor, int]:
-        """The state of a stream: of every block, the sum of the pooled features so far, and their count."""
+        """The state of a stream: of every block, the sum of the features so far, and their count."""
         # float64, so that the order of the sum does not show in the mean.
-        total = torch.zeros(batch, self.config.heads, dtype=torch.float64, device=next(self.parameters()).device)
+        total = torch.zeros(
+            batch, self.config.widths[-1], dtype=torch.float64, device=next(self.parameters()).device
+        )
         return [block.init_state(batch) for block in self.blocks], total, 0
 
     def step(
         self, u: Tensor, state: tuple[list[Any], Tensor, int]
     ) -> tuple[Tensor, tuple[list[Any], Tensor, int]]:
-        """One time step: u (B, D) -> logits (B, K) of the sequence so far, next state."""
+        """One time step: u (B, D) -> logits (B, K) of the sequence so far (without a pool: of the step), next
+        state."""
         states, total, count = state
         x = self.encoder(self.input(u))
         after = []
@@ -207,8 +230,11 @@ class Classifier(nn.Module):
             x, next_state = block.step(x, block_state)
             after.append(next_state)
         total, count = total + x, count + 1
-        logits = self.decoder(self.pool((total / count).to(x.dtype)[:, None]))
-        return torch.as_tensor(logits), (after, total, count)
+        if self.config.pool == "mean":
+            x = (total / count).to(x.dtype)
+        if self.pool is not None:
+            x = self.pool(x[:, None])
+        return torch.as_tensor(self.decoder(x)), (after, total, count)
 
     def graph(self) -> Graph:
         """Every operator of one inference, in order."""
@@ -216,5 +242,7 @@ class Classifier(nn.Module):
         x = self.encoder.graph(self.input.graph(self.config.inputs, at / "input"), at / "encoder")
         for i, block in enumerate(self.blocks):
             x = block.graph(x, at / "blocks" / str(i))
-        self.decoder.graph(self.pool.graph(x, at / "pool"), at / "decoder")
+        if self.pool is not None:
+            x = self.pool.graph(x, at / "pool")
+        self.decoder.graph(x, at / "decoder")
         return Graph(tuple(at.operators))

@@ -6,12 +6,30 @@ so that quantization can wrap it and a chip can price it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from imc_ssm.graph import Gate, LookUp, Matrix, Mean, Normalize, Piecewise, Place, Scale, Signal, Source, Sum
+from imc_ssm.graph import (
+    Gate,
+    Join,
+    Last,
+    LookUp,
+    Matrix,
+    Mean,
+    Normalize,
+    Piecewise,
+    Place,
+    Rectify,
+    Scale,
+    Signal,
+    Source,
+    Sum,
+)
 
-__all__ = ["Dense", "Direct", "Gelu", "Glu", "Input", "MeanPool", "Norm", "PiecewiseGelu", "Residual"]
+__all__ = ["Both", "Dense", "Direct", "Gelu", "Glu", "Input", "LastPool", "MeanPool", "Norm", "PiecewiseGelu"]
+__all__ += ["Relu", "Residual"]
 
 
 class Input(nn.Module):
@@ -71,6 +89,17 @@ class PiecewiseGelu(nn.Module):
         return at.emit(Piecewise(at.label(), at.path, (x,), at.signal(width=x.width)))
 
 
+class Relu(nn.ReLU):
+    """max(0, x)."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+    def graph(self, x: Signal, at: Place) -> Signal:
+        """A comparison, between two grids."""
+        return at.emit(Rectify(at.label(), at.path, (x,), at.signal(width=x.width)))
+
+
 class Glu(nn.GLU):
     """The gated linear unit x_1 sigmoid(x_2), (..., 2 H) -> (..., H)."""
 
@@ -93,6 +122,14 @@ class Residual(nn.Module):
         return at.emit(Sum(at.label(), at.path, (x, straight), at.signal(width=x.width)))
 
 
+class Both(Residual):
+    """The sum of two directions of time."""
+
+    def graph(self, x: Signal, straight: Signal, at: Place) -> Signal:
+        """One sum a channel, of sequences that have waited for each other."""
+        return at.emit(Join(at.label(), at.path, (x, straight), at.signal(width=x.width)))
+
+
 class Direct(nn.Module):
     """y + D u, with one D per channel."""
 
@@ -108,13 +145,17 @@ class Direct(nn.Module):
         return at.emit(Scale(at.label(), at.path, (y, u), at.signal(width=y.width)))
 
 
+NORMS: dict[str, Any] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "batch": nn.BatchNorm1d}
+"""Names of the norms."""
+
+
 class Norm(nn.Module):
-    """LayerNorm over channels, or BatchNorm per channel over batch and time; (..., H), padding left out of
-    both."""
+    """LayerNorm or RMSNorm over channels, or BatchNorm per channel over batch and time; (..., H), padding left out
+    of all."""
 
     def __init__(self, kind: str, heads: int) -> None:
         super().__init__()
-        self.norm: nn.Module = nn.LayerNorm(heads) if kind == "layer" else nn.BatchNorm1d(heads)
+        self.norm: nn.Module = NORMS[kind](heads, eps=1e-5)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is None or x.ndim != 3:
@@ -140,3 +181,16 @@ class MeanPool(nn.Module):
     def graph(self, x: Signal, at: Place) -> Signal:
         """A running sum, and a product at the end."""
         return at.emit(Mean(at.label(), at.path, (x,), at.signal(width=x.width, rate="sequence")))
+
+
+class LastPool(nn.Module):
+    """The last step of each sequence, (B, T, H) -> (B, H): the last within it where there is a mask."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            return x[:, -1]
+        return x[torch.arange(len(x), device=x.device), mask.sum(1) - 1]
+
+    def graph(self, x: Signal, at: Place) -> Signal:
+        """What is in the buffer at the end."""
+        return at.emit(Last(at.label(), at.path, (x,), at.signal(width=x.width, rate="sequence")))

@@ -30,10 +30,13 @@ ROLES: dict[str, Kind] = {
     "encoder": "activation",
     "recurrent": "activation",
     "after_d": "activation",
+    "both": "activation",
     "gelu": "activation",
+    "relu": "activation",
     "mixing": "activation",
     "glu": "activation",
     "residual": "activation",
+    "norm": "activation",
     "pool": "activation",
 }
 """Last names of the paths of an S4D classifier: A, B, C, D, matrices and biases; x; outputs of the modules."""

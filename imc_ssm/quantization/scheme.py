@@ -51,14 +51,20 @@ class Bits(Config):
     """y = 2 Re(C x), before D."""
     after_d: int | None = Word
     """y + D u."""
+    both: int | None = Word
+    """Sum of the two directions of a bidirectional block."""
     gelu: int | None = Word
     """Output of the GELU."""
+    relu: int | None = Word
+    """Output of the ReLU, in its place."""
     mixing: int | None = Word
     """Output of the mixing matrix."""
     glu: int | None = Word
     """Output of the gated linear unit."""
     residual: int | None = Word
     """Output of the residual sum."""
+    norm: int | None = Word
+    """Output of the norm."""
     pool: int | None = Word
     """The mean over time, input of the decoder."""
 

@@ -12,12 +12,13 @@ from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Signal
 from imc_ssm.kernels import DeviceArray, Grid, add, gate, look_up, mean
 from imc_ssm.kernels import scale_add as scale_add_on_grid
-from imc_ssm.layers import Direct, Gelu, Glu, Input, MeanPool, PiecewiseGelu, Residual
+from imc_ssm.layers import Direct, Gelu, Glu, Input, LastPool, MeanPool, PiecewiseGelu, Relu, Residual
 from imc_ssm.quantization.context import Context, quantizes
 from imc_ssm.quantization.modules import ParameterGrid
 from imc_ssm.quantization.quantizer import Quantizer
 
-__all__ = ["QuantizedDirect", "QuantizedGelu", "QuantizedGlu", "QuantizedInput", "QuantizedPool", "QuantizedSum"]
+__all__ = ["QuantizedDirect", "QuantizedGelu", "QuantizedGlu", "QuantizedInput", "QuantizedLast", "QuantizedPool"]
+__all__ += ["QuantizedSum"]
 
 
 class Site(nn.Module):
@@ -104,14 +105,15 @@ def _values(grid: Grid, bits: int, first: int = 0) -> Tensor:
     return (codes.float() * torch.from_numpy(grid.scale[first:, None])).double()
 
 
-@quantizes(Gelu, PiecewiseGelu)
+@quantizes(Gelu, PiecewiseGelu, Relu)
 class QuantizedGelu(TableSite):
-    """The GELU, exact or piecewise, rounded: x (..., head)."""
+    """The GELU, exact or piecewise, or the ReLU, rounded: x (..., head)."""
 
     @classmethod
     def of(cls, module: nn.Module, context: Context) -> Self:
         """The form that the scheme asks for."""
-        return super().of(PiecewiseGelu() if context.scheme.gelu == "piecewise" else module, context)
+        piecewise = isinstance(module, Gelu) and context.scheme.gelu == "piecewise"
+        return super().of(PiecewiseGelu() if piecewise else module, context)
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
         grid = Grid.of(source, channels)
@@ -199,3 +201,34 @@ class QuantizedPool(Site):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         pooled = mean(x, None if mask is None else mask.sum(1))
         return torch.as_tensor(self.output(pooled.to(x.dtype)))
+
+
+@quantizes(LastPool)
+class QuantizedLast(nn.Module):
+    """The last step: nothing is rounded, so that its format is that of what enters, whatever the rules say."""
+
+    def __init__(self, inner: LastPool, source: Quantizer) -> None:
+        super().__init__()
+        self.inner = inner
+        self._source = [source]  # owned by the module before
+
+    @classmethod
+    def of(cls, module: LastPool, context: Context) -> Self:
+        """With the quantizer of what enters."""
+        return cls(module, context.source())
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """That of what enters."""
+        return {"": self._source[0]}
+
+    def formats(self) -> dict[str, Format]:
+        """Likewise."""
+        (source,) = self._source
+        return {} if source.bits is None else {"": source.format()}
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return torch.as_tensor(self.inner(x, mask))
+
+    def graph(self, *signals: Any) -> Signal:
+        """As in full precision."""
+        return self.inner.graph(*signals)

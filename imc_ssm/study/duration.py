@@ -21,7 +21,7 @@ def work(study: Study, job: Job, shape: dict[str, Any]) -> float:
     """
     model = job.architecture(study)
     _, time, _ = shape["shape"]
-    states = model.heads * getattr(model.layer, "n_state", 2) / 2 * model.layers
+    states = sum(model.widths) * getattr(model.layer, "n_state", 2) / 2 * (1 + model.bidirectional)
     return max(job.work(study, shape) * int(time), 1e5) * states
 
 

@@ -1,4 +1,7 @@
-"""What every layer does, as checks that take its name: the suite of the registry, and of the page's own layer."""
+"""What every layer does, as checks that take its name: the suite of the registry, and of the page's own layer.
+
+A name may be followed by that of a block around the layer (`BLOCKS`): "s4d, pre-norm".
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 
 from imc_ssm import datasets
 from imc_ssm.config import Config
-from imc_ssm.errors import ConfigError
+from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.graph import Matrix, Operator
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.layers.registry import LAYER_CONFIGS
@@ -26,12 +29,38 @@ from imc_ssm.training import TrainConfig, train
 T = 24
 
 
+BLOCKS: dict[str, dict[str, object]] = {
+    "layer norm": {"norm": "layer"},
+    "pre-norm": {"norm": "layer", "prenorm": True},
+    "batch norm": {"norm": "batch"},
+    "batch norm first": {"norm": "batch", "prenorm": True},
+    "rms norm": {"norm": "rms", "prenorm": True, "gate": "none", "activation": "relu"},
+    "plain": {"activation": "none", "gate": "none", "residual": False},
+    "last step": {"pool": "last", "activation": "relu"},
+    "every step": {"pool": "none", "norm": "rms"},
+    "both directions": {"bidirectional": True, "norm": "layer", "pool": "last"},
+    "widths": {"heads": (4, 6), "norm": "layer"},
+    "deep": {"layers": 4, "norm": "layer", "prenorm": True},
+}
+"""Name -> fields of the model around a layer."""
+
+
 def build(name: str, **fields: object) -> Classifier:
     """Two blocks of a small layer; whatever has a state size gets a small one."""
+    name, _, block = name.partition(", ")
+    fields = BLOCKS.get(block, {}) | fields
     own = {"n_state": 8} if "n_state" in LAYER_CONFIGS.known[name].model_fields else {}
     torch.manual_seed(3)
     shape = {"inputs": 2, "heads": 4, "layers": 2, "classes": 3, "layer": {"type": name}}
-    return Classifier(ModelConfig.parse(shape | own | fields)).eval()
+    model = Classifier(ModelConfig.parse(shape | own | fields)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.BatchNorm1d):
+            for parameter in module.parameters():  # as trained ones
+                nn.init.uniform_(parameter, 0.5, 1.5)
+        if isinstance(module, nn.BatchNorm1d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.2, 2.0)
+    return model
 
 
 def data(batch: int = 5) -> Tensor:
@@ -46,6 +75,12 @@ def stream(model: nn.Module, u: Tensor) -> list[Tensor]:
     return out
 
 
+def streamed(model: nn.Module, u: Tensor) -> Tensor:
+    """The logits that `model(u)` has too: the last ones, or without a pool all."""
+    logits = stream(model, u)
+    return torch.stack(logits, 1) if model.config.pool == "none" else logits[-1]
+
+
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     return float((a - b).abs().max()) <= tolerance * float(b.abs().max())
 
@@ -55,7 +90,11 @@ def modes_agree_and_steps_equal_the_batch(name: str) -> None:
     model, u = build(name), data()
     runs = [model.set_mode(mode)(u) for mode in ("convolution", "recurrent")]
     assert close(runs[1], runs[0])
-    assert close(stream(model, u)[-1], runs[0])
+    if model.config.bidirectional:
+        with pytest.raises(ImcSsmError, match="cannot stream"):
+            model.init_state(1)
+    else:
+        assert close(streamed(model, u), runs[0])
     layer = model.blocks[0].ssm
     x = torch.randn(3, T, 4)
     whole = layer(x)
@@ -76,7 +115,13 @@ def what_follows_a_sequence_cannot_reach_its_logits(name: str) -> None:
     model, u, lengths = build(name).set_mode("recurrent"), data(), torch.tensor([T, 1, 7, T - 1, 12])
     inside = (torch.arange(T) < lengths[:, None])[..., None]
     other = torch.where(inside, u, 1e3 * torch.randn_like(u))
-    assert torch.equal(model(other, lengths), model(u, lengths))
+    runs = [model(values, lengths) for values in (other, u)]
+    if runs[0].ndim == 3:
+        runs = [torch.where(inside, logits, 0) for logits in runs]
+    assert torch.equal(*runs)
+    alone = [model(u[i : i + 1, :n]) for i, n in enumerate(lengths.tolist())]
+    whole = [logits[:n] if logits.ndim == 2 else logits for logits, n in zip(runs[1], lengths, strict=True)]
+    assert all(close(a, w[None], 1e-5) for a, w in zip(alone, whole, strict=True))
 
 
 def every_parameter_has_a_gradient_in_every_mode(name: str) -> None:
@@ -137,9 +182,10 @@ def quantizes(name: str, scheme: str) -> None:
     exact = {"8 bits", "separate, half up, piecewise", "per tensor", "w4a6", "layers differ"}
     if scheme in exact:
         assert torch.equal(made(u[1:3]), logits[1:3])
-        assert torch.equal(stream(made, u)[-1], logits)
-    else:  # somewhere between two roundings are floats
-        assert close(stream(made, u)[-1], logits)
+        if not model.config.bidirectional:
+            assert torch.equal(streamed(made, u), logits)
+    elif not model.config.bidirectional:  # somewhere between two roundings are floats
+        assert close(streamed(made, u), logits)
     before, after = model.graph(), made.graph()
     assert [(op.module, op.inputs, op.output) for op in after] == [
         (op.module, op.inputs, op.output) for op in before
@@ -161,7 +207,12 @@ def learns_quantized(name: str) -> None:
     """A small enough step along the gradient of the integer model lowers the loss of its batch."""
     made = quantize(build(name), Scheme.uniform(poles=12, state=12, weights=12, activations=12), data())
     u, labels = data(), torch.tensor([0, 1, 2, 0, 1])
-    before = nn.functional.cross_entropy(made(u), labels)
+
+    def loss() -> Tensor:
+        logits = made(u)
+        return nn.functional.cross_entropy(logits if logits.ndim == 2 else logits.mean(1), labels)
+
+    before = loss()
     before.backward()
     start = copy.deepcopy(made.state_dict())
     grads = {n: p.grad for n, p in made.named_parameters()}
@@ -172,7 +223,7 @@ def learns_quantized(name: str) -> None:
         with torch.no_grad():
             for n, p in made.named_parameters():
                 p -= rate * grads[n]
-            losses.append(nn.functional.cross_entropy(made(u), labels).item())
+            losses.append(loss().item())
     assert min(losses) < before.item()
 
 
@@ -184,6 +235,7 @@ def saves_and_loads(name: str) -> None:
             path = Path(folder) / "m.safetensors"
             save_model(path, StoredModel(model, scheme))
             again = load_model(path)
+        again.model.eval()
         assert again.model.config == model.config
         assert again.scheme == scheme
         with torch.no_grad():
@@ -191,7 +243,8 @@ def saves_and_loads(name: str) -> None:
 
 
 def trains_on_data(name: str) -> None:
-    model = build(name, inputs=1, classes=10, layers=1)
+    pooled = {"pool": "mean"} if build(name).config.pool == "none" else {}
+    model = build(name, inputs=1, classes=10, **pooled)
     start = {n: p.detach().clone() for n, p in model.named_parameters()}
     history = train(model, datasets.load("digits"), TrainConfig(epochs=1, batch=64))
     assert np.isfinite(history.loss_train).all()
@@ -199,7 +252,7 @@ def trains_on_data(name: str) -> None:
 
 
 def configuration(name: str) -> None:
-    config = build(name).config
+    config, name = build(name).config, name.partition(", ")[0]
     assert ModelConfig.parse(config.model_dump(mode="json")) == config
     assert isinstance(config.layer, Config)
     assert ModelConfig.parse({"layer": name}).layer.type == name

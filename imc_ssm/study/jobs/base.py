@@ -249,7 +249,7 @@ class Bench:
         """The sequences that fix the ranges of the job's model, and their lengths."""
         recipe = self.study.recipe_of(self.job)
         seed = self.seed if recipe.calibration_from == "drawn" else None
-        return calibration_batch(self.data, self.job.architecture(self.study).heads, recipe.calibration, seed)
+        return calibration_batch(self.data, self.job.architecture(self.study).width, recipe.calibration, seed)
 
     def fit(
         self, model: Classifier, config: TrainConfig, mode: Any = None
