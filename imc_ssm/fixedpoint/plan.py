@@ -88,8 +88,9 @@ def plan_scan(
     real units, () or (head,); 0: no noise and no multiplier for it. `complex_drive`: the input is complex, so a
     part of `b u` is a sum of two products (`state_codes`).
 
-    Raises `FormatError` if a format is for another number of heads or states, a word would overflow, or the
-    poles' multiplier would keep fewer than 9 bits.
+    Raises `FormatError` if a format is for another number of heads or states, a word would overflow, the poles'
+    multiplier would keep fewer than 9 bits, or that of b u so few that b u moved by more than 2^-8 of itself and
+    2^-4 of a code.
     """
     shape = (heads, states)
     for part in ("a", "b", "c", "u", "x", "y"):
@@ -141,6 +142,11 @@ def plan_scan(
         raise FormatError(
             "the state is so much finer than its input or its noise that the poles' multiplier keeps fewer than "
             f"{_POLE_BITS} bits; give the state or the poles fewer bits, or b and the input (encoder) more"
+        )
+    if any(part.lost for part in parts):
+        raise FormatError(
+            f"words of {WORD_BITS} bits leave b u so small a multiplier that it would vanish; give b or the input "
+            "(encoder) fewer bits, or the poles or the noise a smaller range"
         )
     if np.any(sum_bound >= 2 ** (WORD_BITS - 1)):  # pragma: no cover - needs more than 2^18 states
         raise FormatError(f"the output sum of {states} states exceeds {WORD_BITS} bits; use fewer bits")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ MULTIPLIER_BITS = 24
 SHIFT_BITS = 6
 """Length of a stored shift (0 to 52)."""
 CONSTANT_BITS = MULTIPLIER_BITS + SHIFT_BITS
-"""Length of a stored requantization constant: a multiplier and a shift (or a left shift, of m_b)."""
+"""Length of a stored requantization constant: a multiplier and a shift (m_b's: a left shift, of m_b or of m_a)."""
 WORD_BITS = 53
 """Widest word of the unit, sign included. Twice such an integer is exact in double precision, and so is its
 half: the fused kernels compute in doubles without a single rounding."""
@@ -25,6 +25,8 @@ NARROW_BITS = 32
 """The narrow accumulator, sign included."""
 _PRECISE_BITS = 12
 """The narrow accumulator is used where it leaves the first multiplier at least this many bits."""
+_PART, _CODES = 2.0**-8, 2.0**-4
+"""What the rounding of another multiplier may do to its product: so much of itself, or so many codes."""
 
 Ints = NDArray[np.int64]
 
@@ -50,12 +52,14 @@ class Requantizer:
     """code = round((sum_k multiplier_k p_k) / 2^shift), for products p_k of k kinds.
 
     `multipliers` (k, ...) and `shift` (...) int64; one shift serves all kinds, because their products are
-    added before it. `word` is the accumulator's length in bits, sign included: 32 or 53.
+    added before it. `word` is the accumulator's length in bits, sign included: 32 or 53. `lost`: not even 53 bits
+    keep every kind.
     """
 
     multipliers: Ints
     shift: Ints
     word: int
+    lost: bool = False
 
 
 def requantize(ratios: NDArray[np.float64], bounds: Ints, *, allow_narrow: bool = True) -> Requantizer:
@@ -66,15 +70,24 @@ def requantize(ratios: NDArray[np.float64], bounds: Ints, *, allow_narrow: bool 
     kept to its 24 leading bits (a multiplier of 24 bits and a left shift). The shift is the largest for which
     multiplier_0 has at most 24 bits and sum_k multiplier_k bound_k + 2^(shift-1) fits the accumulator: 32 bits
     where that leaves every multiplier_0, the poles', at least 12 bits (its relative error is then at most
-    2^-12; the largest one may be the input's, and would say nothing about the poles), else 53 bits.
+    2^-12; the largest one may be the input's, and would say nothing about the poles) and keeps the other kinds,
+    else 53 bits. A kind is kept where the rounding of its multiplier moves its products by at most 2^-8 of
+    themselves or 2^-4 of a code: products of long words that are worth little have a small multiplier, and would
+    vanish. Where 53 bits do not keep one, the shift is the largest for which the sum fits, and multiplier_0 is the
+    one with 24 leading bits and a left shift.
 
     Raises `FormatError` where not even shift 0 fits 53 bits.
     """
     if allow_narrow:
         narrow = _fit(ratios, bounds, NARROW_BITS)
-        if narrow is not None and np.all(narrow.multipliers[0] >= 2 ** (_PRECISE_BITS - 1)):
+        precise = narrow is not None and np.all(narrow.multipliers[0] >= 2 ** (_PRECISE_BITS - 1))
+        if narrow is not None and precise and not _lost(narrow, ratios, bounds).any():
             return narrow
     wide = _fit(ratios, bounds, WORD_BITS)
+    if wide is not None and (lost := _lost(wide, ratios, bounds)).any():
+        wide = _fit(ratios, bounds, WORD_BITS, lost)
+        if wide is not None:
+            wide = replace(wide, lost=bool(_lost(wide, ratios, bounds).any()))
     if wide is None:
         worst = float(ratios.max())
         raise FormatError(
@@ -84,11 +97,25 @@ def requantize(ratios: NDArray[np.float64], bounds: Ints, *, allow_narrow: bool 
     return wide
 
 
-def _fit(ratios: NDArray[np.float64], bounds: Ints, word: int) -> Requantizer | None:
-    """The largest shift whose words fit, elementwise, or None where not even shift 0 does."""
+def _lost(found: Requantizer, ratios: NDArray[np.float64], bounds: Ints) -> NDArray[np.bool_]:
+    """Where the multiplier of another kind than the first is too coarse, elementwise."""
+    unit = np.exp2(found.shift)
+    exact = ratios[1:] * unit
+    error = np.abs(found.multipliers[1:] - exact)
+    return np.asarray(np.any((error > _PART * exact) & (error * bounds[1:] > _CODES * unit), axis=0))
+
+
+def _fit(
+    ratios: NDArray[np.float64], bounds: Ints, word: int, free: NDArray[np.bool_] | None = None
+) -> Requantizer | None:
+    """The largest shift whose words fit, elementwise, or None where not even shift 0 does.
+
+    Where `free`, the first multiplier may have a left shift, like the others.
+    """
     limit = 2 ** (word - 1) - 1
+    loose = np.zeros(ratios.shape[1:], np.bool_) if free is None else free
     with np.errstate(divide="ignore"):
-        by_multiplier = MULTIPLIER_BITS - np.log2(ratios[0])
+        by_multiplier = np.where(loose, np.inf, MULTIPLIER_BITS - np.log2(ratios[0]))
         by_word = np.log2(float(limit)) - np.log2((ratios * bounds).sum(axis=0))
     # The estimate is at most one too large, as is 2^(shift-1) beside the limit.
     shift = np.clip(np.floor(np.minimum(by_multiplier, by_word)) + 1, -1, word - 1).astype(np.int64)
@@ -96,11 +123,11 @@ def _fit(ratios: NDArray[np.float64], bounds: Ints, word: int) -> Requantizer | 
         # Ratios that no multiplier holds are cut to one that is too wide as well: int64 holds what follows.
         scaled = np.minimum(ratios * np.exp2(np.maximum(shift, 0)), 2.0 ** (word + 1))
         left = np.maximum(np.floor(np.log2(np.maximum(scaled, 1.0))) + 1 - MULTIPLIER_BITS, 0)
-        left[0] = 0
+        left[0] = np.where(loose, left[0], 0)
         multipliers = np.rint(scaled / np.exp2(left)) * np.exp2(left)
         # Exact below 2^53, and where it is not exact it is far above the limit.
         total = (multipliers * bounds).sum(axis=0) + np.where(shift > 0, np.exp2(shift - 1.0), 0)
-        fits = (multipliers[0] < 2**MULTIPLIER_BITS) & (total <= limit)
+        fits = (loose | (multipliers[0] < 2**MULTIPLIER_BITS)) & (total <= limit)
         if np.all(fits | (shift < 0)):
             break
         shift = np.where(fits, shift, shift - 1)

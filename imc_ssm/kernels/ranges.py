@@ -51,9 +51,10 @@ def full_scale(values: Array | Tensor, percent: float, most: int | None = None) 
 
     Where a signal is zero nearly always (events), a percentile of all values would be zero or leave out most of
     the events. So it leaves out at most ten times as large a part of what is not zero, 10 (100 - percent) %, and
-    at most a half: a rule that changes nothing where a tenth of the values is not zero. `numpy.percentile`
-    interpolates. `most`: so many values are looked at, drawn (`drawn`); None: all. Raises `ImcSsmError` where there
-    are none or one is not finite.
+    at most a half: a rule that changes nothing where a tenth of the values is not zero. Linear interpolation as
+    `numpy.percentile`. `most`: so many values are looked at, drawn (`drawn`); None: all.
+
+    Raises `ImcSsmError` where there are none or one is not finite.
     """
     flat = torch.as_tensor(values).detach().reshape(-1)
     picked = None if most is None else drawn(len(flat), most)
