@@ -145,8 +145,7 @@ def test_the_error_is_what_the_formats_imply(case: Case) -> None:
 @settings(max_examples=150, deadline=None)
 @given(cases(least=9))
 def test_long_words_are_close(case: Case) -> None:
-    """Of 9 bits and more, where the state has at most a hundred times the range that it needs: the worst case above
-    allows a loss of everything; the errors of rounding really add up as their squares."""
+    """Of 9 bits and more: the worst case above allows much; rounding errors really add up as their squares."""
     f = replace(case.formats, x=replace(case.formats.x), y=None)
     plan = plan_scan(f, HEADS, STATES)
     y, _, overflow = scan_codes(plan, *(case.codes[p] for p in "uabc"))
@@ -166,7 +165,7 @@ REACH = {"a": 1.0, "u": 1.0, "x": 10.0, "b": 1.0}
 @pytest.mark.parametrize("order", ROUNDING_PLACEMENTS)
 @pytest.mark.parametrize(("b", "u"), [(8, 8), (8, 16), (16, 8), (12, 12), (14, 14), (16, 16)])
 def test_a_step_reaches_its_end(b: int, u: int, order: str, symmetric: bool) -> None:
-    """a = 0.9, b = c = u = 1: the state's end is 10 and y's 20, less what rounding to a code of 0.08 holds back."""
+    """a = 0.9, b = c = u = 1: x ends at 10 and y at 20, less what rounding to codes of 0.08 holds back."""
     bits = {"a": 8, "u": u, "x": 8, "b": b}
     made = {p: Format.from_range(-r, r, bits[p], symmetric=symmetric) for p, r in REACH.items()}
     plan = plan_scan(ScanFormats(**made, rounding_placement=order), 1, 1)  # type: ignore[arg-type]
@@ -182,7 +181,8 @@ def test_a_step_reaches_its_end(b: int, u: int, order: str, symmetric: bool) -> 
 def test_a_complex_drive_reaches_its_end(bits: int, order: str) -> None:
     """The state unit of a MIMO layer: x = (1 + i) (0.5 - i) / (1 - a)."""
     made = {p: Format.from_range(-r, r, 8 if p in "ax" else bits) for p, r in REACH.items()}
-    formats = ScanFormats(made["a"], made["u"], made["x"], made["b"], rounding_placement=order)  # type: ignore[arg-type]
+    words = (made[p] for p in "auxb")
+    formats = ScanFormats(*words, rounding_placement=order)  # type: ignore[arg-type]
     plan = plan_scan(formats, 1, 1, complex_drive=True)
     v = np.broadcast_to(made["u"].quantize(np.array([0.5, -1.0]))[None, :, None, None], (1, 2, 1, 100))
     a, b = made["a"].quantize(np.array([[0.7, 0.0]])), made["b"].quantize(np.array([[1.0, 1.0]]))
