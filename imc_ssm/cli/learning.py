@@ -47,11 +47,17 @@ def train(
     ] = None,
     discretisation: Annotated[str, typer.Option(help="zoh or bilinear.")] = "zoh",
     dropout: Annotated[float, typer.Option(help="Dropout after the GELU.")] = 0.0,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="How layers run: convolution, or recurrent, faster on long sequences."
+        ),
+    ] = "convolution",
     data_dir: DataDir = None,
     device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
-    """Train a model in full precision (convolution mode) and write a model file.
+    """Train a model in full precision and write a model file.
 
     Interrupted, it leaves a hidden checkpoint beside --out; the same command goes on from there.
     """
@@ -102,7 +108,7 @@ def train(
             network,
             data,
             recipe,
-            mode="convolution",
+            mode=mode,  # type: ignore[arg-type]
             progress=progress,
             checkpoint=checkpoint,
             device=device,

@@ -7,7 +7,7 @@ Shapes: B batch, T time, D input channels, H heads (channels of a layer), K clas
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -204,7 +204,10 @@ class Classifier(nn.Module):
             )
 
     def set_mode(self, mode: Mode) -> Classifier:
-        """Run every layer that can by "convolution" or in "recurrent" mode; returns the model."""
+        """Run every layer that can by "convolution" or in "recurrent" mode; returns the model. `ConfigError` for
+        another mode."""
+        if mode not in get_args(Mode):
+            raise ConfigError(unknown("mode", mode, get_args(Mode)))
         for module in self.modules():
             if hasattr(module, "mode"):
                 module.mode = mode  # type: ignore[assignment]

@@ -339,3 +339,8 @@ class TestGraph:
             if isinstance(op, Matrix):
                 weight = model.get_submodule(op.module).weight
                 assert weight.shape == (op.output.width, op.inputs[0].width)
+
+
+def test_a_mode_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match=r"unknown mode 'fft'.*known: convolution, recurrent"):
+        Classifier(ModelConfig(heads=2)).set_mode("fft")
