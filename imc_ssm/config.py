@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import (
 )
 
 from imc_ssm.errors import ConfigError, FileError, shown, unknown
+from imc_ssm.units import card_html, quantity
 
 __all__ = ["Config", "Kinds", "read_toml"]
 
@@ -147,6 +149,38 @@ class Config(BaseModel):
         def model_construct(cls, _fields_set=None, **values):
             """Pydantic's, which does not validate; this one does: there is no unvalidated configuration."""
             return cls.parse(values)
+
+    def _changes(self) -> dict[str, str]:
+        """The fields that are not their default, in words."""
+        fields = type(self).model_fields.items()
+        return {
+            n: _word(value)
+            for n, f in fields
+            if (value := getattr(self, n)) != f.get_default(call_default_factory=True)
+        }
+
+    def _card(self) -> tuple[str, dict[str, str]] | None:
+        """Title and rows, of a thing that has a name and a description; None: its repr is one line."""
+        name, text = getattr(self, "name", None), getattr(self, "description", None)
+        if not isinstance(name, str) or not isinstance(text, str):
+            return None
+        rows = {n: value for n, value in self._changes().items() if n not in ("name", "description", "sources")}
+        return f"{type(self).__name__} {name!r}: {text}", rows
+
+    def __repr__(self) -> str:
+        """At most ten lines: what differs from the defaults."""
+        if (made := self._card()) is None:
+            return f"{type(self).__name__}({', '.join(f'{n}={value}' for n, value in self._changes().items())})"
+        title, rows = made
+        packed = textwrap.wrap(", ".join(f"{n} {value}" for n, value in rows.items()), 100)
+        return "\n  ".join([title, *(packed if len(packed) < 10 else [*packed[:8], "..."])])
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        title, rows = self._card() or (type(self).__name__, self._changes())
+        return card_html(title, rows)
 
     def described(self, name: str) -> str:
         """The description of a field, as its docstring has it."""
@@ -286,9 +320,22 @@ def _changed(old: Any, new: Any) -> Any:
     return old.with_(value=new, source=f"assumed: {new:g} in the place of {old.value:g} ({old.source})")
 
 
+def _word(value: Any) -> str:
+    """A field's value in a repr: numbers with a source as quantities, what is long cut."""
+    if _is_cited(value):
+        return f"{value.value:g}" if value.unit == "1" else quantity(value.value, value.unit)
+    if isinstance(value, Config) and value._card() is not None:
+        return f"{type(value).__name__} {getattr(value, 'name', '')!r}"
+    if isinstance(value, tuple) and value and isinstance(value[0], Config):
+        return f"({', '.join(map(_word, value[:3]))}{', ...' if len(value) > 3 else ''})"
+    return shown(value)
+
+
 def _check_type(what: str, value: Any, annotation: Any) -> None:
     """`ConfigError` for a boolean or text where a number is meant, and anything but a boolean where one is."""
     kinds, words, parts = _kinds(annotation)
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        raise ConfigError(f"{what} is a number of {value.bit_length()} bits; give one below 2^64")
     if isinstance(value, (list, tuple)) and parts is not None:
         for i, part in enumerate(value):
             _check_type(f"{what}[{i}]", part, parts)

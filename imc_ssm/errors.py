@@ -19,6 +19,7 @@ __all__ = [
     "FileError",
     "FormatError",
     "ImcSsmError",
+    "brief",
     "near",
     "shown",
     "unknown",
@@ -88,6 +89,12 @@ def shown(value: Any, most: int = LONGEST) -> str:
         return _cut(" ".join(repr(value).split("\n")), most)
     except (ValueError, RecursionError):  # an integer of too many digits, a value that holds itself
         return f"a {type(value).__name__}"
+
+
+def brief(thing: Any) -> str:
+    """The repr of a dataclass with arrays: every field as messages show it."""
+    fields = (f"{name}={shown(getattr(thing, name))}" for name in type(thing).__dataclass_fields__)
+    return f"{type(thing).__name__}({', '.join(fields)})"
 
 
 def near(name: object, valid: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imc_ssm.errors import FileError
+from imc_ssm.errors import FileError, shown
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.layers import Classifier, ModelConfig, classifier_of
 from imc_ssm.quantization import Scheme, wrap
@@ -28,6 +28,15 @@ class StoredModel:
     """Its quantization, None in full precision."""
     info: dict[str, Any] = field(default_factory=dict)
     """Where it came from: task, training configuration, history, accuracies (percent)."""
+
+    def __repr__(self) -> str:
+        words = [
+            f"{name} {shown(value)}" for name, value in self.info.items() if not isinstance(value, dict | list)
+        ]
+        return f"{self.model!r}\n  {', '.join(words)}" if self.info else repr(self.model)
+
+    def _repr_html_(self) -> str:
+        return self.model._repr_html_()
 
 
 def tensors_of(model: torch.nn.Module) -> dict[str, np.ndarray[Any, Any]]:
@@ -75,13 +84,31 @@ def rebuild(
     """The model behind a header with `config` and `scheme`, and its tensors; `FileError` if they do not fit."""
     config = ModelConfig.parse(header.get("config"), where=where)
     scheme = None if header.get("scheme") is None else Scheme.parse(header["scheme"], where=where)
-    with torch.random.fork_rng(devices=[]):
-        model = Classifier(config)
-    if scheme is not None:
-        model = wrap(model, scheme)
+    _check(config, tensors, where)
     try:
+        with torch.random.fork_rng(devices=[]):
+            model = Classifier(config)
+        if scheme is not None:
+            model = wrap(model, scheme)
         model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise FileError(f"{where}: the tensors do not fit the configuration ({reason}); write it again") from None
     return model.eval(), scheme
+
+
+def _check(config: ModelConfig, tensors: Mapping[str, np.ndarray[Any, Any]], where: str) -> None:
+    """`FileError` for a model that the tensors cannot be of, before it is built, and numbers no model can have."""
+    held = sum(array.size for array in tensors.values())
+    heads = config.width
+    state = int(getattr(config.layer, "n_state", 1))
+    if max(heads * heads // 4, heads * state // 4, config.layers, config.inputs) > held:
+        raise FileError(
+            f"{where}: the tensors do not fit the configuration ({heads} heads of {state} states, {config.layers} "
+            f"layers, and {held} numbers in all); write it again"
+        )
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise FileError(f"{where}: {name} holds numbers that are not finite; train it again")
+        if name.endswith("scale") and array.dtype.kind == "f" and not (array > 0).all():
+            raise FileError(f"{where}: {name} holds scales that are not positive; quantize it again")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imc_ssm.errors import ConfigError, unknown
+from imc_ssm.errors import ConfigError, FileError, unknown
 
 __all__ = ["model_file", "pretrained_path", "pretrained_seeds"]
 
@@ -63,5 +63,7 @@ def model_file(name: str | Path) -> Path:
         return pretrained_path(model, int(seed))
     if str(name) in known:
         return pretrained_path(str(name))
+    if path.suffix:
+        raise FileError(f"no file {name}; give a model file (.safetensors) or one that ships: {', '.join(known)}")
     hint = unknown("pre-trained model", str(name), known)
     raise ConfigError(f"no file {name} and no such model ships ({hint}); give a model file (.safetensors)")

@@ -1,13 +1,15 @@
-"""Numbers in words: SI prefixes, durations, and the deviation of a few measurements."""
+"""Numbers and things in words: SI prefixes, durations, the deviation of a few measurements, cards."""
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-__all__ = ["DAY", "HOUR", "deviation", "duration", "prefix", "quantity"]
+__all__ = ["DAY", "HOUR", "card", "card_html", "deviation", "duration", "prefix", "quantity"]
 
 HOUR, DAY = 3600.0, 86400.0
 """s."""
@@ -50,3 +52,23 @@ def quantity(value: float, unit: str, digits: int = 3) -> str:
 def _rounded(value: float, digits: int) -> str:
     """So many digits, without an exponent where it is short."""
     return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def card(title: str, rows: Mapping[str, object], *, lines: int = 10, width: int = 100) -> str:
+    """What a console prints for a thing: its title, then a line for each row; at most so many lines."""
+    left = max((len(name) for name in rows), default=0)
+    out = [textwrap.shorten(title, width, placeholder=" ...")]
+    for name, value in rows.items():
+        text = textwrap.shorten(str(value), width - left - 4, placeholder=" ...")
+        out.append(f"  {name:<{left}}  {text}")
+    return "\n".join(out if len(out) <= lines else [*out[: lines - 1], f"  ... {len(out) - lines + 1} more"])
+
+
+def card_html(title: str, rows: Mapping[str, object]) -> str:
+    """The same as a table for notebooks."""
+    cells = "".join(
+        f"<tr><th align='left'>{html.escape(name)}</th><td align='left'>{html.escape(text)}</td></tr>"
+        for name, value in rows.items()
+        for text in (textwrap.shorten(str(value), 300, placeholder=" ..."),)
+    )
+    return f"<b>{html.escape(title)}</b><table>{cells}</table>"

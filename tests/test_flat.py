@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import imc_ssm
-from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.errors import ConfigError, DataError, FileError, ImcSsmError
 
 SOURCE = Path(imc_ssm.__file__)
 
@@ -214,3 +214,75 @@ class TestWith:
         ):
             with pytest.raises(ConfigError, match="drift_compensation"):
                 make()
+
+
+class TestReprs:
+    def test_ten_lines(self, model, quantized, data):
+        design = imc_ssm.load_design("pcm-256")
+        deployment = imc_ssm.compile_model(quantized, design, data)
+        things = [design, imc_ssm.load_cell(design.cell), imc_ssm.load_components(design.components), data, model]
+        things += [imc_ssm.resolve_design(design), imc_ssm.Scheme.w4a6(), quantized, deployment, model.config]
+        for thing in things:
+            assert len(repr(thing).splitlines()) <= 10, repr(thing)
+            assert len(repr(thing)) < 1200
+            assert thing._repr_html_().startswith("<b>")
+        for part in (data.split("test"), deployment.formats, deployment.graph, deployment.matrices[0]):
+            assert len(repr(part)) < 500
+        assert "ADC 8 b" in repr(deployment)
+        assert "quantized, a8-x8" in repr(quantized)
+
+    def test_only_what_differs(self):
+        assert repr(imc_ssm.ModelConfig(heads=8, n_state=4)) == "ModelConfig(heads=8, layer=S4DConfig(n_state=4))"
+        assert repr(imc_ssm.Scheme().with_(state=6)).splitlines()[-1].split() == ["state", "6", "bits"]
+
+    def test_html_is_escaped(self):
+        design = imc_ssm.load_design("pcm-256").with_(description="<script>")
+        assert "&lt;script&gt;" in design._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layer": "s6", "n_state": 4}, "unknown layer 's6'; did you mean 's5'"),
+        (
+            {"layer": "s5", "initialisation": "legs"},
+            "'initialisation' is one of layer 's4d', not of 's5', which has",
+        ),
+        ({"layer": [1]}, r"layer = \[1\]; give a layer's configuration or its name"),
+    ],
+)
+def test_layers_of_a_model(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        imc_ssm.ModelConfig(**fields)
+
+
+class TestMessages:
+    def test_long_values_are_cut(self):
+        with pytest.raises(ConfigError) as error:
+            imc_ssm.ModelConfig(norm="x" * 10_000)
+        assert len(str(error.value)) < 400
+        with pytest.raises(ConfigError) as error:
+            imc_ssm.ModelConfig.parse({"y" * 10_000: 1})
+        assert len(str(error.value)) < 600
+
+    def test_whatever_goes_into_an_error_is_one_line_of_bounded_length(self):
+        assert len(str(ImcSsmError("z" * 10_000))) < 100
+        assert len(str(ImcSsmError("z " * 10_000))) <= 2500
+        assert "\n" not in str(ImcSsmError("a\nb\n"))
+
+    def test_a_number_of_more_digits_than_python_prints(self):
+        with pytest.raises(ConfigError, match="heads"):
+            imc_ssm.ModelConfig(heads=10**5000)
+
+    def test_no_such_file(self):
+        from imc_ssm.pretrained import model_file
+
+        with pytest.raises(FileError, match=r"^no file d[.]nc; give a model file"):
+            model_file("d.nc")
+
+
+def test_data_is_a_dataset():
+    from imc_ssm.datasets import dataset_of
+
+    with pytest.raises(DataError, match=r"data is a ndarray; give a dataset.*make one: imc_ssm.SequenceDataset"):
+        dataset_of(np.zeros((3, 2, 1)))

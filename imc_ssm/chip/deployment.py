@@ -19,6 +19,7 @@ from imc_ssm.graph import Formats, Graph
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import rebuild
 from imc_ssm.quantization import QuantizedDense, Scheme, formats_of
+from imc_ssm.units import card, card_html
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,6 +55,27 @@ class Deployment:
     """The quantized model's parameters and calibrated formats."""
     name: str = "model"
     """What the model is called in results."""
+
+    def _card(self) -> tuple[str, dict[str, object]]:
+        design = self.design
+        rows: dict[str, object] = {
+            "chip": f"{design.tiles} tiles of {design.rows} x {design.columns}, cell {self.chip.cell.name}, DAC "
+            f"{self.chip.dac.bits} b, ADC {self.chip.adc.bits} b",
+            "model": f"{self.steps} steps, scheme {self.scheme.label}, {len(self.graph.operators)} operators",
+        }
+        rows |= {
+            f"matrix {m.name}": f"{m.inputs} x {m.outputs}, tiles {len(m.tiles)}, DAC range {m.input_range:.3g}, "
+            f"per {m.rate}"
+            for m in self.matrices
+        }
+        return f"Deployment of {self.name!r} on {design.name!r}", rows
+
+    def __repr__(self) -> str:
+        """Ten lines: the chip, the model, the matrices; `table()` has all of them."""
+        return card(*self._card())
+
+    def _repr_html_(self) -> str:
+        return card_html(*self._card())
 
     @property
     def design(self) -> Design:

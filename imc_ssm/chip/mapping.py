@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imc_ssm.devices import Chip, device_names
-from imc_ssm.errors import ConfigError, DataError, DesignError
+from imc_ssm.errors import ConfigError, DataError, DesignError, brief
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph import Action, Rate, grown
 from imc_ssm.graph.actions import Actions
@@ -62,6 +62,8 @@ class MappedMatrix:
     """How often the product runs."""
     input_activity: float | None = None
     """Calibrated mean square of the inputs over input_range squared, for the cells' energy; None: unknown."""
+
+    __repr__ = brief
 
     @property
     def inputs(self) -> int:

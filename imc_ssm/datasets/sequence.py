@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from imc_ssm.errors import ConfigError, DataError, unknown
+from imc_ssm.errors import ConfigError, DataError, brief, unknown
+from imc_ssm.units import card, card_html
 
 __all__ = ["SPLITS", "SequenceDataset", "Split", "stratified"]
 
@@ -31,6 +32,8 @@ class Split:
     """(n,) int64."""
     lengths: np.ndarray | None = None
     """(n,) int64, valid steps of each sequence; None if all have full length."""
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -133,6 +136,23 @@ class SequenceDataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def _card(self) -> tuple[str, dict[str, object]]:
+        n, time, channels = self.values.shape
+        rows: dict[str, object] = {
+            "sequences": f"{n} x {time} steps x {channels} channels at {self.sample_rate:g} Hz",
+            "splits": ", ".join(f"{name} {len(index)}" for name, index in self.splits.items()),
+            "labels": f"{self.n_classes} classes",
+        }
+        if self.lengths is not None:
+            rows["lengths"] = f"{int(self.lengths.min())} to {int(self.lengths.max())} steps"
+        return f"SequenceDataset {self.task!r}", rows
+
+    def __repr__(self) -> str:
+        return card(*self._card())
+
+    def _repr_html_(self) -> str:
+        return card_html(*self._card())
 
     @property
     def n_classes(self) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from imc_ssm.errors import FileError, FormatError, ImcSsmError
+from imc_ssm.errors import FileError, FormatError, ImcSsmError, shown
 from imc_ssm.fixedpoint import Format
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Formats(Mapping[str, Format]):
                 f"quantize again (with formats are: {', '.join(sorted(self._formats)) or 'none'})"
             ) from None
 
+    def __repr__(self) -> str:
+        words = sorted({fmt.bits for fmt in self._formats.values()})
+        return f"Formats({len(self)} paths, {', '.join(map(str, words)) or 'no'} bits)"
+
     def __contains__(self, path: object) -> bool:
         return path in self._formats
 
@@ -124,6 +128,9 @@ class Graph:
             if op.output.name in made:
                 raise ImcSsmError(f"two operators make a signal {op.output.name!r}; give each its own path")
             made.add(op.output.name)
+
+    def __repr__(self) -> str:
+        return f"Graph({len(self.operators)} operators: {shown([op.name for op in self.operators])})"
 
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)

@@ -15,12 +15,13 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from imc_ssm.config import Config
-from imc_ssm.errors import ConfigError, ImcSsmError, unknown
+from imc_ssm.errors import ConfigError, ImcSsmError, shown, unknown
 from imc_ssm.graph import Graph, Place
 from imc_ssm.layers.block import Activation, Block, Gating, NormKind
 from imc_ssm.layers.parts import Dense, Input, LastPool, MeanPool
 from imc_ssm.layers.registry import LAYER_CONFIGS, LayerConfig, Mode
 from imc_ssm.layers.s4d import S4DConfig
+from imc_ssm.units import card, card_html
 
 __all__ = ["PRESETS", "Block", "Classifier", "ModelConfig", "padding_mask", "preset"]
 
@@ -76,12 +77,22 @@ class ModelConfig(Config):
             data = data | {"layers": len(data["heads"])}
         layer = data.get("layer", {})
         given = layer.model_dump() if isinstance(layer, LayerConfig) else layer
+        if not isinstance(given, str | dict):
+            raise ConfigError(f"layer = {shown(given)}; give a layer's configuration or its name")
         given = {"type": given} if isinstance(given, str) else {"type": "s4d", **given}
         kind = LAYER_CONFIGS.known.get(str(given["type"]))
-        fields = set() if kind is None else set(kind.model_fields) - {"type"}
+        if kind is None:
+            raise ConfigError(unknown("layer", str(given["type"]), LAYER_CONFIGS.known))
+        fields = set(kind.model_fields) - {"type"}
         known = [*cls.model_fields, *sorted(fields)]
         for name in data:
             if name not in known:
+                others = [other for other, one in LAYER_CONFIGS.known.items() if name in one.model_fields]
+                if others:
+                    raise ConfigError(
+                        f"field {name!r} is one of layer {others[0]!r}, not of {given['type']!r}, which has "
+                        f"{', '.join(sorted(fields))}; leave it out or take that layer"
+                    )
                 raise ConfigError(unknown("field", str(name), known))
         own = {name: data[name] for name in fields & set(data)}
         rest = {name: value for name, value in data.items() if name not in own}
@@ -175,6 +186,24 @@ class Classifier(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return torch.as_tensor(self.decoder(x, mask) if self.pool is None else self.decoder(self.pool(x, mask)))
+
+    def _card(self) -> tuple[str, dict[str, object]]:
+        config = self.config
+        scheme = getattr(self, "scheme", None)
+        rows: dict[str, object] = {
+            "config": config,
+            "parameters": f"{sum(p.numel() for p in self.parameters()):,}",
+            "precision": "full" if scheme is None else f"quantized, {getattr(scheme, 'label', scheme)}",
+            "modules": ", ".join(name for name, _ in self.named_children()),
+        }
+        return f"Classifier: {config.layers} x {config.layer.type}", rows
+
+    def __repr__(self) -> str:
+        """A few lines; `torch.nn.Module.__repr__(model)` prints every module."""
+        return card(*self._card())
+
+    def _repr_html_(self) -> str:
+        return card_html(*self._card())
 
     def check(self, u: Tensor, lengths: Tensor | None, what: str = "the input") -> None:
         """`ImcSsmError` for what `forward` would refuse, named as `what`."""

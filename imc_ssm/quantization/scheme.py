@@ -15,6 +15,7 @@ from imc_ssm.fixedpoint import Rounding, RoundingPlacement
 from imc_ssm.graph import Kind
 from imc_ssm.quantization.observers import Percentile
 from imc_ssm.quantization.rules import ROLES, Calibration, FormatSpec, Granularity, Rule, spec_of
+from imc_ssm.units import card
 
 __all__ = ["NAMED", "Bits", "Scheme"]
 
@@ -302,6 +303,24 @@ class Scheme(Config):
             text = "".join(rule.to_json() for rule in self.rules)
             words.append("rules" + hashlib.sha256(text.encode()).hexdigest()[:8])
         return "-".join(words)
+
+    def _card(self) -> tuple[str, dict[str, str]]:
+        rows = {}
+        for rule in self.rules:
+            where = " ".join(part for part in ("" if rule.path == "*" else rule.path, rule.kind) if part)
+            others = {
+                name: value for name, value in rule._changes().items() if name not in ("path", "kind", "bits")
+            }
+            words = [] if rule.bits is None else ["full precision" if rule.bits == "full" else f"{rule.bits} bits"]
+            rows[where or "everything"] = ", ".join([*words, *(f"{n} {v}" for n, v in others.items())])
+        rows |= {name: value for name, value in self._changes().items() if name != "rules"}
+        return f"Scheme {self.label}", rows
+
+    def __repr__(self) -> str:
+        """Its label and its rules, ten lines at most."""
+        return card(*self._card())
+
+    __str__ = __repr__
 
     def _uniform(self) -> Uniform:
         """The shorthand that says most of the scheme."""
