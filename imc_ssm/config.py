@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 import tomllib
 from collections.abc import Mapping
@@ -248,6 +249,7 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     problems = error.errors(include_url=False)
     # a mistyped field is often missing under its right name too: the mistyped one says more
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    first["loc"] = tuple(p for p in first["loc"] if not isinstance(p, str) or not _BRANCH.match(p))
     path = ".".join(str(part) for part in first["loc"])
     place = f"{where}: " if where else ""
     if first["type"] == "extra_forbidden":
@@ -261,7 +263,7 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     if isinstance(nested, ConfigError):  # a configuration within, which has said all of it
         return f"{place}{nested}"
     value = "" if first["type"] == "missing" else f" = {shown(first['input'])}"
-    said = _bounds(cls, first["loc"]) if first["type"] in _OUTSIDE else ""
+    said = _bounds(cls, first) if first["type"] in _OUTSIDE else ""
     return f"{place}{cls.__name__} field {path!r}{value}: {said or first['msg']}{more}"
 
 
@@ -269,8 +271,13 @@ _OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal"
 _SAID = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
-def _bounds(cls: type[BaseModel], loc: tuple[int | str, ...]) -> str:
-    """What a number may be, both ends, from the field's declaration; "" if it is not the field's own."""
+_BRANCH = re.compile(r"(int|float|str|bool|none|constrained-\w+|(tuple|list|function-\w+|literal)\[.*)$")
+"""What pydantic puts into the path of a problem for the branch of a union."""
+
+
+def _bounds(cls: type[BaseModel], problem: Any) -> str:
+    """What a number may be, both ends, from the field's declaration, else the end that pydantic names."""
+    loc = problem["loc"]
     owner = _owner(cls, loc[:-1])
     field = owner.model_fields.get(str(loc[-1])) if owner is not None else None
     ends = [
@@ -278,6 +285,9 @@ def _bounds(cls: type[BaseModel], loc: tuple[int | str, ...]) -> str:
         for bound in (field.metadata if field is not None else ())
         for end, said in _SAID.items()
         if hasattr(bound, end)
+    ]
+    ends = ends or [
+        f"{said} {problem['ctx'][end]}" for end, said in _SAID.items() if end in problem.get("ctx", {})
     ]
     return f"allowed is {' and '.join(ends)}" if ends else ""
 
