@@ -21,7 +21,7 @@ from imc_ssm.graph.operators import (
     Source,
     Sum,
 )
-from imc_ssm.graph.recurrences import Recurrence, StateUpdate
+from imc_ssm.graph.recurrences import GatedUpdate, Recurrence, StateUpdate
 from imc_ssm.graph.signals import Formats, Graph, Kind, Parameter, Place, Rate, Signal
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Action",
     "Formats",
     "Gate",
+    "GatedUpdate",
     "Graph",
     "Join",
     "Kind",

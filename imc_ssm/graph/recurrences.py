@@ -1,5 +1,5 @@
-"""The recurrences of the digital unit: S4D's with its own inputs and outputs, and the bare state of a MIMO
-layer."""
+"""The recurrences of the digital unit: S4D's with its own inputs and outputs, the bare state of a MIMO layer, and
+a state behind a gate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.operators import Operator
 from imc_ssm.graph.signals import Formats, Parameter
 
-__all__ = ["Recurrence", "StateUpdate"]
+__all__ = ["GatedUpdate", "Recurrence", "StateUpdate"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,45 @@ class StateUpdate(Operator):
             *(Stored("parameters", p.words, formats.bits(p.name)) for p in self.parameters),
             Stored("requantization", 2 * self.states, CONSTANT_BITS),
             Stored("state", self.output.width, self.output_bits(formats, steps)),
+        ]
+
+
+@dataclass(frozen=True)
+class GatedUpdate(Operator):
+    """h[t] = h[t-1] + z[t] (v[t] - h[t-1]) on real channels; inputs (gate z, candidate v), output the state.
+
+    Per step and channel the candidate is requantized to the state's grid; then a difference, its product with the
+    gate, which is requantized by the gate's scale, and the sum with the state.
+    """
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        return (*(signal.name for signal in self.inputs), self.output.name)
+
+    def actions(self, formats: Formats, steps: int) -> list[Action]:
+        at, width, wide = Actions(self.rate), self.output.width, MULTIPLIER_BITS
+        gate, candidate = self._input(formats), self._input(formats, 1)
+        state = self.output_bits(formats, steps)
+        return [
+            at.other("movement", "bus", 2 * width, max(gate, candidate), "inputs to the digital unit"),
+            self._read(at, formats, "gate"),
+            self._read(at, formats, "candidate", 1),
+            at.read("coefficients", 2 * width, CONSTANT_BITS, "requantization of gate and candidate"),
+            at.read("state", width, state, "state"),
+            at.multiply(width, candidate, wide, "requantize v"),
+            *at.add(width, state + 1, "v - h", own_slot=True),
+            at.multiply(width, gate, state + 1, "z (v - h)"),
+            at.multiply(width, gate + state + 1, wide, "requantize z (v - h)"),
+            *at.add(width, state + 1, "h + z (v - h)"),
+            at.write("state", width, state, "state"),
+            at.other("movement", "bus", width, state, "outputs of the digital unit"),
+        ]
+
+    def stored(self, formats: Formats, steps: int) -> list[Stored]:
+        width = self.output.width
+        return [
+            Stored("requantization", 2 * width, CONSTANT_BITS),
+            Stored("state", width, self.output_bits(formats, steps)),
         ]
 
 

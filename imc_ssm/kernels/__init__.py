@@ -7,6 +7,7 @@ return the same values. `using("reference")` runs the references wherever a tens
 from imc_ssm.fixedpoint import Noise
 from imc_ssm.kernels.codes import codes_of
 from imc_ssm.kernels.functions import add, gate, linear, look_up, mean, quantize, scale_add
+from imc_ssm.kernels.gated import gated_scan
 from imc_ssm.kernels.grid import DeviceArray, Grid
 from imc_ssm.kernels.mimo import StateScanUnit, state_scan
 from imc_ssm.kernels.operators import Pass, using
@@ -27,6 +28,7 @@ __all__ = [
     "drawn",
     "full_scale",
     "gate",
+    "gated_scan",
     "linear",
     "look_up",
     "mean",

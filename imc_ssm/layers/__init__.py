@@ -6,6 +6,7 @@ one.
 
 from imc_ssm.layers.block import Block
 from imc_ssm.layers.classifier import PRESETS, Classifier, ModelConfig, padding_mask, preset
+from imc_ssm.layers.gated import GatedState, Sigmoid
 from imc_ssm.layers.given import classifier_of, tensor_of
 from imc_ssm.layers.parts import (
     Both,
@@ -35,6 +36,7 @@ __all__ = [
     "Classifier",
     "Dense",
     "Direct",
+    "GatedState",
     "Gelu",
     "Glu",
     "Input",
@@ -50,6 +52,7 @@ __all__ = [
     "Residual",
     "S4DConfig",
     "S5Config",
+    "Sigmoid",
     "StateUnit",
     "classifier_of",
     "padding_mask",

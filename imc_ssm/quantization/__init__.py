@@ -2,6 +2,7 @@
 
 from imc_ssm.quantization.context import QUANTIZED, Context, check_static, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
+from imc_ssm.quantization.gated import QuantizedGatedState
 from imc_ssm.quantization.modules import DigitalMatrix, QuantizedDense
 from imc_ssm.quantization.observers import OBSERVERS, MinMax, Mse, Observer, Percentile
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize
@@ -33,6 +34,7 @@ __all__ = [
     "Observer",
     "Percentile",
     "QuantizedDense",
+    "QuantizedGatedState",
     "QuantizedGelu",
     "QuantizedGlu",
     "QuantizedPool",

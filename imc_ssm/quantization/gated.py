@@ -1,0 +1,93 @@
+"""The quantized parts of a gated recurrence: the gate as a table, the state integer where it has bits."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from imc_ssm.fixedpoint import Format
+from imc_ssm.graph import Place, Signal
+from imc_ssm.kernels import gated_scan
+from imc_ssm.layers import GatedState, Sigmoid
+from imc_ssm.quantization.context import Context, check_static, quantizes
+from imc_ssm.quantization.quantizer import Quantizer
+from imc_ssm.quantization.scheme import Scheme
+from imc_ssm.quantization.sites import QuantizedGelu
+
+__all__ = ["QuantizedGatedState", "QuantizedSigmoid"]
+
+
+@quantizes(Sigmoid)
+class QuantizedSigmoid(QuantizedGelu):
+    """The logistic function of codes, rounded: a table."""
+
+    @classmethod
+    def of(cls, module: nn.Module, context: Context) -> Self:
+        """As any table."""
+        return super(QuantizedGelu, cls).of(module, context)
+
+
+@quantizes(GatedState)
+class QuantizedGatedState(nn.Module):
+    """h[t] = h[t-1] + z[t] (v[t] - h[t-1]) on codes; z, v, h (batch, time, channel).
+
+    The candidate is rounded to the state's grid, and so is every change of the state: a gate below half a step
+    over the difference of two codes leaves the state where it is, so a slow state needs more bits than a fast one.
+    """
+
+    def __init__(
+        self, inner: GatedState, scheme: Scheme, gate: Quantizer, state: Quantizer, moving: tuple[str, ...] = ()
+    ) -> None:
+        """`moving`: paths of the model whose ranges are dynamic."""
+        super().__init__()
+        self.inner, self.scheme, self.moving = inner, scheme, moving
+        self._gate = [gate]  # owned by the module before
+        self.state = state
+
+    @classmethod
+    def of(cls, module: GatedState, context: Context) -> QuantizedGatedState:
+        """With a quantizer for the state."""
+        state = context.output("state", clip=context.scheme.state_clip)
+        return cls(module, context.scheme, context.source(), state, context.moving)
+
+    def quantizers(self) -> dict[str, Quantizer]:
+        """The state's."""
+        return {"state": self.state}
+
+    def formats(self) -> dict[str, Format]:
+        """The state's."""
+        return {} if self.state.bits is None else {"state": self.state.format()}
+
+    def forward(self, z: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self._run(z, v, self.inner.init_state(len(z)), mask)[0]
+
+    def _run(self, z: Tensor, v: Tensor, h0: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        gate, state = self._gate[0], self.state
+        if state.bits is None:
+            return gated_scan(z, v, h0)
+        if state.observing or state.dynamic:
+            with torch.no_grad():
+                exact = gated_scan(z, v, h0)
+            if state.observing:
+                state.collect(exact[0], mask)
+                return exact
+            state.follow(exact[0], mask)
+        rounding = self.scheme.rounding
+        return gated_scan(z, v, h0, gate=gate.channels(), state=state.channels(), rounding=rounding)
+
+    def init_state(self, batch: int) -> Tensor:
+        """The centred code of zero in every register (batch, channel); `ImcSsmError` where ranges are dynamic."""
+        check_static(self.moving, "streaming")
+        return self.inner.init_state(batch)
+
+    def step(self, z: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: z, v (batch, channel) -> h (batch, channel), next state; `ImcSsmError` if dynamic."""
+        check_static(self.moving, "streaming")
+        h, state = self._run(z[:, None], v[:, None], state)
+        return h[:, 0], state
+
+    def graph(self, z: Signal, v: Signal, at: Place) -> Signal:
+        """As in full precision."""
+        return self.inner.graph(z, v, at)
