@@ -48,11 +48,17 @@ _FOREIGN = tuple(
     (re.compile(pattern), meaning)
     for pattern, meaning in (
         (r"kernel\.(P|Q|p|q)$", "the low-rank part of S4 (DPLR, NPLR); only diagonal models, S4D, are read"),
-        (r"kernel\.(l_kernel|omega|z|L)$", "the kernel length of S4 (DPLR, NPLR); only diagonal models, S4D, are read"),
+        (
+            r"kernel\.(l_kernel|omega|z|L)$",
+            "the kernel length of S4 (DPLR, NPLR); only diagonal models, S4D, are read",
+        ),
         (r"(input_gate|output_gate|input_linear)\.", "a gated or bottleneck S4 block, which no block here is"),
         (r"(reverse_layer|bidirectional_linear)\.", "a bidirectional block that concatenates both directions"),
         (r"weight_(g|v)$|parametrizations", "weight normalisation; fold it with remove_weight_norm first"),
-        (r"norm\.(norm\.)?(m|s)$", "a scalar LayerNorm, whose shift goes through the deviation; no norm here does that"),
+        (
+            r"norm\.(norm\.)?(m|s)$",
+            "a scalar LayerNorm, whose shift goes through the deviation; no norm here does that",
+        ),
         (r"\.residual\.", "a residual with weights of its own; here it is a plain sum"),
         (r"embedding", "an embedding of tokens; here the encoder is a matrix for real inputs"),
         (r"\.pool\.", "pooling between blocks, which no block here has"),

@@ -158,7 +158,9 @@ class _Reader:
                     f"{tuple(own[name].shape)} numbers"
                 )
             if not torch.isfinite(value).all():
-                raise ImcSsmError(f"{name} has numbers that are not finite; give the checkpoint of a whole training")
+                raise ImcSsmError(
+                    f"{name} has numbers that are not finite; give the checkpoint of a whole training"
+                )
         model.load_state_dict({name: value.to(own[name].dtype) for name, value in self.values.items()})
         return model.eval()
 
@@ -228,7 +230,9 @@ class _Reader:
     def _layout(self) -> str:
         key = self.keys.blocks[0]["real"]
         name = key.rsplit(".", 1)[-1]
-        kernel = {"log_A_real": "s4d.py", "A_real": "S4Block, version 4"}.get(name, "S4 in diagonal mode, version 3")
+        kernel = {"log_A_real": "s4d.py", "A_real": "S4Block, version 4"}.get(
+            name, "S4 in diagonal mode, version 3"
+        )
         outer = "example.py" if "s4_layers" in key else "SequenceModel"
         return f"state-spaces/s4: {kernel}, in {outer}'s model"
 
@@ -247,7 +251,11 @@ class _Reader:
 
         def of_heads(key: str, width: tuple[int, ...]) -> Tensor:
             value = self._plain(key)
-            value = value.reshape(-1, *width) if value.numel() % max(1, int(torch.tensor(width).prod())) == 0 else value
+            value = (
+                value.reshape(-1, *width)
+                if value.numel() % max(1, int(torch.tensor(width).prod())) == 0
+                else value
+            )
             if value.shape[1:] != width or not len(value) or heads % len(value):
                 raise ImcSsmError(
                     f"{key} has shape {tuple(self.tensors[key].shape)}; needed is (H{''.join(f', {w}' for w in width)}) "
@@ -262,11 +270,17 @@ class _Reader:
         low = _positive(of_heads(block["real"], (states,)), real_transform)
         if not (dt > 0).all() or not (low > 0).all():
             key = block["step"] if not (dt > 0).all() else block["real"]
-            raise ImcSsmError(f"{key} gives numbers that are not above 0 by {dt_transform}; name another transform")
+            raise ImcSsmError(
+                f"{key} gives numbers that are not above 0 by {dt_transform}; name another transform"
+            )
         # version 4 keeps the imaginary part of poles in the lower half plane without its sign
         sign = -1.0 if block["real"].endswith(".A_real") else 1.0
         high = sign * of_heads(block["imaginary"], (states,))
-        B = of_heads(block["B"], (states, 2)) if "B" in block else torch.tensor([1.0, 0.0]).expand(heads, states, 2)
+        B = (
+            of_heads(block["B"], (states, 2))
+            if "B" in block
+            else torch.tensor([1.0, 0.0]).expand(heads, states, 2)
+        )
         how = f"log of {dt_transform}"
         if not single:  # our heads have one dt: what a state's differs from the mean goes into A and B
             common = dt.log().mean(1).exp()

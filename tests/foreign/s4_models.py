@@ -114,7 +114,9 @@ def _residual(x: Tensor, layer: nn.Module, norm: nn.Module, prenorm: bool) -> Te
 class Example(nn.Module):
     """The model of their example.py."""
 
-    def __init__(self, blocks: list[Block], shape: tuple[int, int, int], prenorm: bool, norm: type[nn.Module]) -> None:
+    def __init__(
+        self, blocks: list[Block], shape: tuple[int, int, int], prenorm: bool, norm: type[nn.Module]
+    ) -> None:
         super().__init__()
         inputs, heads, outputs = shape
         self.prenorm = prenorm
@@ -153,7 +155,9 @@ class Channels(nn.Module):
 class Sequence(nn.Module):
     """SequenceModel between an encoder and a decoder, with the keys of its Lightning module."""
 
-    def __init__(self, blocks: list[Block], shape: tuple[int, int, int], prenorm: bool, norm: type[nn.Module]) -> None:
+    def __init__(
+        self, blocks: list[Block], shape: tuple[int, int, int], prenorm: bool, norm: type[nn.Module]
+    ) -> None:
         super().__init__()
         inputs, heads, outputs = shape
         self.prenorm = prenorm
