@@ -6,7 +6,7 @@ Two containers and four blocks are known, in any combination; "i" is the number 
                 SequenceModel     encoder.0.*  model.layers.i.layer.*    model.layers.i.norm.*    decoder.0.*
 
     block       s4d.py            D (H,)   kernel.{C, log_dt, log_A_real, A_imag}
-                S4, version 3     D (1, H) kernel.kernel.{C, B, log_dt, inv_A_real, A_imag}   (also inv_w_real, w_imag)
+                S4, version 3     D (1, H) kernel.kernel.{C, B, log_dt, inv_A_real, A_imag}  (inv_w_real, w_imag)
                 S4Block, 4        layer.D  layer.kernel.{C, B, inv_dt, A_real, A_imag}
                 all               output_linear[.0].{weight, bias}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +24,10 @@ Transform = Literal["exp", "softplus", "relu", "sigmoid", "none"]
 
 
 class Hints(Config):
-    """What the keys of a checkpoint cannot say. None: as their keys suggest, else as their code does by default."""
+    """What the keys of a checkpoint cannot say; None: as they suggest, else as their code does by default."""
 
     prenorm: bool | None = None
-    """The norm stands before the layer (default: where a norm follows the last block, as SequenceModel has it)."""
+    """The norm stands before the layer (default: where a norm follows the last block, as in SequenceModel)."""
     activation: Literal["gelu", "gelu2", "relu", "none"] | None = None
     """Behind the layer (default: gelu; gelu2 for version 4's S4Block, which applies it twice)."""
     pool: Literal["mean", "last", "none"] | None = None
@@ -115,7 +116,10 @@ def _positive(x: Tensor, transform: str) -> Tensor:
     """The positive number behind a trained one, as theirs."""
     if transform == "relu":
         return torch.relu(x) + 1e-4
-    functions = {"exp": torch.exp, "softplus": softplus, "sigmoid": torch.sigmoid, "none": lambda y: y}
+    if transform == "none":
+        return x
+    functions: dict[str, Callable[[Tensor], Tensor]]
+    functions = {"exp": torch.exp, "softplus": softplus, "sigmoid": torch.sigmoid}
     return functions[transform](x)
 
 
@@ -154,8 +158,8 @@ class _Reader:
             if name in own and own[name].shape != value.shape:
                 key = next(m.key for m in self.moved if m.path == name)
                 raise ImcSsmError(
-                    f"{key} has shape {tuple(self.tensors[key].shape)}; as {name} of {config.width} channels it needs "
-                    f"{tuple(own[name].shape)} numbers"
+                    f"{key} has shape {tuple(self.tensors[key].shape)}; as {name} of {config.width} channels it "
+                    f"needs {tuple(own[name].shape)}"
                 )
             if not torch.isfinite(value).all():
                 raise ImcSsmError(
@@ -177,8 +181,8 @@ class _Reader:
         rows = {2 * heads: "glu", heads: "none"}
         if len(mixing) not in rows:
             raise ImcSsmError(
-                f"{first['mixing.weight']} has {len(mixing)} rows for {heads} channels; known are {2 * heads} (a gated "
-                f"linear unit) and {heads} (none)"
+                f"{first['mixing.weight']} has {len(mixing)} rows for {heads} channels; known are {2 * heads} (a "
+                f"gated linear unit) and {heads} (none)"
             )
         if C.ndim == 4 and len(C) != 1:
             raise ImcSsmError(
@@ -203,14 +207,14 @@ class _Reader:
                 self.assumed[name] = f"{str(value).lower()} ({why})"
         if final and self.hints.prenorm is False:
             raise ImcSsmError(
-                f"prenorm=False, but a norm follows the last block ({self.keys.model['final norm.weight']}), which "
-                "SequenceModel has with prenorm only; leave the hint out"
+                f"prenorm=False, but a norm follows the last block ({self.keys.model['final norm.weight']}): only "
+                "pre-norm models have it; leave the hint out"
             )
         return ModelConfig.parse(
             {
                 "inputs": encoder.shape[1],
                 "heads": heads,
-                "outputs": len(decoder),
+                "classes": len(decoder),
                 "layers": len(self.keys.blocks),
                 "n_state": 2 * C.shape[-2],
                 "norm": norm,
@@ -247,21 +251,17 @@ class _Reader:
         self.values[path] = value
 
     def _recurrence(self, path: str, block: Mapping[str, str], heads: int, states: int) -> None:
-        """log dt (H,), A, B and C (H, n) of our S4D from theirs; (S, n) of S shared systems goes to H heads in turn."""
+        """log dt (H,), A, B and C (H, n) of our S4D from theirs; S shared systems go to the heads in turn."""
 
         def of_heads(key: str, width: tuple[int, ...]) -> Tensor:
-            value = self._plain(key)
-            value = (
-                value.reshape(-1, *width)
-                if value.numel() % max(1, int(torch.tensor(width).prod())) == 0
-                else value
-            )
-            if value.shape[1:] != width or not len(value) or heads % len(value):
+            value, count = self._plain(key), math.prod(width)
+            systems = value.numel() // count
+            if systems * count != value.numel() or not systems or heads % systems:
+                needed = ", ".join(map(str, (heads, *width)))
                 raise ImcSsmError(
-                    f"{key} has shape {tuple(self.tensors[key].shape)}; needed is (H{''.join(f', {w}' for w in width)}) "
-                    f"with H = {heads} channels or a divisor of it"
+                    f"{key} has shape {tuple(value.shape)}; needed is ({needed}), or a divisor of {heads} in front"
                 )
-            return value.repeat(heads // len(value), *(1 for _ in width))
+            return value.reshape(systems, *width).repeat(heads // systems, *(1 for _ in width))
 
         dt_transform = self._transform("dt_transform")
         real_transform = self._transform("real_transform")

@@ -1,4 +1,4 @@
-"""Tensors by key out of a checkpoint: `.pt` and its kin as weights alone, or `.safetensors`. No code is unpickled."""
+"""Tensors by key out of a checkpoint: `.pt` (weights alone), or `.safetensors`. No code is unpickled."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise FileError(
-            f"{path} holds more than weights (or is no checkpoint of torch), and objects are never unpickled here: "
+            f"{path} holds more than weights (or is no checkpoint of torch), and objects are never unpickled: "
             "they can run code; where it was made, save model.state_dict() alone"
         ) from None
     except Exception as error:  # a damaged archive makes the reader raise anything

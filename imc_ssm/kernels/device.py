@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
 
 from imc_ssm.errors import ImcSsmError
 
-__all__ = ["device_of", "named_device", "placed"]
+__all__ = ["device_of", "named_device", "placed", "precision_of"]
 
 
 def named_device(name: str) -> torch.device:
@@ -29,9 +30,15 @@ def named_device(name: str) -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters lie; the CPU, if it has none."""
-    first = next(model.parameters(), None)
+    """Where a model's parameters lie, or its buffers, where all are on tiles; the CPU, if it has neither."""
+    first = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def precision_of(model: nn.Module) -> torch.dtype:
+    """Of a model's parameters, or of its buffers, where all of them are on tiles; torch's default, without any."""
+    floats = (x.dtype for x in chain(model.parameters(), model.buffers()) if x.is_floating_point())
+    return next(floats, torch.get_default_dtype())
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def _through(
     bounds: tuple[Tensor, Tensor] | None = None,
     rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """All states (batch, time, channel); with `step` of the gate's codes z, `bounds` and a rounding in integers."""
+    """All states (batch, time, channel); with the `step` of z's codes, bounds and a rounding in integers."""
     states = torch.empty_like(v)
     for t in range(v.shape[1]):
         change = z[:, t] * (v[:, t] - h)

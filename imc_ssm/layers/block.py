@@ -15,15 +15,20 @@ from torch import Tensor, nn
 
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.graph import Place, Signal
-from imc_ssm.layers.parts import Both, Dense, Gelu, Glu, Norm, Relu, Residual
+from imc_ssm.layers.parts import Both, Dense, Gelu, Gelu2, Glu, Norm, Relu, Residual
 from imc_ssm.layers.registry import LAYERS, LayerConfig
 
 __all__ = ["Activation", "Block", "Gating", "NormKind", "reversed_in_time"]
 
 NormKind = Literal["none", "layer", "rms", "batch"]
-Activation = Literal["gelu", "relu", "none"]
+Activation = Literal["gelu", "gelu2", "relu", "none"]
 Gating = Literal["glu", "none"]
-ACTIVATIONS: dict[str, Any] = {"gelu": Gelu, "relu": Relu}
+ACTIVATIONS: dict[str, tuple[str, Any]] = {
+    "gelu": ("gelu", Gelu),
+    "gelu2": ("gelu", Gelu2),
+    "relu": ("relu", Relu),
+}
+"""Name of an activation -> name of the module in a block, and its class."""
 
 
 def reversed_in_time(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -62,7 +67,8 @@ class Block(nn.Module):
         self.reverse: Any = LAYERS[layer.type](inputs, layer) if bidirectional else None
         self.both: Any = Both() if bidirectional else None
         if activation != "none":
-            self.add_module(activation, ACTIVATIONS[activation]())
+            name, made = ACTIVATIONS[activation]
+            self.add_module(name, made())
         self.dropout = nn.Dropout(dropout)
         self.mixing: Any = Dense(inputs, 2 * outputs if gate == "glu" else outputs)
         if gate == "glu":

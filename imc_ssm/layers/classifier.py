@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, ImcSsmError, shown, unknown
 from imc_ssm.graph import Graph, Place
+from imc_ssm.kernels.device import device_of, precision_of
 from imc_ssm.layers.block import Activation, Block, Gating, NormKind
-from imc_ssm.layers.parts import Dense, Input, LastPool, MeanPool
+from imc_ssm.layers.parts import Dense, Input, LastPool, MeanPool, Norm
 from imc_ssm.layers.registry import LAYER_CONFIGS, LayerConfig, Mode
 from imc_ssm.layers.s4d import S4DConfig
 from imc_ssm.units import card, card_html
@@ -54,6 +55,8 @@ class ModelConfig(Config):
     """Normalisation of each block: LayerNorm or RMSNorm over its channels, BatchNorm over batch and time."""
     prenorm: bool = False
     """The norm stands at the start of the block's branch, or behind the residual sum."""
+    final_norm: bool = False
+    """One more norm behind the last block."""
     activation: Activation = "gelu"
     """Nonlinearity behind the layer."""
     gate: Gating = "glu"
@@ -105,6 +108,8 @@ class ModelConfig(Config):
                 f"heads = {self.heads} are widths of {len(self.heads)} blocks, layers = {self.layers}; give one "
                 "width for all, or one a block"
             )
+        if self.final_norm and self.norm == "none":
+            raise ValueError("final_norm = True, but norm = 'none'; name the norm: layer, rms or batch")
         return self
 
     @property
@@ -176,6 +181,7 @@ class Classifier(nn.Module):
         self.encoder: Any = Dense(config.inputs, widths[0])
         pairs = zip(widths, (*widths[1:], widths[-1]), strict=True)
         self.blocks: Any = nn.ModuleList(_block(config, *pair) for pair in pairs)
+        self.norm: Any = Norm(config.norm, widths[-1]) if config.final_norm else None
         self.pool: Any = POOLS[config.pool]() if config.pool in POOLS else None
         self.decoder: Any = Dense(widths[-1], config.classes)
 
@@ -185,6 +191,8 @@ class Classifier(nn.Module):
         x = self.encoder(self.input(u, mask), mask)
         for block in self.blocks:
             x = block(x, mask)
+        if self.norm is not None:
+            x = self.norm(x, mask)
         return torch.as_tensor(self.decoder(x, mask) if self.pool is None else self.decoder(self.pool(x, mask)))
 
     def _card(self) -> tuple[str, dict[str, object]]:
@@ -216,7 +224,7 @@ class Classifier(nn.Module):
                 f"{what}: shape {tuple(u.shape)}; needed is (sequences, time, {self.config.inputs}) with at "
                 "least one sequence and one step"
             )
-        precision = next(self.parameters()).dtype
+        precision = precision_of(self)
         if u.dtype != precision:
             raise ImcSsmError(f"{what}: dtype {u.dtype}, the model has {precision}; convert with .to({precision})")
         if lengths is None:
@@ -245,9 +253,7 @@ class Classifier(nn.Module):
     def init_state(self, batch: int) -> tuple[list[Any], Tensor, int]:
         """The state of a stream: of every block, the sum of the features so far, and their count."""
         # float64, so that the order of the sum does not show in the mean.
-        total = torch.zeros(
-            batch, self.config.widths[-1], dtype=torch.float64, device=next(self.parameters()).device
-        )
+        total = torch.zeros(batch, self.config.widths[-1], dtype=torch.float64, device=device_of(self))
         return [block.init_state(batch) for block in self.blocks], total, 0
 
     def step(
@@ -261,6 +267,8 @@ class Classifier(nn.Module):
         for block, block_state in zip(self.blocks, states, strict=True):
             x, next_state = block.step(x, block_state)
             after.append(next_state)
+        if self.norm is not None:
+            x = self.norm(x, None)
         total, count = total + x, count + 1
         if self.config.pool == "mean":
             x = (total / count).to(x.dtype)
@@ -274,6 +282,8 @@ class Classifier(nn.Module):
         x = self.encoder.graph(self.input.graph(self.config.inputs, at / "input"), at / "encoder")
         for i, block in enumerate(self.blocks):
             x = block.graph(x, at / "blocks" / str(i))
+        if self.norm is not None:
+            x = self.norm.graph(x, at / "norm")
         if self.pool is not None:
             x = self.pool.graph(x, at / "pool")
         self.decoder.graph(x, at / "decoder")

@@ -28,7 +28,19 @@ from imc_ssm.graph import (
     Sum,
 )
 
-__all__ = ["Both", "Dense", "Direct", "Gelu", "Glu", "Input", "LastPool", "MeanPool", "Norm", "PiecewiseGelu"]
+__all__ = [
+    "Both",
+    "Dense",
+    "Direct",
+    "Gelu",
+    "Gelu2",
+    "Glu",
+    "Input",
+    "LastPool",
+    "MeanPool",
+    "Norm",
+    "PiecewiseGelu",
+]
 __all__ += ["Relu", "Residual"]
 
 
@@ -73,6 +85,17 @@ class Gelu(nn.GELU):
     def graph(self, x: Signal, at: Place) -> Signal:
         """A table."""
         return at.emit(LookUp(at.label(), at.path, (x,), at.signal(width=x.width)))
+
+
+class Gelu2(nn.Module):
+    """The GELU of a GELU, as in the S4Block of state-spaces/s4 4.0: its convolution has one, the block another."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return nn.functional.gelu(nn.functional.gelu(x))
+
+    def graph(self, x: Signal, at: Place) -> Signal:
+        """One table."""
+        return at.emit(LookUp(at.label(), at.path, (x,), at.signal(width=x.width), "GELU of GELU"))
 
 
 class PiecewiseGelu(nn.Module):

@@ -1,8 +1,6 @@
-"""The quantized parts of a gated recurrence: the gate as a table, the state integer where it has bits."""
+"""The quantized state of a gated recurrence: integer where it has bits."""
 
 from __future__ import annotations
-
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +8,12 @@ from torch import Tensor, nn
 from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import gated_scan
-from imc_ssm.layers import GatedState, Sigmoid
+from imc_ssm.layers import GatedState
 from imc_ssm.quantization.context import Context, check_static, quantizes
 from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.scheme import Scheme
-from imc_ssm.quantization.sites import QuantizedGelu
 
-__all__ = ["QuantizedGatedState", "QuantizedSigmoid"]
-
-
-@quantizes(Sigmoid)
-class QuantizedSigmoid(QuantizedGelu):
-    """The logistic function of codes, rounded: a table."""
-
-    @classmethod
-    def of(cls, module: nn.Module, context: Context) -> Self:
-        """As any table."""
-        return super(QuantizedGelu, cls).of(module, context)
+__all__ = ["QuantizedGatedState"]
 
 
 @quantizes(GatedState)

@@ -12,7 +12,19 @@ from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Signal
 from imc_ssm.kernels import DeviceArray, Grid, add, gate, look_up, mean
 from imc_ssm.kernels import scale_add as scale_add_on_grid
-from imc_ssm.layers import Direct, Gelu, Glu, Input, LastPool, MeanPool, PiecewiseGelu, Relu, Residual
+from imc_ssm.layers import (
+    Direct,
+    Gelu,
+    Gelu2,
+    Glu,
+    Input,
+    LastPool,
+    MeanPool,
+    PiecewiseGelu,
+    Relu,
+    Residual,
+    Sigmoid,
+)
 from imc_ssm.quantization.context import Context, quantizes
 from imc_ssm.quantization.modules import ParameterGrid
 from imc_ssm.quantization.quantizer import Quantizer
@@ -105,9 +117,9 @@ def _values(grid: Grid, bits: int, first: int = 0) -> Tensor:
     return (codes.float() * torch.from_numpy(grid.scale[first:, None])).double()
 
 
-@quantizes(Gelu, PiecewiseGelu, Relu)
+@quantizes(Gelu, Gelu2, PiecewiseGelu, Relu, Sigmoid)
 class QuantizedGelu(TableSite):
-    """The GELU, exact or piecewise, or the ReLU, rounded: x (..., head)."""
+    """A function of one code: GELU, exact or piecewise, ReLU, sigmoid; rounded: x (..., head)."""
 
     @classmethod
     def of(cls, module: nn.Module, context: Context) -> Self:
