@@ -166,7 +166,9 @@ def test_objects_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     for name, content in (("a trap", Trap()), ("a whole model", build("s4d", Example))):
         torch.save(content, tmp_path / f"{name}.pt")
-        with pytest.raises(FileError, match=r"more than weights .* never unpickled: they can run code; where") as e:
+        with pytest.raises(
+            FileError, match=r"more than weights .* never unpickled: they can run code; where"
+        ) as e:
             load_foreign(tmp_path / f"{name}.pt")
         assert "\n" not in str(e.value)
     assert not Path("trapped").exists()
