@@ -12,8 +12,9 @@ from imc_ssm.cli.experiment import experiment
 from imc_ssm.cli.hardware import cost, deploy
 from imc_ssm.cli.inspection import inspect
 from imc_ssm.cli.learning import quantize, train
-from imc_ssm.cli.listing import data, show
+from imc_ssm.cli.listing import data
 from imc_ssm.cli.report import console
+from imc_ssm.cli.showing import show
 
 __all__ = ["app"]
 

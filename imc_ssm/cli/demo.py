@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from imc_ssm.cli.inputs import design_at, seconds_of, writable_result
+from imc_ssm.cli.inputs import design_at, writable_result
 from imc_ssm.cli.options import Chips, DesignName, Seed, Times
 from imc_ssm.cli.report import on_first_step, stages, write_result
 from imc_ssm.errors import ImcSsmError
@@ -23,7 +23,7 @@ def demo(
     ),
     design: DesignName = "pcm-256",
     chips: Chips = 10,
-    times: Times = "1s,1h,1d,30d",
+    times: Times = None,
     seed: Seed = 0,
 ) -> None:
     """The whole way on the digits, in a few minutes: train, quantize, deploy, one dataset and one picture.
@@ -35,8 +35,7 @@ def demo(
     from imc_ssm.study.demo import VARIABLES, build
 
     writable_result(out)
-    seconds = seconds_of(times)
-    design_at(design, seconds)
+    _, seconds = design_at(design, times)
     title = f"S4D on digits, deployed on {design}"
     study = build("demo", design, title=title, chips=chips, times=seconds, seeds=(seed,))
     place = Workplace(study, out.with_name(f".{out.name}.study"))

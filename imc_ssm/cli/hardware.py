@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from imc_ssm.cli.inputs import data_of, design_at, seconds_of, writable, writable_result
+from imc_ssm.cli.inputs import data_of, design_at, sampled, writable, writable_result
 from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, Seed, TaskName, Times
-from imc_ssm.cli.report import console, stages, write_result
+from imc_ssm.cli.report import console, print_whole, stages, write_result
 from imc_ssm.cli.resume import checkpoint_of, resumable
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.units import quantity
@@ -23,8 +23,18 @@ def deploy(
     out: Annotated[Path, typer.Option(help="Dataset to write (.nc); the figure goes beside it.")],
     design: DesignName = "pcm-256",
     chips: Chips = 10,
-    times: Times = "1s,1h,1d,30d",
-    deployment: Annotated[Path | None, typer.Option(help="Also write the deployment (.safetensors).")] = None,
+    times: Times = None,
+    sequences: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only so many test sequences, drawn by the seed: quicker; default: all."),
+    ] = None,
+    deployment: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the deployment (.safetensors): model, chip and ranges as plain data, for `cost`, "
+            "`show` and Deployment.load."
+        ),
+    ] = None,
     dataset: TaskName = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
@@ -43,11 +53,11 @@ def deploy(
     if deployment is not None:
         writable(deployment, ".safetensors")
     start = time.perf_counter()
-    seconds = seconds_of(times)
-    chip = design_at(design, seconds)
+    chip, seconds = design_at(design, times)
     model = model_file(model)
     stored = load_model(model)
     data, task = data_of(stored, dataset, data_dir)
+    data = sampled(data, sequences, seed)
     calibration = calibration_batch(data, stored.model.config.width)
     placed = compile(stored.model, chip, *calibration, name=model.stem)
     price(placed)  # a converter without a price shows before the long part
@@ -60,6 +70,7 @@ def deploy(
     ds = run.merge(cost_of(placed)).expand_dims(model=[placed.name])
     ds.attrs = {"title": f"{model.name} on {chip.design.name}, {task}", "n_test": len(data.split("test"))}
     config = {"model": model.name, "task": task, "design": chip.design.model_dump(mode="json"), "chips": chips}
+    config |= {} if sequences is None else {"sequences": sequences}
     ds.attrs |= provenance({**config, "times": seconds, "info": stored.info}, seed, time.perf_counter() - start)
     if deployment is not None:
         placed.save(deployment)
@@ -113,13 +124,14 @@ def cost(
             )
     ds = price(placed)
     if operations:
-        console.print(operation_table(placed))
+        print_whole(operation_table(placed))
     console.print(table(ds))
     per_inference = quantity(float(ds["energy_total"]), "J")
     console.print(
         f"{per_inference} and {quantity(float(ds['latency_total']), 's')} per inference, {placed.steps} steps"
     )
     if out is not None:
-        ds.attrs |= provenance({"model": model.name, "design": placed.design.name}, seed)
+        config = {"model": model.name, "design": placed.design.model_dump(mode="json")}
+        ds.attrs |= {"model": placed.name, **provenance(config, seed)}
         save(ds, out)
         console.print(f"wrote {out}", soft_wrap=True)

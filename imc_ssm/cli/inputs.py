@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from imc_ssm.devices import Chip
     from imc_ssm.modelfile import StoredModel
 
-__all__ = ["data_of", "design_at", "load_data", "seconds_of", "writable", "writable_result"]
+__all__ = ["data_of", "design_at", "load_data", "sampled", "seconds_of", "writable", "writable_result"]
 
 
 def writable(path: Path, *suffixes: str) -> None:
@@ -29,14 +30,23 @@ def writable_result(path: Path) -> None:
     writable(path.with_suffix(".png"), ".png")
 
 
-def design_at(name: str, times: tuple[float, ...]) -> Chip:
-    """The chip of a design, if its memory cell has a model at every one of the times (s)."""
+def design_at(name: str, times: str | None) -> tuple[Chip, tuple[float, ...]]:
+    """The chip of a design and the times (s), if its memory cell has a model at every one of them.
+
+    None: one second, an hour, a day and 30 days, as far as the cell's model goes; all of its own if it has few.
+    """
     from imc_ssm.devices import resolve
+    from imc_ssm.units import DAY, HOUR
 
     chip = resolve(name)
-    for moment in times:
+    own = chip.cell.times
+    if times is None:
+        usual = [t for t in (1.0, HOUR, DAY, 30 * DAY) if own.earliest <= t <= own.latest]
+        return chip, tuple(sorted(own.only)) or tuple(usual) or (own.earliest,)
+    moments = seconds_of(times)
+    for moment in moments:
         chip.cell.check_time(moment)
-    return chip
+    return chip, moments
 
 
 def seconds_of(times: str) -> tuple[float, ...]:
@@ -64,6 +74,19 @@ def load_data(name: str, data_dir: Path | None) -> SequenceDataset:
     from imc_ssm import datasets
 
     return datasets.load(name, data_dir)
+
+
+def sampled(data: SequenceDataset, sequences: int | None, seed: int) -> SequenceDataset:
+    """The dataset with so many sequences in its test split, drawn by the seed; None: all of them."""
+    import numpy as np
+
+    if sequences is None:
+        return data
+    there = data.splits["test"]
+    if sequences > len(there):
+        raise ConfigError(f"--sequences {sequences}: the test split has {len(there)}; give at most so many")
+    drawn = np.sort(np.random.default_rng(seed).choice(there, sequences, replace=False))
+    return replace(data, splits={**data.splits, "test": drawn})
 
 
 def data_of(stored: StoredModel, dataset: str | None, data_dir: Path | None) -> tuple[SequenceDataset, str]:

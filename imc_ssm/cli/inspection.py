@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
-__all__ = ["INSPECTED", "inspect", "inspection_tables", "is_inspection"]
+__all__ = ["INSPECTED", "inspect", "inspection_tables"]
 
 INSPECTED = (
     *("pole", "circle_distance", "poles_outside", "kernel_error", "bits_guaranteed", "bits_calibrated"),
@@ -84,11 +84,6 @@ def inspect(
     config["scheme"] = {"bits": width} if stored.scheme is None else stored.scheme.model_dump(mode="json")
     ds.attrs |= provenance(config, seed, time.perf_counter() - start)
     write_result(ds, out, tables=inspection_tables, draw=inspection)
-
-
-def is_inspection(ds: xr.Dataset) -> bool:
-    """Whether a dataset was written by `inspect`."""
-    return "layer" in ds.dims and "kernel_error" in ds
 
 
 def inspection_tables(ds: xr.Dataset) -> Group:

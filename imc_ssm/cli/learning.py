@@ -40,12 +40,21 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="Weight decay of everything but the dynamics.")] = 0.01,
     layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
     layer: Annotated[str, typer.Option(help="Layer of every block: s4d, s5.")] = "s4d",
+    heads: Annotated[int | None, typer.Option(min=1, help="Heads of every block; default: the preset's.")] = None,
     n_state: Annotated[int, typer.Option(min=2, help="Real state size N per head (even).")] = 64,
     norm: Annotated[str, typer.Option(help="Normalisation: none, layer, batch.")] = "none",
     initialisation: Annotated[
         str | None, typer.Option(help="Poles of S4D at the start: lin (default), inv, legs.")
     ] = None,
     discretisation: Annotated[str, typer.Option(help="zoh or bilinear.")] = "zoh",
+    dt_min: Annotated[
+        float | None,
+        typer.Option(help="Smallest dt at the start; default: 0.8 over the steps."),
+    ] = None,
+    dt_max: Annotated[
+        float | None,
+        typer.Option(help="Largest dt at the start; default: 80 over the steps, at most 0.5."),
+    ] = None,
     dropout: Annotated[float, typer.Option(help="Dropout after the GELU.")] = 0.0,
     mode: Annotated[
         str,
@@ -84,9 +93,9 @@ def train(
         }
     )
     data = load_data(dataset, data_dir)
-    dt_min, dt_max = initial_steps(data.time)
+    shortest, longest = initial_steps(data.time)
     shape = {
-        "heads": base.heads,
+        "heads": base.heads if heads is None else heads,
         "inputs": data.channels,
         "classes": data.n_classes,
         "layers": layers,
@@ -95,8 +104,8 @@ def train(
         "layer": {"type": layer},
         "n_state": n_state,
         "discretisation": discretisation,
-        "dt_min": dt_min,
-        "dt_max": dt_max,
+        "dt_min": shortest if dt_min is None else dt_min,
+        "dt_max": longest if dt_max is None else dt_max,
     }
     config = ModelConfig.parse(shape | ({} if initialisation is None else {"initialisation": initialisation}))
     torch.manual_seed(seed)
@@ -158,6 +167,7 @@ def quantize(
     seed: Seed = 0,
 ) -> None:
     """Quantize a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
+    from imc_ssm.kernels.compiled import compiled
     from imc_ssm.kernels.device import named_device
     from imc_ssm.modelfile import StoredModel, load_model
     from imc_ssm.pretrained import model_file
@@ -202,6 +212,8 @@ def quantize(
     kept = {name: value for name, value in stored.info.items() if name not in _OF_THE_TRAINING}
     info = {**kept, "task": task, "quantized_from": model.name}
     if epochs:
+        if device == "cpu" and not compiled():
+            console.print("the kernels of the recurrence are compiled now, once, within a minute or two")
         with stages() as stage, resumable(out) as checkpoint:
             progress = stage(f"QAT {chosen.label}")
             history = fit(quantized, data, recipe, progress=progress, checkpoint=checkpoint, device=device)

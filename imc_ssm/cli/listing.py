@@ -1,4 +1,4 @@
-"""The commands that show what there is: `show` and `data`."""
+"""The command that lists the tasks: `data`."""
 
 from __future__ import annotations
 
@@ -9,47 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from imc_ssm.cli.inputs import load_data, writable
-from imc_ssm.cli.inspection import INSPECTED, inspection_tables, is_inspection
 from imc_ssm.cli.options import DataDir, UnusedSeed
-from imc_ssm.cli.report import console, info_table, result_tables
-from imc_ssm.errors import FileError
+from imc_ssm.cli.report import console, info_table
 from imc_ssm.files import atomic_path
 
-__all__ = ["data", "show"]
-
-SHOWN = (
-    *("time", "accuracy_digital", "accuracy", "energy", "latency", "area", "memory", "bits_state"),
-    *("chip", "component"),
-)
-"""Variables that `show` reads of a dataset of models."""
-
-
-def show(
-    result: Annotated[Path, typer.Argument(help="Dataset written by demo, deploy or inspect (.nc).")],
-    out: Annotated[
-        Path | None, typer.Option(help="Figure to write (.png, .pdf, .svg); default: beside it.")
-    ] = None,
-    seed: UnusedSeed = 0,
-) -> None:
-    """Print a dataset as a table and plot it."""
-    from imc_ssm.plots import inspection, save_figure, summary
-    from imc_ssm.results import load
-
-    ds = load(result)
-    recurrences = is_inspection(ds)
-    if "model" not in ds.dims and not recurrences:
-        raise FileError(
-            f"{result} holds no models (variables: {', '.join(map(str, ds.data_vars))}); give a dataset "
-            "written by demo, deploy or inspect"
-        )
-    missing = [name for name in (INSPECTED if recurrences else SHOWN) if name not in ds.variables]
-    if missing:
-        raise FileError(f"{result} has no {', '.join(missing)}; give a dataset written by demo, deploy or inspect")
-    picture = out or result.with_suffix(".png")
-    writable(picture, ".png", ".pdf", ".svg")
-    console.print(inspection_tables(ds) if recurrences else result_tables(ds))
-    save_figure(inspection(ds) if recurrences else summary(ds), picture)
-    console.print(f"wrote {picture}", soft_wrap=True)
+__all__ = ["data"]
 
 
 def data(

@@ -44,7 +44,11 @@ DataDir = Annotated[
 TaskName = Annotated[str | None, typer.Option(help="Task or .npz; default: what the model was trained on.")]
 DesignName = Annotated[str, typer.Option(help="Chip design: a name from `imc-ssm devices`, or a path to a .toml.")]
 Times = Annotated[
-    str, typer.Option(help="Times after programming: seconds, or with s, min, h, d; comma-separated.")
+    str | None,
+    typer.Option(
+        help="Times after programming: seconds, or with s, min, h, d; comma-separated. Default: 1s,1h,1d,30d, or "
+        "those that the cell's model has, where it has few."
+    ),
 ]
 Chips = Annotated[int, typer.Option(min=1, help="Chips to program.")]
 UnusedSeed = Annotated[int, typer.Option(help="Accepted by every command; nothing is drawn here.")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-__all__ = ["console", "on_first_step", "result_tables", "stages", "write_result"]
+__all__ = ["console", "on_first_step", "print_whole", "result_tables", "stages", "write_result"]
 
 Advance = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, a short note)."""
@@ -77,15 +78,17 @@ def on_first_step(stage: Callable[[str], Advance]) -> Callable[[str], AbstractCo
 
 def _plain_stage(title: str) -> Advance:
     start, shown = time.perf_counter(), -1
-    first: int | None = None
+    first: tuple[int, float] | None = None
 
     def update(done: int, total: int, note: str) -> None:
         nonlocal first, shown
-        first = done if first is None else first  # what an earlier run did took no time of this one
+        now = time.perf_counter()
+        first = first or (done, now)  # what an earlier run did, and compiling, says nothing of what is left
         tenth = 10 * done // max(total, 1)
         if tenth > shown:
-            shown, elapsed = tenth, time.perf_counter() - start
-            left = f", about {elapsed * (total - done) / (done - first):.0f} s left" if done > first else ""
+            shown, elapsed = tenth, now - start
+            rate = (now - first[1]) / (done - first[0]) if done > first[0] else None
+            left = "" if rate is None else f", about {rate * (total - done):.0f} s left"
             with suppress(OSError):  # the work goes on where a log cannot
                 print(f"{title}: {10 * tenth} %, {elapsed:.0f} s{left} ({note})", flush=True)
 
@@ -93,39 +96,72 @@ def _plain_stage(title: str) -> Advance:
 
 
 def result_tables(ds: xr.Dataset) -> Group:
-    """One row per model: accuracies in one table; energy, latency, area and memory of the same chip in another."""
-    import numpy as np
+    """One row per model: the metric in one table; energy, latency, area and memory of the same chip in another.
 
-    count = ds.attrs.get("n_test", "?")
-    accuracy = Table(
-        title=f"Accuracy in percent, {count} test sequences (chips: mean ± deviation)",
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
+    The metric is accuracy in percent, or of a regression R2 or the mean absolute error.
+    """
+    from imc_ssm.plots.reading import accuracy_label, metric, model_names, of_models
+
+    ds = of_models(ds)
+    name = metric(ds)
+    count = ds.attrs.get("n_test", ds[name].attrs.get("n_test", "?") if name in ds else "?")
+    what = "Accuracy in percent" if name == "accuracy" else accuracy_label(ds).split(", ")[0]
+    times = ds["time"].values if "time" in ds.dims else ()
+    reached = Table(
+        title=f"{what}, {count} test sequences (chips: mean ± deviation)", box=SIMPLE, padding=(0, 1, 0, 0)
     )
     price = Table(title="Cost of one inference on the same chip", box=SIMPLE, padding=(0, 1, 0, 0))
-    accuracy.add_column("model", no_wrap=True)
-    for column in ("state", "digital", *(duration(float(t)) for t in ds["time"].values)):
-        accuracy.add_column(column, justify="right")
+    reached.add_column("model", no_wrap=True)
+    for column in ("state", "digital", *(duration(float(t)) for t in times)):
+        reached.add_column(column, justify="right")
     price.add_column("model", no_wrap=True)
-    for column in ("energy", "latency", "area", "memory"):
+    for column in _UNITS:
         price.add_column(column, justify="right")
-    for name in ds["model"].values:
-        row = ds.sel(model=name)
-        bits = float(row["bits_state"])
-        cells = ["fp32" if math.isnan(bits) else f"{bits:.0f} b", f"{float(row['accuracy_digital']):.2f}"]
-        for t in range(ds.sizes["time"]):
-            values = row["accuracy"].isel(time=t).values
-            values = values[np.isfinite(values)]
-            spread = f"±{deviation(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.1f}{spread}" if len(values) else "-")
-        accuracy.add_row(str(name), *cells)
-        if not np.isfinite(row["energy"].values).any():
-            continue
-        totals = [float(np.nansum(row[part].values)) for part in ("energy", "latency", "area", "memory")]
-        units = ("J", "s", "m2", "bit")
-        price.add_row(str(name), *(quantity(v, u) for v, u in zip(totals, units, strict=True)))
-    title = str(ds.attrs.get("title", "result"))
-    return Group(title, accuracy, price) if price.row_count else Group(title, accuracy)
+    for model in model_names(ds):
+        row = ds.sel(model=model) if "model" in ds.dims else ds
+        _add_reached(reached, row, model, name)
+        _add_price(price, row, model)
+    parts: list[RenderableType] = [str(ds.attrs.get("title", "result"))]
+    if name in ds or f"{name}_digital" in ds:
+        parts.append(reached)
+    return Group(*parts, *([price] if price.row_count else []))
+
+
+_UNITS = {"energy": "J", "latency": "s", "area": "m2", "memory": "bit"}
+
+
+def _add_reached(table: Table, row: xr.Dataset, model: str, metric: str) -> None:
+    """State bits, digital value, and mean and deviation over chips at every time."""
+    import numpy as np
+
+    digits = 1 if metric == "accuracy" else 3
+    bits = float(row["bits_state"]) if "bits_state" in row else math.nan
+    digital = float(row[f"{metric}_digital"]) if f"{metric}_digital" in row else math.nan
+    state = ("fp32" if model.startswith("fp") else "-") if math.isnan(bits) else f"{bits:.0f} b"
+    cells = [state, "-" if math.isnan(digital) else f"{digital:.{digits + 1}f}"]
+    for t in range(row.sizes.get("time", 0)):
+        values = row[metric].isel(time=t).values
+        values = values[np.isfinite(values)]
+        spread = f"±{deviation(values):.{digits}f}" if len(values) > 1 else ""
+        cells.append(f"{values.mean():.{digits}f}{spread}" if len(values) else "-")
+    table.add_row(model, *cells)
+
+
+def _add_price(table: Table, row: xr.Dataset, model: str) -> None:
+    """Totals over the components, where there are any."""
+    import numpy as np
+
+    there = {name: row[name].values for name in _UNITS if name in row and "component" in row[name].dims}
+    if not any(np.isfinite(values).any() for values in there.values()):
+        return
+    totals = {name: float(np.nansum(values)) for name, values in there.items()}
+    table.add_row(model, *(quantity(totals[n], u) if n in totals else "-" for n, u in _UNITS.items()))
+
+
+def print_whole(table: RenderableType) -> None:
+    """Print a table as wide as it is, cut at no column, into a file or a pipe too."""
+    width = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    Console(markup=False, emoji=False, width=max(width, console.width)).print(table, crop=False)
 
 
 def write_result(

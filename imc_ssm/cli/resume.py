@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
+from imc_ssm.cli.report import console
 from imc_ssm.errors import FileError, ImcSsmError
+from imc_ssm.files import load_tensors
 
 __all__ = ["checkpoint_of", "resumable"]
 
@@ -23,6 +27,8 @@ def resumable(out: Path) -> Iterator[Path]:
     Training that diverged would diverge again; its checkpoint would stand in the way of a smaller rate.
     """
     checkpoint = checkpoint_of(out)
+    if (found := _reached(checkpoint)) is not None:
+        console.print(f"going on from {found}, kept in {checkpoint}", soft_wrap=True)
     try:
         yield checkpoint
     except FileError:  # it belongs to another run, or cannot be written
@@ -30,3 +36,18 @@ def resumable(out: Path) -> Iterator[Path]:
     except ImcSsmError:
         checkpoint.unlink(missing_ok=True)
         raise
+
+
+def _reached(checkpoint: Path) -> str | None:
+    """How far an earlier run came, in words; None without one (a damaged one is refused where it is read)."""
+    if not checkpoint.is_file():
+        return None
+    with suppress(FileError, KeyError, TypeError, AttributeError):
+        _, header = load_tensors(checkpoint, "checkpoint")
+        return f"epoch {len(header['measured']['time'])} of {header['identity']['config']['epochs']}"
+    with suppress(FileError, KeyError, TypeError, AttributeError):
+        arrays, header = load_tensors(checkpoint, "evaluation")
+        tables = [array.reshape(len(array), -1) for array in arrays.values() if array.ndim > 1]
+        done = int((~np.isnan(np.concatenate(tables, axis=1)).all(axis=1)).sum())
+        return f"chip {done} of {header['chips']}"
+    return None

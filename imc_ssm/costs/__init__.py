@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from imc_ssm.costs.counts import Taken, actions_of, operation_table
-from imc_ssm.costs.model import COMPONENTS, cost, table
+from imc_ssm.costs.counts import Taken, actions_of
+from imc_ssm.costs.model import COMPONENTS, cost, energies
+from imc_ssm.costs.tables import operation_table, table
 
 __all__ = [
     "COMPONENTS",
     "Taken",
     "actions_of",
     "cost",
+    "energies",
     "operation_table",
     "table",
 ]

@@ -16,11 +16,9 @@ from imc_ssm.graph import Action, Matrix, Operator, Stored
 from imc_ssm.graph.actions import Actions
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from imc_ssm.chip import Deployment, MappedMatrix
 
-__all__ = ["Taken", "actions_of", "matrix_of", "operation_table", "stores"]
+__all__ = ["Taken", "actions_of", "matrix_of", "stores"]
 
 
 @dataclass(frozen=True)
@@ -109,26 +107,3 @@ def stores(deployment: Deployment) -> dict[str, int]:
         for words in _stored_of(deployment, operator):
             held[words.content] += words.count * words.bits
     return held
-
-
-def operation_table(deployment: Deployment) -> Table:
-    """The actions as a table for the terminal."""
-    from rich.table import Table
-
-    out = Table(title=f"Operations ({deployment.steps} steps an inference)")
-    for name in ("operator", "component", "action", "count", "bits", "rate", "purpose"):
-        out.add_column(name, justify="right" if name == "count" else "left")
-    for taken in actions_of(deployment):
-        action = taken.action
-        widths = " x ".join(str(width) for width in action.bits)
-        where = f" ({action.store})" if action.store else ""
-        out.add_row(
-            taken.operator.name,
-            action.component,
-            action.verb + where,
-            f"{action.count:,}",
-            widths,
-            f"per {action.rate}",
-            action.purpose,
-        )
-    return out

@@ -42,11 +42,9 @@ from imc_ssm.errors import ConfigError, DesignError
 from imc_ssm.graph import COMPONENTS, Matrix
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from imc_ssm.chip import Deployment
 
-__all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "cost", "table"]
+__all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "cost", "energies"]
 
 DEFAULT_ACTIVITY = 1.0 / 9.0
 """Mean squared input over squared DAC full scale: the range of a centred input set at three deviations."""
@@ -155,6 +153,25 @@ def _energy(
     deployment: Deployment, memories: dict[str, Memory], operations: Iterable[Taken], activity: float
 ) -> dict[str, dict[str, float]]:
     """Energy by rate and component, J, each time that the operators of that rate run."""
+    one = _pricer(deployment, memories, activity)
+    out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
+    for taken in operations:
+        op = taken.action
+        out[op.rate][op.component] += op.count * one(taken)
+    return out
+
+
+def energies(
+    deployment: Deployment, operations: Iterable[Taken], activity: float = DEFAULT_ACTIVITY
+) -> list[float]:
+    """Energy per inference of every one of the deployment's actions, J; they add up to that of `cost`."""
+    one = _pricer(deployment, _memories(deployment.chip.digital, stores(deployment)), activity)
+    often = {"step": deployment.steps, "sequence": 1}
+    return [often[taken.action.rate] * taken.action.count * one(taken) for taken in operations]
+
+
+def _pricer(deployment: Deployment, memories: dict[str, Memory], activity: float) -> Callable[[Taken], float]:
+    """The energy of one action, J."""
     chip = deployment.chip
     actors = _actors(chip)
 
@@ -173,11 +190,7 @@ def _energy(
             raise DesignError(f"operator {taken.operator.name!r}: action {op.verb!r} has no price; known: {known}")
         return actors[op.verb](*op.bits)
 
-    out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
-    for taken in operations:
-        op = taken.action
-        out[op.rate][op.component] += op.count * one(taken)
-    return out
+    return one
 
 
 def _latency(
@@ -242,30 +255,3 @@ def _area(deployment: Deployment, memories: dict[str, Memory], operations: list[
         "nonlinearity": lanes * digital.lookup.area.value if looks_up else 0.0,
         "movement": digital.bus.area.value,
     }
-
-
-def table(ds: xr.Dataset) -> Table:
-    """A cost dataset as a table for the terminal: one row per component, the total last."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    columns = (
-        ("energy", "nJ", 1e9),
-        ("energy_step", "pJ per step", 1e12),
-        ("latency", "us", 1e6),
-        ("area", "mm2", 1e6),
-        ("memory", "bit", 1.0),
-    )
-    out = Table(title=ds.attrs.get("title", "Cost"), box=SIMPLE, padding=(0, 1, 0, 0))
-    out.add_column("component", no_wrap=True)
-    for name, unit, _ in columns:
-        out.add_column(f"{name.replace('_step', '')} ({unit})", justify="right")
-
-    def cell(value: float) -> str:
-        return "-" if math.isnan(value) else f"{value:,.4g}" if value < 1e4 else f"{value:,.0f}"
-
-    for i, component in enumerate(ds["component"].values):
-        out.add_row(str(component), *(cell(float(ds[name][i]) * factor) for name, _, factor in columns))
-    totals = (cell(float(np.nansum(ds[name])) * factor) for name, _, factor in columns)
-    out.add_row("total", *totals, style="bold")
-    return out

@@ -24,6 +24,7 @@ from imc_ssm.plots.kinds import kind_of
 from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, component_bars, energy_breakdown
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.reading import GREY
+from imc_ssm.plots.together import together
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +47,7 @@ __all__ = [
     "save_figure",
     "styled",
     "summary",
+    "together",
     "training",
     "word_lengths",
 ]

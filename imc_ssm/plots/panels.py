@@ -185,6 +185,7 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
         return absent(ax, "accuracy together with energy")
     factor, unit = prefix(max(point.energy for point in points), "J")
     ax.set_xlabel(f"Energy per inference ({unit})")
+    extent = (min(p.energy for p in points) * factor, max(p.energy for p in points) * factor)
     kinds: dict[str, list[tuple[float, float]]] = {}
     handles: list[Any] = []
     for point in points:
@@ -198,10 +199,12 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
             error = [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
             ax.errorbar(x, mean, error, fmt=marker, color=colour, ms=8, capsize=4, lw=1.8, zorder=4)
         if point.label:
+            left = len(point.label) > 4 and 2 * x > extent[0] + extent[1]  # a long one has no room at the right
             ax.annotate(
                 point.label,
                 (x, point.accuracy),
-                xytext=(8, -16),
+                xytext=(-8 if left else 8, -16),
+                ha="right" if left else "left",
                 textcoords="offset points",
                 color=colour,
                 weight="bold",
