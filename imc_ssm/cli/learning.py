@@ -58,9 +58,7 @@ def train(
     dropout: Annotated[float, typer.Option(help="Dropout after the GELU.")] = 0.0,
     mode: Annotated[
         str,
-        typer.Option(
-            help="How layers run: convolution, or recurrent, faster on long sequences."
-        ),
+        typer.Option(help="How layers run: convolution, or recurrent, faster on long sequences."),
     ] = "convolution",
     data_dir: DataDir = None,
     device: Device = "cpu",
