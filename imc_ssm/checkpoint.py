@@ -34,7 +34,7 @@ class Run:
     measured: dict[str, list[float]] = field(default_factory=dict)
     """History, one entry per finished epoch."""
     best: float = -1.0
-    """Highest validation accuracy so far, percent."""
+    """Best score on the validation split so far."""
     best_state: dict[str, Tensor] = field(default_factory=dict)
     """The model's state of that epoch."""
 
@@ -43,10 +43,10 @@ class Run:
         rest = {name: value for name, value in identity.items() if name != "config"}
         return {**self.defaults, **identity["config"], **rest}
 
-    def keep_if_best(self, accuracy: float) -> None:
-        """Remember the model as it is if no epoch was better."""
-        if accuracy > self.best:
-            self.best = accuracy
+    def keep_if_best(self, score: float) -> None:
+        """Remember the model as it is if no epoch was as good."""
+        if score > self.best or not self.best_state:
+            self.best = score
             self.best_state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def save(self, path: Path) -> None:

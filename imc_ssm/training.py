@@ -23,7 +23,7 @@ from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.kernels.device import device_of, named_device, placed
 from imc_ssm.noise import Injection
 
-__all__ = ["History", "Progress", "TrainConfig", "accuracy", "predict", "train"]
+__all__ = ["History", "Progress", "TrainConfig", "accuracy", "metrics", "predict", "train"]
 
 
 class TrainConfig(Config):
@@ -55,17 +55,26 @@ class TrainConfig(Config):
     largest weight of the column: a chip design's `read_noise`."""
     clip_input: float = Field(100.0, gt=50, le=100)
     """Percentile of each matrix's input magnitudes that the input range covers in training; 100: all."""
+    balance: float = Field(0.0, ge=0, le=1)
+    """Exponent of the class weights in the loss, (n / (K n_k))^balance for n_k of n training labels: 0 none, 1 all
+    classes alike, 0.5 between. Above 0 the best epoch is that of the highest macro F1, not accuracy."""
     seed: int = 0
     """Seed of shuffling, dropout and noise."""
 
 
 @dataclass
 class History:
-    """What one training measured: one entry per epoch, `time` in seconds."""
+    """What one training measured: one entry per epoch, `time` in seconds; empty what the task does not have."""
 
     loss_train: list[float] = field(default_factory=list)
     accuracy_validation: list[float] = field(default_factory=list)
     time: list[float] = field(default_factory=list)
+    f1_macro_validation: list[float] = field(default_factory=list)
+    """With `balance`."""
+    mae_validation: list[float] = field(default_factory=list)
+    """Of values."""
+    r2_validation: list[float] = field(default_factory=list)
+    """Of values."""
 
 
 Progress = Callable[[int, int, str], None]
@@ -83,11 +92,13 @@ def train(
     checkpoint: Path | None = None,
     device: str = "cpu",
 ) -> History:
-    """Train in place on the training split; cross-entropy, AdamW, warm-up and cosine.
+    """Train in place on the training split; AdamW, warm-up and cosine.
 
+    The loss is the task's: cross-entropy of classes, the mean squared error of values divided by the variance of
+    each in the training split (1: predicting the mean); of all sequences, or of all steps that have an answer.
     `mode` sets how the SSM runs (None: as the model stands; quantized models are always recurrent). With
-    `keep="best"` the parameters of the epoch with the highest validation accuracy are restored at the end
-    (the test split chooses nothing). The global generator of torch is forked: the same seed gives the same
+    `keep="best"` the parameters of the epoch with the highest validation accuracy (of values: R2) are restored at
+    the end (the test split chooses nothing). The global generator of torch is forked: the same seed gives the same
     parameters. With `checkpoint`, the run is written there after every epoch and, if the file exists, goes on
     from it, to the same parameters as an uninterrupted one (on the CPU; a GPU draws other noise after it); remove
     the file when the result is safe. `device`: where it is trained, "cpu" or "cuda"; the model then returns to
@@ -131,16 +142,19 @@ def _train(
         torch.manual_seed(config.seed)
         if checkpoint is not None and checkpoint.exists():
             run.load(checkpoint)
+        loss_of = _Loss(split, config, device_of(model))
+        best, shown = _judge(split, config)
         for epoch in range(len(run.measured["time"]), config.epochs):
             start = time.perf_counter()
-            loss = _epoch(run, split, config, f"epoch {epoch + 1}/{config.epochs}", steps, progress)
-            valid = accuracy(model, data.split("validation"), min(config.micro_batch or 500, 500))
-            run.keep_if_best(valid)
-            values = {"loss_train": loss, "accuracy_validation": valid, "time": time.perf_counter() - start}
+            loss = _epoch(run, split, loss_of, config, f"epoch {epoch + 1}/{config.epochs}", steps, progress)
+            found = metrics(model, data.split("validation"), min(config.micro_batch or 500, 500))
+            run.keep_if_best(max(float(np.nan_to_num(found[best], nan=-1e300)), -1e300))
+            values = {f"{name}_validation": found[name] for name in shown}
+            values |= {"loss_train": loss, "time": time.perf_counter() - start}
             for name, value in values.items():
-                run.measured[name].append(value)
+                run.measured.setdefault(name, []).append(float(value))
             if progress is not None:
-                progress(run.done, steps, f"validation {valid:.2f} %")
+                progress(run.done, steps, f"validation {said(found)}")
             if checkpoint is not None and epoch + 1 < config.epochs:
                 run.save(checkpoint)
     if keep == "best" and run.best_state:
@@ -149,22 +163,65 @@ def _train(
     return History(**run.measured)
 
 
+class _Loss:
+    """The loss of a task: a sum over answers, so that chunks of a step add up to it."""
+
+    def __init__(self, split: Split, config: TrainConfig, device: torch.device) -> None:
+        self.values = split.goal == "values"
+        self.scale: Tensor | None = None
+        if self.values:
+            flat = split.labels.reshape(-1, split.outputs).astype(np.float64)
+            spread = np.nanvar(flat, axis=0)
+            scale = 1 / np.where(spread > 0, spread, 1.0) / split.outputs
+            self.scale = torch.from_numpy(scale.astype(np.float32)).to(device)
+        elif config.balance:
+            count = np.bincount(split.labels[split.labels >= 0], minlength=split.outputs)
+            share = count.sum() / (len(count) * np.maximum(count, 1))
+            self.scale = torch.from_numpy((share**config.balance).astype(np.float32)).to(device)
+
+    def weight(self, wanted: np.ndarray[Any, Any]) -> float:
+        """What a sum over these answers is divided by."""
+        if self.values:
+            return float(np.isfinite(wanted[..., 0]).sum())
+        there = wanted[wanted >= 0]
+        return float(there.size if self.scale is None else self.scale.cpu().numpy()[there].sum(dtype=np.float64))
+
+    def __call__(self, out: Tensor, wanted: np.ndarray[Any, Any]) -> Tensor:
+        """Mean over the answers; 0 where there are none."""
+        answer = torch.from_numpy(np.ascontiguousarray(wanted)).to(out.device)
+        if self.scale is not None and self.values:
+            valid = torch.isfinite(answer[..., :1])
+            error = torch.where(valid, out - torch.where(valid, answer, 0.0), 0.0)
+            return (error.square() * self.scale.to(out.dtype)).sum() / max(self.weight(wanted), 1.0)
+        if not (wanted >= 0).any():
+            return out.sum() * 0.0
+        weight = None if self.scale is None else self.scale.to(out.dtype)
+        flat = out.reshape(-1, out.shape[-1])
+        return nn.functional.cross_entropy(flat, answer.reshape(-1), weight=weight, ignore_index=-1)
+
+
+def _judge(split: Split, config: TrainConfig) -> tuple[str, tuple[str, ...]]:
+    """The metric that the best epoch has the highest of, and those that the history keeps."""
+    if split.goal == "values":
+        return "r2", ("mae", "r2")
+    return ("f1_macro", ("accuracy", "f1_macro")) if config.balance else ("accuracy", ("accuracy",))
+
+
 def _epoch(
-    run: Run, split: Split, config: TrainConfig, title: str, steps: int, progress: Progress | None
+    run: Run, split: Split, loss_of: _Loss, config: TrainConfig, title: str, steps: int, progress: Progress | None
 ) -> float:
     """One pass over the training split; returns the mean loss."""
-    model, total = run.model, 0.0
+    model, total, weights = run.model, 0.0, 0.0
     device = device_of(model)
     model.train()
-    for values, labels, lengths in split.batches(config.batch, run.rng):
+    for values, wanted, lengths in split.batches(config.batch, run.rng):
         with Injection(model, weights=config.noise, outputs=config.noise_output, clip=config.clip_input):
             run.optimiser.zero_grad(set_to_none=True)
-            value, size = 0.0, config.micro_batch or len(labels)
-            for first in range(0, len(labels), size):
+            value, size, weight = 0.0, config.micro_batch or len(wanted), loss_of.weight(wanted)
+            for first in range(0, len(wanted), size):
                 part = slice(first, first + size)
-                logits = model(*_inputs(values[part], None if lengths is None else lengths[part], device))
-                loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels[part]).to(device))
-                loss = loss * (len(labels[part]) / len(labels))
+                out = model(*_inputs(values[part], None if lengths is None else lengths[part], device))
+                loss = loss_of(out, wanted[part]) * (loss_of.weight(wanted[part]) / max(weight, 1e-30))
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += float(loss.detach())
         nn.utils.clip_grad_norm_(model.parameters(), config.clip, error_if_nonfinite=False)
@@ -174,46 +231,117 @@ def _epoch(
             )
         run.optimiser.step()
         run.schedule.step()
-        total += value * len(labels)
+        total, weights = total + value * weight, weights + weight
         run.done += 1
         if progress is not None:
             progress(run.done, steps, f"{title} loss {value:.3f}")
-    return total / len(split)
+    return total / max(weights, 1e-30)
 
 
 def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
-    """`ConfigError` unless channels and classes of the model are those of the data."""
+    """`ConfigError` unless channels, outputs and pooling of the model are those that the data need."""
     config = getattr(model, "config", None)
+    if data.goal == "classes" and data.outputs < 2:
+        raise ConfigError(
+            f"dataset {data.task!r} has one class, all labels are 0; give labels of two classes or more"
+        )
     for what, have, need in (
         ("input channels", getattr(config, "inputs", data.channels), data.channels),
-        ("classes", getattr(config, "classes", data.n_classes), data.n_classes),
+        (
+            data.goal if data.goal == "classes" else "outputs",
+            getattr(config, "outputs", data.outputs),
+            data.outputs,
+        ),
     ):
         if have != need:
             raise ConfigError(
                 f"the model has {have} {what}, dataset {data.task!r} has {need}; build it for {need}"
             )
+    pool = getattr(config, "pool", None if config is None else "mean")
+    if pool is not None and (pool == "none") != data.per_step:
+        raise ConfigError(
+            f"the model has pool = {pool!r}, one answer a {'step' if pool == 'none' else 'sequence'}; dataset "
+            f"{data.task!r} has one a {'step' if data.per_step else 'sequence'}; "
+            f"build it with pool = {'none' if data.per_step else 'mean'!r}"
+        )
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The class of every sequence of a split, (n,) int64; the model runs in evaluation mode, where it lies.
+def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[Any, np.dtype[Any]]:
+    """What the model finds for a split, in evaluation mode, where it lies.
 
-    -1, which no label is, where a logit is not finite: such a sequence has no answer, right or wrong.
+    Classes: int64 (n,) or (n, time); -1, which no label is, where a logit is not finite (such an answer is neither
+    right nor wrong), and behind the end of a sequence. Values: float32 (n, K) or (n, time, K), NaN behind the end.
     """
     was = model.training
     model.eval()
-    out, order = [], split.by_length()
+    order = split.by_length()
+    classes, steps = split.goal == "classes", split.values.shape[1]
+    found: np.ndarray[Any, np.dtype[Any]] | None = None
+    done = 0
     for values, _, lengths in split.batches(batch, order=order):
-        logits = model(*_inputs(values, lengths, device_of(model)))
-        out.append(torch.where(torch.isfinite(logits).all(-1), logits.argmax(-1), -1).cpu().numpy())
+        out = model(*_inputs(values, lengths, device_of(model)))
+        if classes:
+            out = torch.where(torch.isfinite(out).all(-1), out.argmax(-1), -1)
+        part = out.cpu().numpy()
+        if split.per_step and lengths is not None:
+            part[np.arange(part.shape[1]) >= lengths[:, None]] = -1 if classes else np.nan
+        if found is None:
+            shape = (len(split), steps, *part.shape[2:]) if split.per_step else (len(split), *part.shape[1:])
+            found = np.full(shape, -1 if classes else np.nan, part.dtype)
+        rows = slice(done, done + len(part)) if order is None else order[done : done + len(part)]
+        if split.per_step:
+            found[rows, : part.shape[1]] = part
+        else:
+            found[rows] = part
+        done += len(part)
     model.train(was)
-    found = np.concatenate(out)
-    return found if order is None else found[np.argsort(order)]
+    assert found is not None
+    return found
 
 
 def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
-    """Share of correctly classified sequences, in percent."""
-    return float(100.0 * np.mean(predict(model, split, batch) == split.labels))
+    """Share of correctly classified sequences or steps, in percent; `ConfigError` where values are wanted."""
+    if split.goal == "values":
+        raise ConfigError("values are wanted of these sequences, which have no accuracy; ask for training.metrics")
+    return float(metrics(model, split, batch)["accuracy"])
+
+
+def metrics(model: nn.Module, split: Split, batch: int = 500) -> dict[str, Any]:
+    """How good a model is on a split, over the sequences, or over the steps that have an answer.
+
+    Classes: `accuracy` in percent, `f1` (K,) = 2 TP / (2 TP + FP + FN), NaN for a class that neither occurs nor is
+    found, and its mean over the others, `f1_macro`. Values: `mae`, the mean absolute error, and `r2` = 1 - sum of
+    squared errors / sum of squares around the mean, each the mean over the K values.
+    """
+    found, wanted = predict(model, split, batch), split.labels
+    if split.goal == "values":
+        there = np.isfinite(wanted[..., 0])
+        y, p = wanted[there].astype(np.float64), found[there].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            total = np.square(y - y.mean(0)).sum(0)
+            r2 = np.where(total > 0, 1 - np.square(y - p).sum(0) / total, np.nan)
+            return {"mae": float(np.abs(y - p).mean()), "r2": _mean(r2)}
+    there = wanted >= 0
+    y, p = wanted[there], found[there]
+    k = max(split.outputs, int(y.max()) + 1, int(p.max()) + 1)
+    right = np.bincount(y[y == p], minlength=k)
+    either = np.bincount(y, minlength=k) + np.bincount(p[p >= 0], minlength=k)
+    f1 = np.where(either > 0, 2 * right / np.maximum(either, 1), np.nan)
+    return {"accuracy": float(100.0 * np.mean(y == p)), "f1": f1, "f1_macro": _mean(f1)}
+
+
+def _mean(values: np.ndarray[Any, Any]) -> float:
+    """Of those that are numbers; NaN of none."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else math.nan
+
+
+def said(found: dict[str, Any]) -> str:
+    """Metrics in a few words."""
+    if "accuracy" in found:
+        return f"{found['accuracy']:.2f} %"
+    return f"R2 {found['r2']:.4f}, mean absolute error {found['mae']:.4g}"
 
 
 def _digest(model: nn.Module) -> str:

@@ -145,3 +145,16 @@ class TestDamage:
         with pytest.raises(ConfigError, match="JSON"):
             save_model(tmp_path / "m.safetensors", StoredModel(trained, None, {"loss": float("nan")}))
         assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_is_the_old_name_of_outputs(tmp_path: Path) -> None:
+    config = ModelConfig.parse({"classes": 3, "heads": 4})
+    assert (config.outputs, config.classes) == (3, 3)
+    assert config == ModelConfig(outputs=3, heads=4) == ModelConfig(heads=4).with_(classes=3)
+    with pytest.raises(ConfigError, match="classes is the old name of outputs"):
+        ModelConfig.parse({"classes": 3, "outputs": 3})
+    model = Classifier(config)
+    header = {"config": config.model_dump(mode="json"), "scheme": None, "info": {}}
+    header["config"]["classes"] = header["config"].pop("outputs")
+    save_tensors(tmp_path / "old.safetensors", tensors_of(model), header, kind="model")
+    assert load_model(tmp_path / "old.safetensors").model.config == config

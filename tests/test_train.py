@@ -111,11 +111,11 @@ class TestLearning:
         # The validation accuracies are scripted: what a run of few epochs reaches is luck.
         scores, after = [40.0, 70.0, 60.0, 70.0, 50.0], []
 
-        def scripted(model: nn.Module, *_: object) -> float:
+        def scripted(model: nn.Module, *_: object) -> dict[str, float]:
             after.append(copy.deepcopy(model.state_dict()))
-            return scores[(len(after) - 1) % len(scores)]
+            return {"accuracy": scores[(len(after) - 1) % len(scores)]}
 
-        monkeypatch.setattr(training, "accuracy", scripted)
+        monkeypatch.setattr(training, "metrics", scripted)
         best, last = small(), small()
         for model, keep in ((best, "best"), (last, "last")):
             history = train(model, levels(), TrainConfig(epochs=5, batch=16), keep=keep)

@@ -77,7 +77,7 @@ def memory_words(model: ModelConfig | Classifier, scheme: Scheme | None) -> Memo
         return max(widths.get(part) or FULL for part in parts)
 
     complex_words, products = 2 * heads * states * layers, heads * states
-    matrices = heads * (config.inputs + 2 * heads * layers + config.classes)
+    matrices = heads * (config.inputs + 2 * heads * layers + config.outputs)
     return MemoryWords(
         (
             MemoryWord("A", complex_words, width("poles")),
@@ -85,7 +85,7 @@ def memory_words(model: ModelConfig | Classifier, scheme: Scheme | None) -> Memo
             MemoryWord("C", complex_words, width("c")),
             MemoryWord("D", heads * layers, width("d")),
             MemoryWord("matrices", matrices, width("weights")),
-            MemoryWord("biases", heads * (1 + 2 * layers) + config.classes, width("biases")),
+            MemoryWord("biases", heads * (1 + 2 * layers) + config.outputs, width("biases")),
             MemoryWord("x", complex_words, width("state")),
             MemoryWord("Re(C x)", 0 if integer else products, FULL),
             MemoryWord("u", heads, width("encoder", "residual") if layers > 1 else width("encoder")),

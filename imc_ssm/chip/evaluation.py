@@ -1,11 +1,11 @@
-"""Accuracy of a deployment over programmed chips and over time."""
+"""How good a deployment is over programmed chips and over time."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -16,14 +16,23 @@ from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.kernels.device import named_device
-from imc_ssm.training import accuracy, check_model_fits
+from imc_ssm.training import check_model_fits, metrics
 from imc_ssm.units import DAY, HOUR
 
 if TYPE_CHECKING:
     from imc_ssm.chip.linear import Implementation
     from imc_ssm.chip.programming import Noise
 
-__all__ = ["DAY", "HOUR", "TIMES", "evaluate"]
+__all__ = ["DAY", "HOUR", "METRICS", "TIMES", "evaluate"]
+
+METRICS = {
+    "accuracy": ("percent", "Accuracy"),
+    "f1": ("1", "F1 of a class"),
+    "f1_macro": ("1", "Mean F1 of the classes"),
+    "mae": ("1", "Mean absolute error"),
+    "r2": ("1", "R2"),
+}
+"""Unit and name of each metric of a task."""
 
 TIMES = (1.0, HOUR, DAY, 30 * DAY)
 """Default times after programming, s."""
@@ -43,7 +52,7 @@ def evaluate(
     progress: Callable[[int, int, str], None] | None = None,
     checkpoint: Path | None = None,
 ) -> xr.Dataset:
-    """Program `chips` chips and classify the split with each of them at each time after programming (s).
+    """Program `chips` chips and run the split on each of them at each time after programming (s).
 
         >>> import imc_ssm
         >>> data = imc_ssm.load_dataset("digits")
@@ -53,10 +62,13 @@ def evaluate(
         >>> dict(imc_ssm.evaluate(deployment, data, chips=2, times=[1.0, 86400.0])["accuracy"].sizes)
         {'chip': 2, 'time': 2}
 
-    Returns a dataset with `accuracy(chip, time)` and the scalar `accuracy_digital`, in percent. Chip i of a
-    seed is the same chip whatever else is evaluated. With `checkpoint`, accuracies are written there chip by
-    chip and read again by the same call, so that an interrupted evaluation goes on; remove the file when the
-    result is safe. `device`: where the products run, "cpu" or "cuda" (whose read noise is another stream).
+    Returns a dataset with the metrics of the task (`training.metrics`) over (chip, time), and those of the
+    reference with digital matrices: `accuracy(chip, time)` and `accuracy_digital` in percent, `f1(chip, time,
+    class)`, `f1_macro` and theirs for classes; `mae` and `r2` for values. Each says `n_test`, the number of
+    sequences, and where every step has an answer `n_steps`, those that count. Chip i of a seed is the
+    same chip whatever else is evaluated. With `checkpoint`, metrics are written there chip by chip and read again
+    by the same call, so that an interrupted evaluation goes on; remove the file when the result is safe. `device`:
+    where the products run, "cpu" or "cuda" (whose read noise is another stream).
 
     Raises `ImcSsmError` for no chips or times or a device that cannot be used, `DesignError` for a time that the
     cell's model does not cover, `FileError` for a checkpoint of another evaluation.
@@ -70,30 +82,23 @@ def evaluate(
     identity = {"seed": seed, "times": list(times), "chips": chips, "split": split, "task": data.task}
     identity |= {"deployment": deployment.digest(), "implementation": implementation, "noise": noise}
     identity |= {"device": there.type, "data": _digest(part)}
-    out = _resumed(checkpoint, identity, (chips, len(times)))
-    for i in range(chips):
-        if np.isfinite(out[i]).all():
-            continue
+    digital = metrics(deployment.digital().to(there), part)
+    shapes = {name: (chips, len(times), *np.shape(value)) for name, value in digital.items()}
+    out, done = _resumed(checkpoint, identity, shapes)
+    for i in range(done, chips):
         for tile in tiles:
             tile.program(seed, i)
         for k, seconds in enumerate(times):
             for tile in tiles:
                 tile.set_time(seconds)
-            out[i, k] = accuracy(model.to(there), part)
+            for name, value in metrics(model.to(there), part).items():
+                out[name][i, k] = value
             if progress is not None:
                 progress(i * len(times) + k + 1, chips * len(times), f"{deployment.name}: chip {i + 1}/{chips}")
         if checkpoint is not None:
-            save_tensors(checkpoint, {"accuracy": out}, identity, "evaluation")
-    percent = {"units": "percent", "n_test": len(part)}
+            save_tensors(checkpoint, out | {"done": np.array(i + 1)}, identity, "evaluation")
+    about: dict[str, int] = {"n_test": len(part)} | ({"n_steps": part.counted} if part.per_step else {})
     dataset = xr.Dataset(
-        {
-            "accuracy": (("chip", "time"), out, {**percent, "long_name": "Accuracy of programmed chips"}),
-            "accuracy_digital": (
-                (),
-                digital_accuracy(deployment, part, device),
-                {**percent, "long_name": "Accuracy with digital matrices"},
-            ),
-        },
         coords={
             "chip": np.arange(chips),
             "time": (
@@ -103,6 +108,16 @@ def evaluate(
             ),
         },
     )
+    for name, value in digital.items():
+        units, what = METRICS[name]
+        dims = ("class",) if np.ndim(value) else ()
+        attrs = {"units": units, **about}
+        dataset[name] = (("chip", "time", *dims), out[name], {**attrs, "long_name": f"{what} of programmed chips"})
+        attrs["long_name"] = f"{what} with digital matrices"
+        dataset[f"{name}_digital"] = (dims, value, attrs)
+    if "class" in dataset.dims:
+        names = np.arange(data.outputs) if data.class_names is None else np.array(data.class_names)
+        dataset = dataset.assign_coords({"class": ("class", names, {"units": "1", "long_name": "Class"})})
     return dataset
 
 
@@ -113,19 +128,14 @@ def _digest(part: Split) -> str:
 
 
 def _resumed(
-    checkpoint: Path | None, identity: dict[str, object], shape: tuple[int, int]
-) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Accuracies (chip, time) so far, NaN where not computed."""
+    checkpoint: Path | None, identity: dict[str, object], shapes: dict[str, tuple[int, ...]]
+) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
+    """Metrics (chip, time, ...) so far, NaN where not computed, and the number of chips that are done."""
     if checkpoint is None or not checkpoint.exists():
-        return np.full(shape, np.nan)
+        return {name: np.full(shape, np.nan) for name, shape in shapes.items()}, 0
     arrays, header = load_tensors(checkpoint, "evaluation")
-    if header != identity:
+    if header != identity or {n: a.shape for n, a in arrays.items() if n != "done"} != shapes:
         raise FileError(
             f"{checkpoint} is the checkpoint of another evaluation; run that one to its end, or remove the file"
         )
-    return arrays["accuracy"]
-
-
-def digital_accuracy(deployment: Deployment, part: Split, device: str = "cpu") -> float:
-    """Accuracy, in percent, of the deployment's reference: the quantized model without analog tiles."""
-    return accuracy(deployment.digital().to(named_device(device)), part)
+    return {name: arrays[name] for name in shapes}, int(arrays["done"])

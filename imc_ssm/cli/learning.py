@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,7 @@ def train(
         typer.Option(help="Largest dt at the start; default: 80 over the steps, at most 0.5."),
     ] = None,
     dropout: Annotated[float, typer.Option(help="Dropout after the GELU.")] = 0.0,
+    balance: options.Balance = 0.0,
     mode: Annotated[
         str,
         typer.Option(help="How layers run: convolution, or recurrent, faster on long sequences."),
@@ -87,6 +89,7 @@ def train(
             "micro_batch": micro_batch,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
+            "balance": balance,
             "seed": seed,
         }
     )
@@ -95,7 +98,8 @@ def train(
     shape = {
         "heads": base.heads if heads is None else heads,
         "inputs": data.channels,
-        "classes": data.n_classes,
+        "outputs": data.outputs,
+        **({"pool": "none"} if data.per_step else {}),
         "layers": layers,
         "norm": norm,
         "dropout": dropout,
@@ -159,6 +163,7 @@ def quantize(
     noise_output: Annotated[
         float, typer.Option(help="Read noise in QAT, in units of a design's read_noise.")
     ] = 0.04,
+    balance: options.Balance = 0.0,
     dataset: TaskName = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
@@ -201,6 +206,7 @@ def quantize(
             "noise": noise,
             "noise_output": noise_output,
             "clip_input": 99.0 if noise_output else 100.0,
+            "balance": balance,
             "seed": seed,
         }
     )
@@ -263,17 +269,24 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
 
 
 def _save_and_report(out: Path, stored: StoredModel, data: SequenceDataset, device: str) -> None:
-    """Measure the test accuracy, write the model file and say both."""
+    """Measure the metrics of the test split, write the model file and say both."""
     from imc_ssm.kernels.device import named_device, placed
     from imc_ssm.modelfile import save_model
-    from imc_ssm.training import accuracy
+    from imc_ssm.training import metrics, said
 
     test = data.split("test")
     with placed(stored.model, named_device(device)):
-        reached = {"accuracy_test": accuracy(stored.model, test), "n_test": len(test)}
-    stored.info.update(reached)
+        found = metrics(stored.model, test)
+    numbers = {f"{name}_test": v for name, v in found.items() if isinstance(v, float) and math.isfinite(v)}
+    steps = {"n_steps": test.counted} if data.per_step else {}
+    stored.info.update({**numbers, "n_test": len(test), **steps})
     save_model(out, stored)
     checkpoint_of(out).unlink(missing_ok=True)
     count = sum(p.numel() for p in stored.model.parameters())
-    console.print(f"test accuracy {reached['accuracy_test']:.2f} % on {len(test)} sequences, {count} parameters")
+    on = f"{test.counted} steps of {len(test)} sequences" if data.per_step else f"{len(test)} sequences"
+    what = "test accuracy " if data.goal == "classes" else "test "
+    console.print(f"{what}{said(found)} on {on}, {count} parameters", soft_wrap=True)
+    if data.class_names is not None:
+        each = ", ".join(f"{name} {value:.3f}" for name, value in zip(data.class_names, found["f1"], strict=True))
+        console.print(f"F1 of {each}; mean {found['f1_macro']:.3f}", soft_wrap=True)
     console.print(f"wrote {out}", soft_wrap=True)

@@ -9,6 +9,7 @@ import typer
 
 __all__ = [
     "Activations",
+    "Balance",
     "Biases",
     "Calibration",
     "Chips",
@@ -51,6 +52,10 @@ Times = Annotated[
     ),
 ]
 Chips = Annotated[int, typer.Option(min=1, help="Chips to program.")]
+Balance = Annotated[
+    float,
+    typer.Option(help="Weight of rare classes in the loss, (n / K n_k)^balance: 0 none, 1 all classes alike."),
+]
 UnusedSeed = Annotated[int, typer.Option(help="Accepted by every command; nothing is drawn here.")]
 
 # Of a quantization scheme. What is not given keeps the default of `Scheme`, or of the scheme that is named.

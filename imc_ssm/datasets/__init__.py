@@ -71,7 +71,7 @@ def register_task(info: dict[str, Any]) -> Callable[[Loader], Loader]:
 
 
 INFO = ("name", "description", "shape", "classes", "sample_rate", "splits", "source", "licence")
-"""What the info of a task says."""
+"""What the info of a task says; `goal` and `per_step` where they are not "classes" and False."""
 
 register_task(digits.INFO)(lambda data_dir: digits.load_digits())
 register_task(smnist.INFO)(smnist.load_smnist)
@@ -110,14 +110,15 @@ def dataset_of(given: Any) -> SequenceDataset:
 
 
 def info(name: str | Path) -> dict[str, Any]:
-    """What a dataset is: `name`, `description`, `shape` (n, time, channel), `classes`, `sample_rate` (Hz),
-    `splits` (sizes), `source` and `licence`. Reads no file for a shipped task.
+    """What a dataset is: `name`, `description`, `shape` (n, time, channel), `classes` (or values wanted: K),
+    `goal` ("classes" or "values"), `per_step`, `sample_rate` (Hz), `splits` (sizes), `source` and `licence`. Reads
+    no file for a shipped task.
 
     Raises `DataError` like `load`.
     """
     if Path(name).suffix == ".npz":
         return npz.describe(name)
-    return dict(_task(str(name)).info)
+    return {"goal": "classes", "per_step": False} | _task(str(name)).info
 
 
 def digest(name: str | Path) -> str | None:

@@ -1,11 +1,11 @@
-"""`SequenceDataset`: labelled sequences, checked once so that nothing after it has to."""
+"""`SequenceDataset`: sequences and what is wanted of them, checked once so that nothing after it has to."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 _MAX_CLASSES = 65536
 _POOL = 8  # batches among which sequences are sorted by length
+Goal = Literal["classes", "values"]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
@@ -29,19 +30,39 @@ class Split:
     values: np.ndarray
     """(n, time, channel) float32."""
     labels: np.ndarray
-    """(n,) int64."""
+    """What is wanted: classes, int64 (n,) or (n, time) with -1 where there is none; or values, float32 (n, K) or
+    (n, time, K), NaN behind the end."""
     lengths: np.ndarray | None = None
     """(n,) int64, valid steps of each sequence; None if all have full length."""
+    outputs: int = 0
+    """K: classes or values. 0: not known."""
 
     __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def goal(self) -> Goal:
+        """Whether classes or values are wanted."""
+        return "values" if self.labels.dtype.kind == "f" else "classes"
+
+    @property
+    def per_step(self) -> bool:
+        """Whether they are wanted of every step."""
+        return self.labels.ndim == (3 if self.goal == "values" else 2)
+
+    @property
+    def counted(self) -> int:
+        """How many answers a metric is taken over: sequences, or steps that have a label or target."""
+        if not self.per_step:
+            return len(self)
+        return int(np.isfinite(self.labels[..., 0]).sum() if self.goal == "values" else (self.labels >= 0).sum())
+
     def batches(
         self, batch_size: int, rng: np.random.Generator | None = None, *, order: np.ndarray | None = None
     ) -> Iterator[Batch]:
-        """Every sequence once, as (values, labels, lengths) of up to `batch_size`; the last may be smaller.
+        """Every sequence once, as (values, wanted, lengths) of up to `batch_size`; the last may be smaller.
 
         In order (views, no copies) or in the given `order` of indices, else shuffled by `rng`. A batch is cut to
         its longest sequence, and where lengths differ, shuffled sequences of like length come together: within
@@ -78,7 +99,9 @@ class Split:
         part = self._at(index)
         if part.lengths is None:
             return part.values, part.labels, None
-        return part.values[:, : part.lengths.max()], part.labels, part.lengths
+        longest = part.lengths.max()
+        wanted = part.labels[:, :longest] if part.per_step else part.labels
+        return part.values[:, :longest], wanted, part.lengths
 
     def take(self, n: int) -> Split:
         """The first `n` sequences, or all if there are fewer. Raises `ConfigError` if not `n >= 1`."""
@@ -92,12 +115,13 @@ class Split:
 
     def _at(self, index: slice | np.ndarray) -> Split:
         """The sequences at `index`."""
-        return Split(self.values[index], self.labels[index], None if self.lengths is None else self.lengths[index])
+        lengths = None if self.lengths is None else self.lengths[index]
+        return Split(self.values[index], self.labels[index], lengths, self.outputs)
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceDataset:
-    """Labelled sequences with fixed splits.
+    """Sequences with fixed splits, and what is wanted of them: classes or values, of a sequence or of every step.
 
     Construction converts the arrays to the types below and raises `DataError`, naming the first offender, for
     wrong shapes or types, values that are not finite, labels or lengths out of range, and splits that are
@@ -106,8 +130,9 @@ class SequenceDataset:
 
     values: np.ndarray
     """(n, time, channel) float32, finite."""
-    labels: np.ndarray
-    """(n,) int64, classes 0 .. n_classes - 1 (not every class has to occur)."""
+    labels: np.ndarray | None
+    """(n,) int64, classes 0 .. K - 1 (not every class has to occur), or (n, time) with -1 where a step has none;
+    None where there are `targets`."""
     splits: Mapping[str, np.ndarray]
     """"train", "validation" and "test": disjoint int64 indices of sequences."""
     lengths: np.ndarray | None = None
@@ -116,17 +141,27 @@ class SequenceDataset:
     """Time steps per second (Hz)."""
     task: str = "sequences"
     """What this is, for tables and figures."""
+    targets: np.ndarray | None = None
+    """(n, K) float32, K values of a sequence, or (n, time, K), K values of every step (NaN behind a sequence's
+    end); None where there are `labels`."""
+    class_names: tuple[str, ...] | None = None
+    """(K,) names of the classes; None: they have numbers, up to the largest label."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.task, str) and self.task):
             raise DataError(f"task = {self.task!r}; give a name")
         values = _values(self.task, self.values)
         n, time, _ = values.shape
-        labels = _labels(self.task, self.labels, n)
+        if (self.labels is None) == (self.targets is None):
+            given = "both labels and targets" if self.targets is not None else "neither labels nor targets"
+            raise DataError(f"{self.task} has {given}; give labels (classes) or targets (values)")
         lengths = None if self.lengths is None else _lengths(self.task, self.lengths, n, time)
+        labels = None if self.labels is None else _labels(self.task, self.labels, n, time, lengths)
         checked = {
             "values": values,
             "labels": labels,
+            "targets": None if self.targets is None else _targets(self.task, self.targets, n, time, lengths),
+            "class_names": None if self.class_names is None else _names(self.task, self.class_names, labels),
             "splits": _splits(self.task, self.splits, n),
             "lengths": lengths,
             "sample_rate": _rate(self.task, self.sample_rate),
@@ -135,7 +170,30 @@ class SequenceDataset:
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.values)
+
+    @property
+    def _wanted(self) -> np.ndarray:
+        wanted = self.labels if self.labels is not None else self.targets
+        assert wanted is not None
+        return wanted
+
+    @property
+    def goal(self) -> Goal:
+        """What a model is to find: "classes" or "values"."""
+        return "classes" if self.labels is not None else "values"
+
+    @property
+    def per_step(self) -> bool:
+        """Whether every step has an answer, or the sequence has one."""
+        return self._wanted.ndim == (2 if self.labels is not None else 3)
+
+    @property
+    def outputs(self) -> int:
+        """K: classes (those named, else the largest label + 1), or values of a target."""
+        if self.labels is None:
+            return int(self._wanted.shape[-1])
+        return len(self.class_names) if self.class_names is not None else int(self.labels.max()) + 1
 
     def _card(self) -> tuple[str, dict[str, object]]:
         n, time, channels = self.values.shape
@@ -156,8 +214,10 @@ class SequenceDataset:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes: the largest label + 1."""
-        return int(self.labels.max()) + 1
+        """Number of classes; `DataError` where values are wanted."""
+        if self.labels is None:
+            raise DataError(f"dataset {self.task!r} has targets, no classes; ask for its outputs")
+        return self.outputs
 
     @property
     def time(self) -> int:
@@ -174,7 +234,7 @@ class SequenceDataset:
         if name not in self.splits:
             raise DataError(unknown("split", name, self.splits))
         index = self.splits[name]
-        whole = Split(self.values, self.labels, self.lengths)
+        whole = Split(self.values, self._wanted, self.lengths, self.outputs)
         contiguous = bool((np.diff(index) == 1).all())
         return whole._at(slice(int(index[0]), int(index[-1]) + 1) if contiguous else index)
 
@@ -233,15 +293,63 @@ def _values(task: str, values: Any) -> np.ndarray:
     return array
 
 
-def _labels(task: str, labels: Any, n: int) -> np.ndarray:
-    """Checked labels, int64."""
-    array = _array(task, "labels", labels, "iu", "integers (classes 0, 1, 2, ...)")
-    if array.shape != (n,):
-        raise DataError(f"{task}: labels have shape {array.shape}, values hold {n} sequences; give ({n},)")
+def _labels(task: str, labels: Any, n: int, time: int, lengths: np.ndarray | None) -> np.ndarray:
+    """Checked labels, int64; -1 behind the end of a sequence."""
+    array = _array(task, "labels", labels, "iu", "integers (classes 0, 1, 2, ...; real numbers are targets)")
+    if array.shape not in ((n,), (n, time)):
+        raise DataError(
+            f"{task}: labels have shape {array.shape}, values hold {n} sequences of {time} steps; give ({n},), or "
+            f"({n}, {time}) for one a step"
+        )
+    lowest = -1 if array.ndim == 2 else 0
     low, high = int(array.min()), int(array.max())
-    if low < 0 or high >= _MAX_CLASSES:
-        raise DataError(f"{task}: labels run from {low} to {high}; give classes within 0 .. {_MAX_CLASSES - 1}")
-    return array.astype(np.int64)
+    if low < lowest or high >= _MAX_CLASSES:
+        none = ", -1 where a step has none" if array.ndim == 2 else ""
+        raise DataError(
+            f"{task}: labels run from {low} to {high}; give classes within 0 .. {_MAX_CLASSES - 1}{none}"
+        )
+    array = array.astype(np.int64)
+    if array.ndim == 2 and lengths is not None:
+        array[np.arange(time) >= lengths[:, None]] = -1
+    if array.max() < 0:
+        raise DataError(f"{task}: no step has a label; give classes 0, 1, 2, ... where they are known")
+    return array
+
+
+def _targets(task: str, targets: Any, n: int, time: int, lengths: np.ndarray | None) -> np.ndarray:
+    """Checked targets, float32; NaN behind the end of a sequence."""
+    array = _array(task, "targets", targets, "iuf", "real numbers")
+    if (
+        array.ndim not in (2, 3)
+        or array.shape[0] != n
+        or array.shape[1:-1] not in ((), (time,))
+        or 0 in array.shape
+    ):
+        raise DataError(
+            f"{task}: targets have shape {array.shape}, values hold {n} sequences of {time} steps; give ({n}, K), "
+            f"or ({n}, {time}, K) for K values a step"
+        )
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    valid = np.ones(array.shape[:-1], bool)
+    if array.ndim == 3 and lengths is not None:
+        valid = np.arange(time) < lengths[:, None]
+    if not (fine := np.isfinite(array[valid])).all():
+        raise DataError(
+            f"{task}: {int((~fine).sum())} targets are not finite (as float32); remove or replace them"
+        )
+    array[~valid] = np.nan
+    return array
+
+
+def _names(task: str, names: Any, labels: np.ndarray | None) -> tuple[str, ...]:
+    """Checked names of classes."""
+    given = tuple(str(name) for name in np.atleast_1d(np.asarray(names)))
+    least = 1 if labels is None else int(labels.max()) + 1
+    if labels is None or len(given) < least or len(set(given)) < len(given):
+        many = "no labels" if labels is None else f"labels up to {least - 1}"
+        raise DataError(f"{task}: class_names are {len(given)} names for {many}; give one name a class, each once")
+    return given
 
 
 def _lengths(task: str, lengths: Any, n: int, time: int) -> np.ndarray:

@@ -7,7 +7,8 @@ Shapes: B batch, T time, D input channels, H heads (channels of a layer), K clas
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ class ModelConfig(Config):
     keeps its own."""
     layers: int = Field(1, ge=1)
     """Number of blocks."""
-    classes: int = Field(10, ge=2)
-    """K, classes of the decoder."""
+    outputs: int = Field(10, ge=1)
+    """K, outputs of the decoder: classes, or values of a regression."""
     layer: Annotated[SerializeAsAny[LayerConfig], BeforeValidator(LAYER_CONFIGS.of)] = S4DConfig()
     """The sequence layer of every block: the configuration of a registered one, with its `type`, or just its
     name."""
@@ -76,6 +77,10 @@ class ModelConfig(Config):
         """Fields that are the layer's are moved there."""
         if not isinstance(data, dict):
             return data
+        if "classes" in data:  # the old name, as in files of earlier versions
+            if "outputs" in data:
+                raise ConfigError("classes is the old name of outputs; give one of the two")
+            data = {("outputs" if name == "classes" else name): value for name, value in data.items()}
         if isinstance(data.get("heads"), (list, tuple)) and "layers" not in data:
             data = data | {"layers": len(data["heads"])}
         layer = data.get("layer", {})
@@ -121,6 +126,16 @@ class ModelConfig(Config):
     def width(self) -> int:
         """Channels of the widest block."""
         return max(self.widths)
+
+    @property
+    def classes(self) -> int:
+        """The old name of `outputs`."""
+        return self.outputs
+
+    def with_(self, changes: Mapping[str, Any] | None = None, /, **fields: Any) -> Self:
+        """As `Config.with_`, under the old name `classes` too."""
+        given = dict(changes or {}) | fields
+        return super().with_({("outputs" if name == "classes" else name): v for name, v in given.items()})
 
     def described(self, name: str) -> str:
         """As `Config.described`, also of the layer's fields."""
@@ -183,7 +198,7 @@ class Classifier(nn.Module):
         self.blocks: Any = nn.ModuleList(_block(config, *pair) for pair in pairs)
         self.norm: Any = Norm(config.norm, widths[-1]) if config.final_norm else None
         self.pool: Any = POOLS[config.pool]() if config.pool in POOLS else None
-        self.decoder: Any = Dense(widths[-1], config.classes)
+        self.decoder: Any = Dense(widths[-1], config.outputs)
 
     def forward(self, u: Tensor, lengths: Tensor | None = None) -> Tensor:
         self.check(u, lengths)

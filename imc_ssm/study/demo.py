@@ -79,7 +79,7 @@ def build(
     """
     (_, time, channels), classes = datasets.info(task)["shape"], datasets.info(task)["classes"]
     dt_min, dt_max = initial_steps(time)
-    sizes = {"inputs": channels, "heads": heads, "classes": classes}
+    sizes = {"inputs": channels, "heads": heads, "outputs": classes}
     model = ModelConfig.parse(sizes | {"dt_min": dt_min, "dt_max": dt_max}, where=task)
     given: dict[str, Any] = {"chips": chips} | ({} if times is None else {"times": tuple(times)})
     quantized: list[Job] = [Ptq(start="s4d", scheme=Scheme.uniform(poles=8, state=8))]

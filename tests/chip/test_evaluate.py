@@ -13,11 +13,11 @@ from imc_ssm.chip import DAY, HOUR, TIMES, Deployment, compile, evaluate
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.errors import ConfigError, DataError, DesignError, FileError, ImcSsmError
-from imc_ssm.layers import Classifier, preset
+from imc_ssm.layers import Classifier, ModelConfig, preset
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.study import initial_steps
 from imc_ssm.study.jobs.cost import cost_of
-from imc_ssm.training import TrainConfig, accuracy, train
+from imc_ssm.training import TrainConfig, accuracy, metrics, train
 
 Make = Callable[[Scheme], Classifier]
 
@@ -38,17 +38,25 @@ class TestEvaluate:
     def test_dataset(self, deployment: Deployment, few: SequenceDataset) -> None:
         calls: list[tuple[int, int]] = []
         found = evaluate(deployment, few, 3, [1.0, DAY], progress=lambda i, n, _: calls.append((i, n)))
-        assert dict(found.sizes) == {"chip": 3, "time": 2}
+        assert dict(found.sizes) == {"chip": 3, "time": 2, "class": 10}
+        assert found["class"].values.tolist() == list(range(10))
+        assert set(found.data_vars) == {
+            f"{m}{d}" for m in ("accuracy", "f1", "f1_macro") for d in ("", "_digital")
+        }
         assert found["time"].values.tolist() == [1.0, 86400.0]
         assert found["time"].attrs["units"] == "s"
         assert found["chip"].values.tolist() == [0, 1, 2]
-        for variable in found.data_vars.values():
-            assert variable.attrs["units"] == "percent"
+        for name, variable in found.data_vars.items():
             assert variable.attrs["long_name"]
             assert variable.attrs["n_test"] == 100
+            assert variable.attrs["units"] == ("percent" if str(name).startswith("accuracy") else "1")
+            if variable.attrs["units"] == "1":
+                assert ((variable >= 0) & (variable <= 1)).all()
+                continue
             assert ((variable >= 0) & (variable <= 100)).all()
             assert np.allclose(variable.values, variable.values.round())  # 100 sequences: whole percents
         assert float(found["accuracy_digital"]) == accuracy(deployment.digital(), few.split("test"))
+        np.testing.assert_allclose(found["f1_macro"], found["f1"].mean("class"))
         assert calls == [(i, 6) for i in range(1, 7)]
 
     def test_default_times(self) -> None:
@@ -169,3 +177,51 @@ def test_end_to_end_nothing_mocked(digits: SequenceDataset, tmp_path: Path) -> N
     found.attrs |= results.provenance({"task": "digits"}, seed=0)
     results.save(found, tmp_path / "end.nc")
     assert results.values_equal(results.load(tmp_path / "end.nc"), found)
+
+
+class TestTasks:
+    """Labels of steps and values go the whole way, from training to chips, in one dataset with fitting names."""
+
+    @pytest.mark.parametrize("goal", ["classes", "values"])
+    @pytest.mark.parametrize("per_step", [False, True])
+    def test_from_training_to_chips(self, goal: str, per_step: bool, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        values = rng.standard_normal((40, 12, 2)).astype(np.float32)
+        lengths = rng.integers(6, 13, 40)
+        wanted = np.cumsum(values, 1) if per_step else values.mean(1)
+        fields = (
+            {"labels": None, "targets": wanted}
+            if goal == "values"
+            else {"labels": wanted.argmax(-1), "class_names": ("left", "right")}
+        )
+        parts = np.split(np.arange(40), [20, 30])
+        data = SequenceDataset(
+            values=values, splits=dict(zip(SPLITS, parts, strict=True)), lengths=lengths, **fields
+        )
+        shape = {"heads": 4, "n_state": 4, "inputs": 2, "outputs": 2, "dt_min": 0.05, "dt_max": 0.5}
+        model = Classifier(ModelConfig.parse(shape | {"pool": "none" if per_step else "mean"}))
+        train(model, data, TrainConfig(epochs=1, batch=10))
+        quantized = quantize(model, Scheme(), *calibration_batch(data, 4))
+        placed = compile(quantized, "pcm-256", *calibration_batch(data, 4))
+        found = evaluate(placed, data, 2, [1.0], checkpoint=tmp_path / "e.safetensors")
+        names = ("accuracy", "f1", "f1_macro") if goal == "classes" else ("mae", "r2")
+        assert set(found.data_vars) == {f"{name}{end}" for name in names for end in ("", "_digital")}
+        digital = metrics(placed.digital(), data.split("test"))
+        for name in names:
+            dims = ("class",) if name == "f1" else ()
+            assert found[name].dims == ("chip", "time", *dims)
+            np.testing.assert_array_equal(found[f"{name}_digital"].values, digital[name])
+            assert found[name].attrs["n_test"] == 10
+            assert found[name].attrs.get("n_steps") == (lengths[30:].sum() if per_step else None)
+            assert found[name].notnull().all()
+        if goal == "classes":
+            assert found["class"].values.tolist() == ["left", "right"]
+        again = evaluate(placed, data, 2, [1.0], checkpoint=tmp_path / "e.safetensors")
+        assert results.values_equal(found, again)
+        results.save(found, tmp_path / "found.nc")
+        assert results.values_equal(results.load(tmp_path / "found.nc"), found)
+
+    def test_a_model_of_the_other_kind_is_refused(self, few: SequenceDataset) -> None:
+        model = Classifier(ModelConfig(heads=4, n_state=4, pool="none"))
+        with pytest.raises(ConfigError, match=r"pool = 'none', one answer a step.*'digits' has one a sequence"):
+            train(model, few, TrainConfig(epochs=1))

@@ -69,7 +69,8 @@ def test_everything_a_file_may_say(path: Path) -> None:
 def test_any_real_type_comes_back(tmp_path: Path, values: np.ndarray, compress: bool, seed: int) -> None:
     path = tmp_path / "p.npz"
     labels = np.arange(len(values)) % 3
-    (np.savez_compressed if compress else np.savez)(path, values=values, labels=labels)
+    channels = values.shape[2] if values.ndim == 3 else 1
+    (np.savez_compressed if compress else np.savez)(path, values=values, labels=labels, channels=channels)
     data = load_npz(path, seed)
     np.testing.assert_array_equal(data.values.reshape(values.shape), values.astype(np.float32))
     np.testing.assert_array_equal(data.labels, labels)
@@ -88,7 +89,6 @@ def test_the_split_comes_from_the_seed(path: Path) -> None:
     ("changes", "message"),
     [
         ({"values": None}, r"mine\.npz has no array 'values'; save it with numpy\.savez"),
-        ({"labels": None}, "has no array 'labels'"),
         ({"label": np.arange(N)}, "unknown array 'label'; did you mean 'labels'"),
         ({"values": np.zeros(N)}, r"values have shape \(20,\); give \(n, time\) or \(n, time, channel\)"),
         ({"values": np.zeros((N, 2, 2, 2))}, r"values have shape \(20, 2, 2, 2\)"),
@@ -97,8 +97,22 @@ def test_the_split_comes_from_the_seed(path: Path) -> None:
         ({"values": np.full((N, TIME), None)}, r"not a whole \.npz file of plain arrays.*without objects"),
         ({"labels": np.arange(N) / 2}, "labels have type float64"),
         ({"labels": np.arange(N - 1)}, r"labels have shape \(19,\)"),
-        ({"labels": np.zeros((N, 1), int)}, r"labels have type int64 and shape \(20, 1\)"),
+        ({"labels": np.zeros((N, 1), int)}, r"labels have shape \(20, 1\)"),
         ({"labels": np.arange(N) - 5}, "labels run from -5 to 14"),
+        ({"labels": np.full((N, TIME), -1)}, "no step has a label"),
+        ({"labels": np.full((N, TIME), -2)}, "labels run from -2 to -2.*-1 where a step has none"),
+        ({"targets": np.zeros(N)}, "has both labels and targets"),
+        ({"labels": None, "targets": np.zeros((N, TIME))}, r"may be one value a step or 5 values.*\(20, 5, 1\)"),
+        ({"labels": None, "targets": np.zeros((N, 9, 1))}, r"targets have shape \(20, 9, 1\)"),
+        ({"labels": None, "targets": np.full((N, 2), np.inf)}, "40 targets are not finite"),
+        ({"labels": None, "targets": np.full((N, 2), "a")}, "targets have type"),
+        ({"labels": None, "values": np.zeros((N, 1))}, "neither labels nor targets.*one step"),
+        ({"labels": None, "lengths": np.full(N, 1)}, "neither labels nor targets.*one step"),
+        ({"values": np.zeros((N, 1, 9))}, r"1 steps of 9 channels: the channel stands first\? .*transpose"),
+        ({"values": np.zeros((N, 3, 9))}, "or add channels=9 where that is meant"),
+        ({"channels": 3}, "channels = 3, but values of shape .* have 2"),
+        ({"class_names": ["one"]}, "class_names are 1 names for labels up to 1"),
+        ({"class_names": ["a", "a"]}, "give one name a class, each once"),
         ({"lengths": np.zeros(N, int)}, "lengths run from 0 to 0"),
         ({"sample_rate": np.ones(2)}, "sample_rate has type float64 and shape"),
         ({"sample_rate": "fast"}, "sample_rate has type <U4"),
@@ -169,3 +183,37 @@ def test_info_of_a_file(path: Path) -> None:
     assert info["classes"] == 2
     assert info["splits"] == {"train": 14, "validation": 3, "test": 3}
     assert set(info) == set(datasets.info("digits"))
+
+
+def test_what_it_holds_says_the_task(path: Path) -> None:
+    """Labels or targets, of a sequence or of a step, or the next step of the values themselves."""
+    rng = np.random.default_rng(0)
+    steps, real = rng.integers(-1, 4, (N, TIME)), rng.standard_normal((N, TIME, 3))
+    given: list[tuple[dict[str, object], tuple[str, bool, int]]] = [
+        ({"class_names": ["no", "yes", "never"]}, ("classes", False, 3)),
+        ({"labels": steps}, ("classes", True, 4)),
+        ({"labels": None, "targets": real[:, 0, 0]}, ("values", False, 1)),
+        ({"labels": None, "targets": real[:, 0]}, ("values", False, 3)),
+        ({"labels": None, "targets": real}, ("values", True, 3)),
+        ({"labels": None}, ("values", True, 2)),
+    ]
+    for changes, expected in given:
+        data = datasets.load(write(path, **changes))
+        assert (data.goal, data.per_step, data.outputs) == expected
+        info = datasets.info(path)
+        assert (info["goal"], info["per_step"], info["classes"]) == expected
+        assert (data.split("test").goal, data.split("test").per_step) == expected[:2]
+    values = np.asarray(arrays()["values"], np.float32)
+    np.testing.assert_array_equal(data.values, values[:, :-1])
+    np.testing.assert_array_equal(data.targets, values[:, 1:])
+
+
+def test_what_lies_behind_the_end_is_no_answer(path: Path) -> None:
+    lengths, steps = np.arange(N) % 4 + 2, np.zeros((N, TIME), int)
+    data = datasets.load(write(path, labels=steps, lengths=lengths))
+    assert data.labels is not None
+    np.testing.assert_array_equal((data.labels >= 0).sum(1), lengths)
+    data = datasets.load(write(path, labels=None, lengths=lengths))
+    np.testing.assert_array_equal(np.isfinite(data.targets).all(2).sum(1), lengths - 1)
+    np.testing.assert_array_equal(data.lengths, lengths - 1)
+    assert data.split("train").counted == (lengths - 1)[data.splits["train"]].sum()

@@ -11,7 +11,10 @@ from imc_ssm.errors import DataError
 
 def test_names_and_info() -> None:
     assert datasets.names() == ["digits", "fsdd", "fsdd-speakers", "smnist"]
-    keys = {"name", "description", "shape", "classes", "sample_rate", "splits", "source", "licence"}
+    keys = {"name", "description", "shape", "classes", "sample_rate", "splits", "source", "licence"} | {
+        "goal",
+        "per_step",
+    }
     for name in datasets.names():
         info = datasets.info(name)
         assert set(info) == keys
