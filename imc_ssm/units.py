@@ -4,17 +4,72 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
 
-__all__ = ["DAY", "HOUR", "card", "card_html", "deviation", "duration", "prefix", "quantity"]
+from imc_ssm.errors import ConfigError
+
+__all__ = [
+    *("DAY", "HOUR", "SECONDS", "card", "card_html", "deviation", "duration", "prefix", "quantity", "seconds"),
+    "whole",
+]
 
 HOUR, DAY = 3600.0, 86400.0
 """s."""
 _TIMES = ((365.25 * DAY, "y"), (DAY, "d"), (HOUR, "h"), (60.0, "min"))
+SECONDS = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": HOUR, "d": DAY, "y": 365.25 * DAY}
+"""s in a unit, as times are written."""
 _PREFIXES = ((6, "M"), (3, "k"), (0, ""), (-3, "m"), (-6, "µ"), (-9, "n"), (-12, "p"), (-15, "f"))
+
+
+def seconds(time: Any) -> float:
+    """A time in s: a number of Python, NumPy or xarray, with s, min, h, d or y as a word ("30d"), or a timedelta.
+
+    Raises `ConfigError` for anything else, and for a time that is negative or not finite.
+    """
+    if isinstance(time, str):
+        match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*([a-z]*)\s*", time)
+        unit = SECONDS.get((match[2] or "s") if match else "")
+        try:
+            value = float(match[1]) * unit if match and unit else math.nan
+        except ValueError:
+            value = math.nan
+        if math.isnan(value):
+            raise ConfigError(
+                f"time {time.strip()[:40]!r} is not understood; "
+                "give numbers with s, min, h, d or y, such as 1s,1h,1d"
+            )
+    elif isinstance(time, timedelta):
+        value = time.total_seconds()
+    else:
+        array = np.asarray(time)
+        if array.size != 1 or array.dtype.kind not in "iufm":
+            raise ConfigError(f"time {_short(time)} is not a number of seconds or a word such as '1h' or '30d'")
+        value = float(array.item() if array.dtype.kind != "m" else array / np.timedelta64(1, "s"))
+    if not 0 <= value < math.inf:
+        raise ConfigError(f"time {_short(time)} is not after programming; allowed are 0 and above")
+    return value
+
+
+def whole(number: Any, name: str, *, least: int = 0) -> int:
+    """A whole number of Python, NumPy or xarray, at least `least`; `ConfigError` for anything else."""
+    array = np.asarray(number)
+    if array.size != 1 or array.dtype.kind not in "iuf" or float(array.item()) != int(array.item()):
+        raise ConfigError(f"{name} = {_short(number)}; give a whole number")
+    value = int(array.item())
+    if value < least:
+        raise ConfigError(f"{name} = {value}; allowed is at least {least}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def deviation(values: Iterable[float]) -> float:

@@ -60,3 +60,61 @@ def show_(
         text = library.toml_of(name) if copied and name else json.dumps(content, indent=2, default=str)
         temporary.write_text(text, encoding="utf-8")
     console.print(f"wrote {out}", soft_wrap=True)
+
+
+@devices.command()
+def fit(
+    measurements: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with columns target and measured, and time and device where devices were read again; units "
+            "in the header (target_uS, time_h) or as options."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Cell to write (.toml); the figure of data and fit goes beside it.")],
+    conductance_unit: Annotated[
+        str | None, typer.Option(help="Unit of target and measured without one in the header: S, mS, uS, nS, pS.")
+    ] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="Unit of a time without one in the header: us, ms, s, min, h, d.")
+    ] = None,
+    g_min: Annotated[
+        float | None, typer.Option(help="Lowest conductance used, S (default: lowest target).")
+    ] = None,
+    g_max: Annotated[
+        float | None, typer.Option(help="Highest conductance used, S (default: highest target).")
+    ] = None,
+    latest: Annotated[
+        str | None, typer.Option(help="Use the cell until then, such as 30d (default: the last measured time).")
+    ] = None,
+    like: Annotated[
+        str, typer.Option(help="Cell, by name or path, whose read pulse, area and kind are taken.")
+    ] = "generic-reram",
+    seed: UnusedSeed = 0,
+) -> None:
+    """Fit a cell to measurements: programming error, drift, retention, read noise, stuck devices."""
+    from imc_ssm.cli import library
+    from imc_ssm.devices import fit_cell
+    from imc_ssm.plots import cell_fit, save_figure
+    from imc_ssm.units import seconds
+
+    writable(out, ".toml")
+    picture = out.with_suffix(".png")
+    writable(picture, ".png")
+    until = None if latest is None else seconds(latest)
+    found = fit_cell(
+        measurements,
+        name=out.stem,
+        conductance_unit=conductance_unit,
+        time_unit=time_unit,
+        g_min=g_min,
+        g_max=g_max,
+        latest=until,
+        like=like,
+    )
+    console.print(library.fitted(found))
+    for note in found.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    found.save(out)
+    save_figure(cell_fit(found), picture)
+    console.print(f"wrote {out} and {picture}", soft_wrap=True)

@@ -11,6 +11,7 @@ from rich.table import Table
 from imc_ssm.cli.report import console
 from imc_ssm.devices import (
     Cell,
+    CellFit,
     Components,
     Design,
     device_names,
@@ -23,7 +24,7 @@ from imc_ssm.devices import (
 from imc_ssm.devices.library import Kind
 from imc_ssm.units import quantity
 
-__all__ = ["show", "toml_of"]
+__all__ = ["fitted", "show", "toml_of"]
 
 KINDS: tuple[Kind, ...] = ("cells", "designs", "components")
 
@@ -78,6 +79,20 @@ def _one(name: str) -> dict[str, Any]:
         table.add_row(field, value, source or str(sources.get(field, "")))
     console.print(table)
     return content | ({"sources": sources} if sources else {})
+
+
+def fitted(fit: CellFit) -> Table:
+    """What was fitted, with its confidence and how well it fits."""
+    table = Table(title=f"{fit.cell.name}: fitted to {len(fit.data)} readings", box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("quantity", "value", "95 %"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("goodness of fit")
+    for line in fit.lines:
+        ends = line.value if isinstance(line.value, tuple) else (line.value,)
+        shown = f"{min(ends):.3g} to {max(ends):.3g}" if len(ends) > 1 else f"{ends[0]:.3g}"
+        between = "" if line.interval is None else " to ".join(f"{end:.3g}" for end in line.interval)
+        table.add_row(line.what, shown + ("" if line.unit == "1" else f" {line.unit}"), between, line.quality)
+    return table
 
 
 def _rows(content: dict[str, Any], outer: str = "") -> Iterator[tuple[str, str, str]]:

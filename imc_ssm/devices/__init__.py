@@ -1,16 +1,23 @@
 """The device library: memory cells, converters, peripheral components and chip designs, each number cited."""
 
+from typing import TYPE_CHECKING, Any
+
 from imc_ssm.devices.cell import Cell, Draws, Programmed, Times, stream_seed
 from imc_ssm.devices.cells import CELLS, load_cell, parse_cell
 from imc_ssm.devices.components import Component, Components, Digital, Memory, load_components
 from imc_ssm.devices.converters import CONVERTERS, Choice, Converter
 from imc_ssm.devices.designs import Chip, Design, load_design, load_entry, resolve
+from imc_ssm.devices.generic import Generic
 from imc_ssm.devices.library import Cited, cited, device_names, device_path
+
+if TYPE_CHECKING:
+    from imc_ssm.devices.fitting import CellFit, fit_cell
 
 __all__ = [
     "CELLS",
     "CONVERTERS",
     "Cell",
+    "CellFit",
     "Chip",
     "Choice",
     "Cited",
@@ -20,12 +27,14 @@ __all__ = [
     "Design",
     "Digital",
     "Draws",
+    "Generic",
     "Memory",
     "Programmed",
     "Times",
     "cited",
     "device_names",
     "device_path",
+    "fit_cell",
     "load_cell",
     "load_components",
     "load_design",
@@ -34,3 +43,12 @@ __all__ = [
     "resolve",
     "stream_seed",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`fit_cell` and `CellFit` when they are asked for: they import scipy."""
+    if name not in ("CellFit", "fit_cell"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from imc_ssm.devices import fitting
+
+    return getattr(fitting, name)

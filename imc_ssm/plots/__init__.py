@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.errors import ConfigError
+from imc_ssm.plots.fits import drift_over_time, error_against_target, read_against_target
 from imc_ssm.plots.grid import shown_of, varied
 from imc_ssm.plots.kinds import kind_of
 from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, component_bars, energy_breakdown
@@ -29,9 +30,12 @@ from imc_ssm.plots.together import together
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from imc_ssm.devices import CellFit
+
 __all__ = [
     "accuracy_energy",
     "accuracy_over_time",
+    "cell_fit",
     "chips",
     "component_bars",
     "costs",
@@ -118,6 +122,17 @@ def draw(ds: xr.Dataset) -> Figure:
     if kind == "grid":
         return grid(ds)
     return summary(ds) if "energy" in ds else chips(ds)
+
+
+def cell_fit(fit: CellFit) -> Figure:
+    """Measurements and the cell that was fitted to them (`devices.fit_cell`), three panels, 14 x 4.9 inches."""
+    with styled(14.0, 4.9, "cell fit") as figure:
+        left, middle, right = figure.subplots(1, 3)
+        read_against_target(fit, left)
+        error_against_target(fit, middle)
+        drift_over_time(fit, right)
+        figure.suptitle(f"{fit.cell.name}: {len(fit.data)} readings of {fit.data.source}")
+    return figure
 
 
 def chips(ds: xr.Dataset) -> Figure:

@@ -151,7 +151,7 @@ def test_sequences_of_one_step_are_sequences(tmp_path):
     done("train", tmp_path / "one.npz", "--epochs", 1, "--out", tmp_path / "m.safetensors")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "devices show"])
+@pytest.mark.parametrize("command", [*COMMANDS, "devices show", "devices fit"])
 def test_help_of_every_command(command):
     printed = done(*command.split(), "--help").out
     assert "--seed" in printed
