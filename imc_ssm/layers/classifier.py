@@ -203,6 +203,8 @@ class Classifier(nn.Module):
     def forward(self, u: Tensor, lengths: Tensor | None = None) -> Tensor:
         self.check(u, lengths)
         mask = padding_mask(lengths, u.shape[1])
+        if mask is not None:  # whatever stands behind an end, a Fourier transform would mix it with what counts
+            u = torch.where(mask[..., None], u, 0)
         x = self.encoder(self.input(u, mask), mask)
         for block in self.blocks:
             x = block(x, mask)

@@ -24,7 +24,7 @@ from imc_ssm.graph import Place, Recurrence, Scale, Signal
 from imc_ssm.kernels import diagonal_scan
 from imc_ssm.layers.registry import LayerConfig, Mode, register
 
-__all__ = ["S4D", "DiagonalConfig", "S4DConfig", "convolve", "discretise", "initial_poles", "skew_hippo"]
+__all__ = ["S4D", "DiagonalConfig", "S4DConfig", "convolve", "discretise", "exprel", "initial_poles", "skew_hippo"]
 
 
 class DiagonalConfig(LayerConfig):
@@ -88,19 +88,28 @@ def initial_poles(kind: str, n: int) -> Tensor:
 def discretise(kind: str, A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
     """(a, g) with x[t] = a x[t-1] + g B u[t] for x' = A x + B u held, or taken, over a step dt.
 
-    zoh:      a = exp(dt A),                       g = (a - 1) / A
+    zoh:      a = exp(dt A),                       g = (a - 1) / A, dt where A = 0
     bilinear: a = (1 + dt A / 2) / (1 - dt A / 2), g = dt / (1 - dt A / 2)
     """
     if kind == "zoh":
-        a = torch.exp(dt * A)
-        return a, (a - 1) / A
+        return torch.exp(dt * A), dt * exprel(dt * A)
     half = dt * A / 2
     return (1 + half) / (1 - half), dt / (1 - half)
 
 
+def exprel(z: Tensor) -> Tensor:
+    """(exp(z) - 1) / z, 1 at 0: to the last bits for small z, where the difference has none left; complex."""
+    near = z.abs() < 1e-2
+    apart = torch.where(near, 1.0, z)  # the series has the gradient there
+    return torch.where(
+        near, 1 + z / 2 * (1 + z / 3 * (1 + z / 4 * (1 + z / 5 * (1 + z / 6)))), torch.expm1(apart) / apart
+    )
+
+
 def powers(a: Tensor, time: int) -> Tensor:
-    """a^t for t = 0 .. time - 1, (..., time)."""
+    """a^t for t = 0 .. time - 1, (..., time); 0^0 = 1."""
     # exp(t log a), with log a computed once: t log a is exact enough where repeated products drift.
+    a = a + 1e-30 * (a == 0)  # whose logarithm is finite: its powers are 1 and then nothing, gradients included
     return torch.exp(torch.log(a)[..., None] * torch.arange(time, device=a.device))
 
 

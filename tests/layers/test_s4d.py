@@ -1,5 +1,6 @@
 """The S4D classifier: sizes, three modes that agree, initial poles, discretisation, padding and records."""
 
+import cmath
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.graph import Matrix
 from imc_ssm.layers import PRESETS, S4D, Classifier, MeanPool, ModelConfig, preset
-from imc_ssm.layers.s4d import initial_poles
+from imc_ssm.layers.s4d import discretise, exprel, initial_poles, powers
 
 INITIALISATIONS = ("lin", "inv", "legs")
 DISCRETISATIONS = ("zoh", "bilinear")
@@ -157,10 +158,10 @@ class TestPadding:
         lengths = torch.tensor([30, 1, 17, 29])
         u = torch.randn(4, 30, 2)
         other = torch.where((torch.arange(30) < lengths[:, None])[..., None], u, 1e3 * torch.randn(4, 30, 2))
-        if mode == "recurrent":
-            assert torch.equal(model(other, lengths), model(u, lengths))
-        else:  # the transform mixes all steps before they cancel: rounding of the padding remains
-            assert relative(model(other, lengths), model(u, lengths)) < 1e-3
+        assert torch.equal(model(other, lengths), model(u, lengths))
+        for bad in (1e8, math.nan, math.inf):
+            behind = torch.where((torch.arange(30) < lengths[:, None])[..., None], u, bad)
+            assert torch.equal(model(behind, lengths), model(u, lengths))
         for i, length in enumerate(lengths.tolist()):
             alone = model(u[i : i + 1, :length])
             assert relative(model(u, lengths)[i : i + 1], alone) < 1e-4
@@ -190,6 +191,67 @@ class TestRefusals:
     ) -> None:
         with pytest.raises(ImcSsmError, match=message):
             build()(torch.zeros(shape, dtype=dtype), lengths)
+
+
+class TestSmallPoles:
+    @pytest.mark.parametrize("z", [0, -1e-10, 1e-12j, -1e-6 + 1e-6j, -9.9e-3, 1.01e-2j, -0.3 + 5j, -30])
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.complex64, 3e-7), (torch.complex128, 1e-14)])
+    def test_the_gain_of_a_held_input(self, z: complex, dtype: torch.dtype, tolerance: float) -> None:
+        """(exp(z) - 1) / z, by its series for small z; at 0 it is 1, and rises by a half."""
+        found = torch.tensor(z, dtype=dtype, requires_grad=True)
+        series = sum(complex(z) ** k / math.factorial(k + 1) for k in range(30))
+        exact = series if abs(z) < 1 else (cmath.exp(z) - 1) / z
+        value = exprel(found)
+        assert abs(complex(value.detach()) - exact) < tolerance * abs(exact)
+        value.real.backward()  # type: ignore[no-untyped-call]
+        assert found.grad is not None
+        slope = sum(k * complex(z) ** (k - 1) / math.factorial(k + 1) for k in range(1, 30))
+        exact = slope if abs(z) < 1 else (cmath.exp(z) - exact) / z
+        assert abs(complex(found.grad) - exact.conjugate()) < 1e-2 * abs(exact)
+
+    @pytest.mark.parametrize("size", [0.0, 1e-12, 1e-7, 1e-3])
+    def test_b_of_a_slow_pole_is_a_step(self, size: float) -> None:
+        """x' = A x + u with A near 0 sums its inputs: b = dt, not 0 / 0, and not 0."""
+        dt = torch.tensor(1e-3)
+        for pole in (-size, 1j * size):
+            a, b = discretise("zoh", torch.tensor(pole, dtype=torch.complex64), dt)
+            assert complex(b) == pytest.approx(1e-3, rel=1e-6)
+            assert complex(a) == pytest.approx(cmath.exp(pole * 1e-3), rel=1e-6)
+
+    @pytest.mark.parametrize("discretisation", DISCRETISATIONS)
+    def test_all_modes_agree_at_a_pole_of_zero(self, discretisation: str) -> None:
+        """A = 0 (a = 1), and dt A = -2, whose bilinear pole is a = 0: the kernel of one step."""
+        torch.manual_seed(0)
+        layer = layer_of(heads=3, n_state=4, discretisation=discretisation)
+        with torch.no_grad():
+            layer.imag.zero_()
+            layer.log_dt.zero_()
+            layer.log_neg_real[0] = -torch.inf
+            layer.log_neg_real[1] = math.log(2)
+            layer.log_neg_real[2] = -25.0
+        u = torch.randn(2, 40, 3)
+        convolution, recurrent, stream = run_layer(layer, u)
+        assert torch.isfinite(convolution).all()
+        assert relative(recurrent, convolution) < 1e-5
+        assert relative(stream, convolution) < 1e-5
+        if discretisation == "bilinear":
+            assert layer.discrete()[0][1].abs().max() == 0
+        grads = []
+        for mode in ("convolution", "recurrent"):
+            layer.zero_grad()
+            layer.mode = mode  # type: ignore[assignment]
+            layer(u).square().sum().backward()
+            grads.append([p.grad.clone() for p in layer.parameters() if p.grad is not None])
+        for one, two in zip(*grads, strict=True):
+            assert torch.isfinite(one).all()
+            assert relative(two, one) < 1e-3
+
+    def test_powers_of_zero(self) -> None:
+        a = torch.tensor([0.0, 0.5], dtype=torch.complex64, requires_grad=True)
+        found = powers(a, 4)
+        assert torch.allclose(found.real, torch.tensor([[1.0, 0, 0, 0], [1, 0.5, 0.25, 0.125]]))
+        found.real.sum().backward()  # type: ignore[no-untyped-call]
+        assert torch.allclose(a.grad.real, torch.tensor([1.0, 1 + 1 + 0.75]))  # type: ignore[union-attr]
 
 
 class TestInitialPoles:

@@ -266,7 +266,10 @@ class TestTraining:
         for exact, found in zip(*grads, strict=True):
             assert exact is not None
             assert found is not None
-            assert torch.cosine_similarity(exact.ravel(), found.ravel(), dim=0) > 0.99
+            # A value at its range's end that rounds to just beyond passes no gradient: now and then one of them.
+            inside = found != 0
+            assert (exact[inside].norm() / exact.norm()).item() > 0.5
+            assert torch.cosine_similarity(exact[inside], found[inside], dim=0) > 0.99
 
     def test_qat_reduces_the_loss(self, quantized: Make, digits: SequenceDataset) -> None:
         # Words so short that there is much to regain: over six trained models three epochs leave 0.53 of the loss,
