@@ -6,6 +6,7 @@ does each time it runs.
 """
 
 from imc_ssm.graph.actions import COMPONENTS, Action, Store, Stored, grown
+from imc_ssm.graph.norms import Affine, Normalize
 from imc_ssm.graph.operators import (
     Gate,
     Join,
@@ -13,7 +14,6 @@ from imc_ssm.graph.operators import (
     LookUp,
     Matrix,
     Mean,
-    Normalize,
     Operator,
     Piecewise,
     Rectify,
@@ -27,6 +27,7 @@ from imc_ssm.graph.signals import Formats, Graph, Kind, Parameter, Place, Rate, 
 __all__ = [
     "COMPONENTS",
     "Action",
+    "Affine",
     "Formats",
     "Gate",
     "GatedUpdate",

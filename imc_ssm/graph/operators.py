@@ -9,7 +9,7 @@ from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 
-__all__ = ["Gate", "Join", "Last", "LookUp", "Matrix", "Mean", "Normalize", "Operator", "Piecewise", "Rectify"]
+__all__ = ["Gate", "Join", "Last", "LookUp", "Matrix", "Mean", "Operator", "Piecewise", "Rectify"]
 __all__ += ["Scale", "Source", "Sum"]
 
 
@@ -311,27 +311,3 @@ class Mean(Operator):
 
     def _constants(self, formats: Formats) -> list[Stored]:
         return [Stored("requantization", 1, CONSTANT_BITS)]
-
-
-@dataclass(frozen=True)
-class Normalize(Operator):
-    """Layer or batch norm: statistics of the vector (mean, variance), then scale and shift; the first's price."""
-
-    def output_bits(self, formats: Formats, steps: int) -> int:
-        """Width of the output's words: the input's where they have no format."""
-        return formats.bits(self.output.name) if self.output.name in formats else self._input(formats)
-
-    def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, bits, width = Actions(self.rate), self._input(formats), self.output.width
-        return [
-            self._read(at, formats),
-            at.multiply(width, bits, bits, "squares"),
-            *at.add(2 * width, grown(2 * bits, width), "sums of values and squares", own_slot=True),
-            at.read("coefficients", width, CONSTANT_BITS, "scale"),
-            at.multiply(width, bits, MULTIPLIER_BITS, "scale"),
-            *at.add(width, bits + MULTIPLIER_BITS + 1, "shift"),
-            self._write(at, formats, steps),
-        ]
-
-    def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", self.output.width, CONSTANT_BITS)]

@@ -19,7 +19,7 @@ from imc_ssm.kernels import dense, plain, pointwise, tables
 from imc_ssm.kernels.grid import DeviceArray, Grid, from_rows, rows_of
 from imc_ssm.kernels.operators import Pass
 
-__all__ = ["add", "gate", "linear", "look_up", "mean", "quantize", "scale_add"]
+__all__ = ["add", "gate", "linear", "look_up", "mean", "quantize", "scale_add", "trained"]
 
 QUANTIZE = Pass(
     "quantize(Tensor x, Tensor grid, bool trained) -> (Tensor, Tensor)", plain.quantize, pointwise.quantize
@@ -72,7 +72,7 @@ MEAN_BACKWARD = Pass(
 )
 
 
-def _trained(*inputs: Tensor | None) -> bool:
+def trained(*inputs: Tensor | None) -> bool:
     """Whether a gradient is wanted of one of them."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
@@ -108,7 +108,7 @@ def quantize(x: Tensor, fmt: Format, axis: int) -> Tensor:
         flat = x.reshape(before, -1) if end == x.ndim else x.reshape(before, math.prod(x.shape[axis:end]), -1)
     grid = Grid.of(fmt, flat.shape[1]).on(x.device)
     flat = flat.contiguous()
-    if _trained(x):
+    if trained(x):
         out: Tensor = _Quantize.apply(flat, grid)  # type: ignore[no-untyped-call]
     else:
         out = QUANTIZE(flat, grid, False)[0]
@@ -130,7 +130,7 @@ class _ScaleAdd(torch.autograd.Function):
 def scale_add(y: Tensor, u: Tensor, d: Tensor, fmt: Format) -> Tensor:
     """y + d u on the format's grid, in single precision; y, u (batch, head, time), d (head,)."""
     grid, y, u = Grid.of(fmt, len(d)).on(y.device), y.contiguous(), u.contiguous()
-    if _trained(y, u, d):
+    if trained(y, u, d):
         return torch.as_tensor(_ScaleAdd.apply(y, u, d, grid))  # type: ignore[no-untyped-call]
     return torch.as_tensor(SCALE_ADD(y, u, d, grid, False)[0])
 
@@ -152,7 +152,7 @@ def look_up(x: Tensor, source: Grid, table: DeviceArray, slope: DeviceArray) -> 
     table, slope (head, codes) float32, from the lowest code upwards.
     """
     rows, grid, values = rows_of(x), source.on(x.device), table.on(x.device)
-    if _trained(x):
+    if trained(x):
         out: Tensor = _LookUp.apply(rows, grid, values, slope.on(x.device))  # type: ignore[no-untyped-call]
     else:
         out = LOOK_UP(rows, grid, values)
@@ -180,7 +180,7 @@ def gate(x: Tensor, source: Grid, table: DeviceArray, slope: DeviceArray, fmt: F
     device = x.device
     grid = Grid.of(fmt, x.shape[-1] // 2).on(device)
     rows, of_x, values = rows_of(x), source.on(device), table.on(device)
-    if _trained(x):
+    if trained(x):
         out: Tensor = _Gate.apply(rows, of_x, values, slope.on(device), grid)  # type: ignore[no-untyped-call]
     else:
         out = GATE(rows, of_x, values, grid, False)[0]
@@ -203,7 +203,7 @@ class _Add(torch.autograd.Function):
 def add(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
     """x + y (..., channels) on the format's grid; the sum of two floats is rounded once."""
     one, two, grid = rows_of(x), rows_of(y), Grid.of(fmt, x.shape[-1]).on(x.device)
-    if _trained(x, y):
+    if trained(x, y):
         out: Tensor = _Add.apply(one, two, grid)  # type: ignore[no-untyped-call]
     else:
         out = ADD(one, two, grid, False)[0]
@@ -231,7 +231,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, fmt: Format | None = 
     x (..., inputs) float32, weight (outputs, inputs), bias (outputs,); formats per output or for all.
     """
     rows, grid = rows_of(x), None if fmt is None else Grid.of(fmt, len(weight)).on(x.device)
-    if _trained(x, weight, bias):
+    if trained(x, weight, bias):
         out: Tensor = _Linear.apply(rows, weight, bias, grid)  # type: ignore[no-untyped-call]
     else:
         out = LINEAR(rows, weight, bias, grid, False)[0]
@@ -267,5 +267,5 @@ def mean(x: Tensor, lengths: Tensor | None) -> Tensor:
     else:
         ends = lengths.to(x.device, torch.int64)
     rows = rows_of(x)
-    out: Tensor = _Mean.apply(rows, ends) if _trained(x) else MEAN(rows, ends)  # type: ignore[no-untyped-call]
+    out: Tensor = _Mean.apply(rows, ends) if trained(x) else MEAN(rows, ends)  # type: ignore[no-untyped-call]
     return out

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from imc_ssm.graph import (
+    Affine,
     Gate,
     Join,
     Last,
@@ -178,7 +179,8 @@ class Norm(nn.Module):
 
     def __init__(self, kind: str, heads: int) -> None:
         super().__init__()
-        self.norm: nn.Module = NORMS[kind](heads, eps=1e-5)
+        self.kind, self.channels, self.eps = kind, heads, 1e-5
+        self.norm: nn.Module = NORMS[kind](heads, eps=self.eps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is None or x.ndim != 3:
@@ -188,8 +190,11 @@ class Norm(nn.Module):
         return out
 
     def graph(self, x: Signal, at: Place) -> Signal:
-        """Statistics, scale and shift."""
-        return at.emit(Normalize(at.label(), at.path, (x,), at.signal(width=x.width)))
+        """Statistics, scale and shift; of a batch norm the last two."""
+        y = at.signal(width=x.width)
+        if self.kind == "batch":
+            return at.emit(Affine(at.label(), at.path, (x,), y))
+        return at.emit(Normalize(at.label(), at.path, (x,), y, centred=self.kind == "layer"))
 
 
 class MeanPool(nn.Module):

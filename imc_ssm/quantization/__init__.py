@@ -4,6 +4,7 @@ from imc_ssm.quantization.context import QUANTIZED, Context, check_static, quant
 from imc_ssm.quantization.discrete import DiscreteS4D
 from imc_ssm.quantization.gated import QuantizedGatedState
 from imc_ssm.quantization.modules import DigitalMatrix, QuantizedDense
+from imc_ssm.quantization.norms import QuantizedNorm
 from imc_ssm.quantization.observers import OBSERVERS, MinMax, Mse, Observer, Percentile
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize
 from imc_ssm.quantization.recurrent import QuantizedS4D
@@ -37,6 +38,7 @@ __all__ = [
     "QuantizedGatedState",
     "QuantizedGelu",
     "QuantizedGlu",
+    "QuantizedNorm",
     "QuantizedPool",
     "QuantizedS4D",
     "QuantizedStateUnit",

@@ -124,6 +124,6 @@ def quantized_class(module: nn.Module, path: str) -> Any:
         if kind in QUANTIZED:
             return QUANTIZED[kind]
     raise ImcSsmError(
-        f"{path}: {type(module).__name__} has no quantized form yet; build the model without it (a norm: "
-        "norm='none'), or register one with imc_ssm.quantization.quantizes"
+        f"{path}: {type(module).__name__} has no quantized form yet; build the model without it, or "
+        "register one with imc_ssm.quantization.quantizes"
     )

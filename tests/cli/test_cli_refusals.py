@@ -322,14 +322,6 @@ def test_models_of_the_wrong_kind(refused, chain, tmp_path):
     refused("quantize", deployment, "--out", "new.safetensors", naming="'deployment' file")
     refused("deploy", deployment, "--out", "new.nc", naming="'deployment' file")
     refused("cost", deployment, "--design", "pcm-256", naming="--design")
-    assert run(*TRAIN[:-1], tmp_path / "norm.safetensors", "--norm", "layer").code == 0
-    refused(
-        "quantize",
-        "norm.safetensors",
-        "--out",
-        "new.safetensors",
-        naming="blocks.0.norm: Norm has no quantized form yet; build the model without it (a norm: norm='none')",
-    )
 
 
 def test_things_that_cannot_be_shown(refused, chain, tmp_path):

@@ -9,15 +9,19 @@ from imc_ssm.errors import FileError, FormatError, ImcSsmError
 from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import (
     COMPONENTS,
+    Affine,
     Formats,
     Gate,
     Graph,
+    Join,
+    Last,
     LookUp,
     Matrix,
     Mean,
     Normalize,
     Operator,
     Piecewise,
+    Rectify,
     Recurrence,
     Scale,
     Signal,
@@ -53,6 +57,11 @@ def every(bits: int = 8) -> list[tuple[Operator, Formats]]:
         Sum("m", "m", (U, V), y),
         Mean("m", "m", (U,), pooled),
         Normalize("m", "m", (U,), y),
+        Normalize("m", "m", (U,), y, centred=False),
+        Affine("m", "m", (U,), y),
+        Rectify("m", "m", (U,), y),
+        Join("m", "m", (U, V), y),
+        Last("m", "m", (U,), pooled),
     ]
     out = []
     for op in made:
@@ -82,7 +91,7 @@ def test_actions_are_sound(op: Operator, formats: Formats) -> None:
 
 @pytest.mark.parametrize(("op", "formats"), CASES)
 def test_every_input_is_read_and_the_output_written(op: Operator, formats: Formats) -> None:
-    if isinstance(op, Source):
+    if isinstance(op, Source | Last):
         return
     actions = op.actions(formats, 16)
     read = sum(a.count for a in actions if a.verb == "read" and a.store == "activations")
@@ -116,11 +125,11 @@ def test_wider_words_are_never_less_work(op: Operator, formats: Formats) -> None
 
 @pytest.mark.parametrize(("op", "formats"), CASES)
 def test_a_path_without_format_is_named(op: Operator, formats: Formats) -> None:
-    if isinstance(op, Source):
+    if isinstance(op, Source | Last):
         return
     for path in formats:
-        if path == op.output.name and isinstance(op, Matrix | Normalize):
-            continue  # whole sums, or the input's width
+        if path == op.output.name and isinstance(op, Matrix):
+            continue  # whole sums
         lacking = Formats({p: f for p, f in formats.items() if p != path})
         with pytest.raises(FormatError, match=f"'{path}' is in full precision and has no format"):
             op.actions(lacking, 16)

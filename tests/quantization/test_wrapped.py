@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.layers import Classifier
 from imc_ssm.quantization import (
     Bits,
     QuantizedDense,
@@ -167,12 +167,6 @@ class TestRefused:
             quantize(model, Scheme(), *calibration_batch(digits, 8))
         with pytest.raises(ImcSsmError, match="quantized already"):
             wrap(model, Scheme())
-
-    @pytest.mark.parametrize("norm", ["layer", "batch"])
-    def test_norms_have_no_quantized_form(self, norm: str) -> None:
-        message = r"^blocks\.0\.norm: Norm has no quantized form yet; .*norm='none'"
-        with pytest.raises(ImcSsmError, match=message):
-            wrap(Classifier(ModelConfig.parse({"norm": norm})), Scheme())
 
     @pytest.mark.parametrize("shape", [(64, 1), (0, 64, 1), (5, 64, 2)])
     def test_calibration_shapes(self, shape: tuple[int, ...], trained: Classifier) -> None:
