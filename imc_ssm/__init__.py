@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from imc_ssm.layers import S4D, S5, Classifier, ModelConfig, S4DConfig, S5Config, preset
     from imc_ssm.modelfile import StoredModel, load_model, save_model
     from imc_ssm.plots import draw as plot
-    from imc_ssm.plots import save_figure
+    from imc_ssm.plots import save_figure, together
     from imc_ssm.quantization import Bits, Rule, Scheme, quantize
     from imc_ssm.results import load as open_results
     from imc_ssm.results import save as save_results
@@ -77,6 +77,7 @@ __all__ = [
     "save_figure",
     "save_model",
     "save_results",
+    "together",
     "train",
 ]
 
@@ -88,7 +89,7 @@ _PLACES = {
     "errors": "ImcSsmError",
     "layers": "S4D S5 Classifier ModelConfig S4DConfig S5Config preset",
     "modelfile": "StoredModel load_model save_model",
-    "plots": "plot=draw save_figure",
+    "plots": "plot=draw save_figure together",
     "quantization": "Bits Rule Scheme quantize",
     "results": "open_results=load save_results=save",
     "training": "TrainConfig accuracy predict train",

@@ -1,7 +1,8 @@
-"""What the README shows is run, or at least parsed, as it stands there."""
+"""What the README and the pages show is run, or at least parsed, as it stands there."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -13,19 +14,44 @@ from imc_ssm import results
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/quantization.md")
+DOCUMENTS = ("README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS if name != "CHANGELOG.md"}
+GUIDE = PAGES["docs/guide.md"]
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, text: str = README) -> list[str]:
     """The fenced blocks of a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    """Every `imc-ssm` call of a shell block, and those in running text that are whole commands."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    lines += re.findall(r"`(imc-ssm [^`]+)`", README)
-    return [shlex.split(line)[1:] for line in lines if line.startswith("imc-ssm ")]
+def calls() -> list[list[str]]:
+    """Every `imc-ssm` call of a shell block of all pages: whole commands."""
+    lines = [line for text in PAGES.values() for block in blocks("sh", text) for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in dict.fromkeys(lines) if line.startswith("imc-ssm ")]
+
+
+def mentions() -> list[list[str]]:
+    """The commands that running text names, with the options of which it speaks."""
+    lines = [line for text in PAGES.values() for line in re.findall(r"`(imc-ssm [^`]+)`", text)]
+    whole = [line for line in dict.fromkeys(" ".join(line.split()) for line in lines) if " | " not in line]
+    return [shlex.split(line.replace(" ...", ""))[1:] for line in whole]
+
+
+def parsed(words: list[str]) -> None:
+    """Parse a command line as the program would; nothing runs."""
+    from typer.main import get_command
+
+    from imc_ssm.cli.app import app
+
+    group: Any = get_command(app)
+    name, *arguments = words
+    assert name in group.commands, f"a page names a command {name!r} that does not exist"
+    command = group.commands[name]
+    if hasattr(command, "commands") and arguments and arguments[0] in command.commands:  # of a group
+        name, *arguments = arguments
+        command = command.commands[name]
+    if arguments or not hasattr(command, "commands"):
+        command.make_context(name, arguments)
 
 
 def test_quickstart_runs_as_written(
@@ -47,23 +73,24 @@ def test_the_table_is_the_datasets() -> None:
     rows["noise-aware QAT, 8-bit poles and state"] = "qat-a8-x8"
     assert ds.sizes["seed"] == 10
     assert "Over ten seeds" in README
-    for title, name in rows.items():
+    assert "Over ten seeds" in GUIDE
+    for (title, name), page in itertools.product(rows.items(), (README, GUIDE)):
         model = ds.sel(model=name)
         chips = model["accuracy"].mean("chip")
         cells = [model["accuracy_digital"], *(chips.isel(time=t) for t in range(ds.sizes["time"]))]
         said = [f"{float(c.mean()):.2f} ({float(c.std(ddof=1)):.2f})" if c.notnull().all() else "" for c in cells]
-        (line,) = re.findall(rf"^\| {title} \|(.*)\|$", README, flags=re.MULTILINE)
+        (line,) = re.findall(rf"^\| {title} \|(.*)\|$", page, flags=re.MULTILINE)
         assert [cell.strip() for cell in line.split("|")] == said, title
     energy = [
         1e9 * float(ds["energy"].sel(model=n).sum("component").mean("seed")) for n in ("ptq-a8-x8", "qat-a8-x8")
     ]
-    assert f"takes {energy[0]:.0f} nJ (PTQ; {energy[1]:.0f} with QAT)" in README
+    assert f"takes {energy[0]:.0f} nJ (PTQ; {energy[1]:.0f} with QAT)" in GUIDE
 
 
 def test_layers_are_those_of_the_study() -> None:
     ds = results.load(ROOT / "experiments" / "layers" / "results" / "layers.nc")
     assert ds.sizes["seed"] == 5
-    assert "Over five seeds" in README
+    assert "Over five seeds" in GUIDE
     for title, name in (("S4D", "s4d"), ("S5", "s5")):
         layer = ds.sel(layer=name)
         at = {1.0: None, 86400.0: None, 30 * 86400.0: None}
@@ -73,12 +100,12 @@ def test_layers_are_those_of_the_study() -> None:
         total = {v: float(layer[v].sum("component").mean("seed")) for v in ("energy", "latency", "area", "memory")}
         said += [f"{total['energy'] * 1e9:.0f} nJ", f"{total['latency'] * 1e6:.0f} us"]
         said += [f"{total['area'] * 1e6:.2f} mm2", f"{total['memory'] / 1e3:.1f} kbit"]
-        (line,) = re.findall(rf"^\| {title} \|(.*)\|$", README, flags=re.MULTILINE)
+        (line,) = re.findall(rf"^\| {title} \|(.*)\|$", GUIDE, flags=re.MULTILINE)
         assert [cell.strip() for cell in line.split("|")] == said
 
 
 def test_the_rules_are_as_the_page_says() -> None:
-    (text,) = (block for block in blocks("python") if "Rule(" in block)
+    (text,) = (block for block in blocks("python", GUIDE) if "Rule(" in block)
     found: dict[str, Any] = {}
     exec(compile(text, "README.md", "exec"), found)
     scheme = found["scheme"]
@@ -90,23 +117,26 @@ def test_own_sequences_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     from imc_ssm import datasets
 
     monkeypatch.chdir(tmp_path)
-    (own,) = (block for block in blocks("python") if "savez" in block)
+    own = next(block for block in blocks("python", PAGES["docs/data.md"]) if "savez" in block)
     exec(compile(own, "README.md", "exec"), {"__name__": "readme"})
     data = datasets.load("mine.npz")
     assert (data.channels, data.time, data.n_classes, data.sample_rate) == (3, 100, 2, 100.0)
     assert [len(data.split(name)) for name in ("train", "validation", "test")] == [210, 45, 45]
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_commands_and_options_exist(words: list[str]) -> None:
-    from typer.main import get_command
+@pytest.mark.parametrize("words", calls(), ids=" ".join)
+def test_commands_run(words: list[str]) -> None:
+    parsed(words)
 
-    from imc_ssm.cli.app import app
 
-    group: Any = get_command(app)
-    name, *arguments = words
-    assert name in group.commands, f"the README names a command {name!r} that does not exist"
-    group.commands[name].make_context(name, arguments)  # parses and checks, runs nothing
+@pytest.mark.parametrize("words", mentions(), ids=" ".join)
+def test_commands_and_options_that_are_named_exist(words: list[str]) -> None:
+    try:
+        parsed(words)
+    except Exception as error:
+        # Text need not repeat the arguments; an unknown option or a wrong value is another error.
+        if type(error).__name__ != "MissingParameter":
+            raise
 
 
 def test_every_command_is_listed() -> None:
@@ -115,7 +145,8 @@ def test_every_command_is_listed() -> None:
     from imc_ssm.cli.app import app
 
     group: Any = get_command(app)
-    table = [line for line in README.splitlines() if line.startswith("| `imc-ssm ")]
+    page = PAGES["docs/command_line.md"]
+    table = [line for line in page.splitlines() if line.startswith("| `imc-ssm ")]
     assert sorted(line.split("`")[1].split()[1] for line in table) == sorted(group.commands)
 
 
@@ -128,6 +159,26 @@ def test_five_commands_pass_files_on() -> None:
         assert source == "digits" or source in written, f"{line!r} reads a file that nothing before it wrote"
         if "--out" in words:
             written.add(words[words.index("--out") + 1])
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_the_guide_compares_chips_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import imc_ssm
+
+    monkeypatch.chdir(tmp_path)
+    model = imc_ssm.Classifier(imc_ssm.ModelConfig(heads=4, n_state=8, dt_min=0.0125, dt_max=0.5))
+    imc_ssm.save_model("m.safetensors", imc_ssm.StoredModel(model, None))
+    found: dict[str, Any] = {}
+    (text,) = (block for block in blocks("python", GUIDE) if "together" in block)
+    exec(compile(text, "guide.md", "exec"), found)
+    legend = found["figure"].axes[0].get_legend().get_texts()
+    assert [entry.get_text() for entry in legend] == ["5-bit ADC", "8-bit ADC", "dashed: digital"]
+    assert Path("adc.png").stat().st_size > 10_000
 
 
 def test_make_targets_exist() -> None:
@@ -151,5 +202,5 @@ def test_names_of_the_device_library_exist() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     for kind in ("cells", "designs"):
         assert all(f"`{name}`" in changelog for name in device_names(kind))  # type: ignore[arg-type]
-    for name in re.findall(r"--design ([a-z]\S*?)[`\s]", README):
+    for name in (n for text in PAGES.values() for n in re.findall(r"--design ([a-z]\S*?)[`\s]", text)):
         assert name.endswith(".toml") or name in device_names("designs")
