@@ -170,7 +170,7 @@ def quantize(
     seed: Seed = 0,
 ) -> None:
     """Quantize a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
-    from imc_ssm.kernels.compiled import compiled
+    from imc_ssm.kernels.cached import compiled
     from imc_ssm.kernels.device import named_device
     from imc_ssm.modelfile import StoredModel, load_model
     from imc_ssm.pretrained import model_file

@@ -19,13 +19,13 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.errors import ConfigError
+from imc_ssm.plots.comparing import together
 from imc_ssm.plots.fits import drift_over_time, error_against_target, read_against_target
 from imc_ssm.plots.grid import shown_of, varied
 from imc_ssm.plots.kinds import kind_of
 from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, component_bars, energy_breakdown
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.reading import GREY
-from imc_ssm.plots.together import together
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
