@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from imc_ssm.devices import Cell, Chip, Components, Design, load_cell, load_components, load_design
     from imc_ssm.devices import resolve as resolve_design
     from imc_ssm.errors import ImcSsmError
+    from imc_ssm.foreign import load_foreign
     from imc_ssm.layers import S4D, S5, Classifier, ModelConfig, S4DConfig, S5Config, preset
     from imc_ssm.modelfile import StoredModel, load_model, save_model
     from imc_ssm.plots import draw as plot
@@ -66,6 +67,7 @@ __all__ = [
     "load_components",
     "load_dataset",
     "load_design",
+    "load_foreign",
     "load_model",
     "open_results",
     "plot",
@@ -87,6 +89,7 @@ _PLACES = {
     "datasets": "SequenceDataset register_task dataset_info=info load_dataset=load",
     "devices": "Cell Chip Components Design load_cell load_components load_design resolve_design=resolve",
     "errors": "ImcSsmError",
+    "foreign": "load_foreign",
     "layers": "S4D S5 Classifier ModelConfig S4DConfig S5Config preset",
     "modelfile": "StoredModel load_model save_model",
     "plots": "plot=draw save_figure together",

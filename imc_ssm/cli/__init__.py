@@ -1,4 +1,4 @@
-"""The command line: `imc-ssm demo | train | quantize | inspect | deploy | cost | show | devices | data`.
+"""The command line: `imc-ssm demo | train | import | quantize | inspect | deploy | cost | show | devices | data`.
 
 Heavy libraries are imported inside the commands, so that `--help` is quick.
 """

@@ -10,6 +10,7 @@ from imc_ssm.cli.demo import demo
 from imc_ssm.cli.devices import devices
 from imc_ssm.cli.experiment import experiment
 from imc_ssm.cli.hardware import cost, deploy
+from imc_ssm.cli.importing import import_checkpoint
 from imc_ssm.cli.inspection import inspect
 from imc_ssm.cli.learning import quantize, train
 from imc_ssm.cli.listing import data
@@ -42,5 +43,6 @@ def _version(
 
 for command in (demo, train, quantize, inspect, deploy, cost, show, data):
     app.command()(command)
+app.command("import")(import_checkpoint)
 app.add_typer(devices, name="devices")
 app.add_typer(experiment, name="experiment")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from imc_ssm.quantization import Scheme
     from imc_ssm.training import TrainConfig
 
-__all__ = ["quantize", "train"]
+__all__ = ["quantize", "save_and_report", "train"]
 
 _OF_THE_TRAINING = ("study", "key", "history", "time_s")
 """What a model file says of its training that is not true of what is made from it."""
@@ -125,7 +125,7 @@ def train(
             device=device,
         )
     info = {"task": dataset, "model": name, "training": _recipe(recipe), "history": vars(history)}
-    _save_and_report(out, StoredModel(network, None, info), data, device)
+    save_and_report(out, StoredModel(network, None, info), data, device)
 
 
 def quantize(
@@ -222,7 +222,7 @@ def quantize(
             progress = stage(f"QAT {chosen.label}")
             history = fit(quantized, data, recipe, progress=progress, checkpoint=checkpoint, device=device)
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
-    _save_and_report(out, StoredModel(quantized, chosen, info), data, device)
+    save_and_report(out, StoredModel(quantized, chosen, info), data, device)
     if chosen.bits.biases is None and only is None:
         console.print("its biases are in full precision: for a chip quantize with --biases 16")
 
@@ -268,7 +268,7 @@ def _recipe(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _save_and_report(out: Path, stored: StoredModel, data: SequenceDataset, device: str) -> None:
+def save_and_report(out: Path, stored: StoredModel, data: SequenceDataset, device: str) -> None:
     """Measure the metrics of the test split, write the model file and say both."""
     from imc_ssm.kernels.device import named_device, placed
     from imc_ssm.modelfile import save_model
