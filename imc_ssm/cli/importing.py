@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,11 +14,11 @@ from imc_ssm.cli.options import DataDir, Device, UnusedSeed
 from imc_ssm.cli.report import console
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from imc_ssm.foreign import Imported
 
 __all__ = ["import_checkpoint"]
+
+_BLOCK = re.compile(r"((?:^|\.)(?:s4_layers|layers|norms|blocks)\.)\d+\.")
 
 
 def import_checkpoint(
@@ -73,10 +74,13 @@ def import_checkpoint(
     data = None if dataset is None else load_data(dataset, data_dir)
     if data is not None:
         check_model_fits(made.model, data)
-    console.print(moved_table(made))
     console.print(made.layout)
+    for line in moved_lines(made):
+        console.print(line, soft_wrap=True, highlight=False)
+    if made.assumed:
+        console.print("assumed, because keys do not say it (options of these names do):")
     for name, value in made.assumed.items():
-        console.print(f"assumed: {name.replace('_', '-')} {value}")
+        console.print(f"  {name.replace('_', '-')}: {value}", soft_wrap=True)
     if data is not None:
         save_and_report(out, StoredModel(made.model, None, info), data, device)
         return
@@ -84,14 +88,14 @@ def import_checkpoint(
     console.print(f"wrote {out}", soft_wrap=True)
 
 
-def moved_table(made: Imported) -> Table:
-    """Every key of the checkpoint, and our parameter."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("key", "shape", "parameter", "as"):
-        table.add_column(column, overflow="fold")
+def moved_lines(made: Imported) -> list[str]:
+    """Every key of the checkpoint, its shape and our parameter, in columns; blocks that are alike share a line."""
+    rows: dict[tuple[str, str, str], None] = {}
     for moved in made.moved:
-        table.add_row(moved.key, " x ".join(map(str, moved.shape)) or "-", moved.path, moved.how)
-    return table
+        key, path = (_BLOCK.sub(r"\1i.", name, count=1) for name in (moved.key, moved.path))
+        how = f" ({moved.how})" if moved.how else ""
+        rows[key, " x ".join(map(str, moved.shape)) or "-", path + how] = None
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    blocks = len(made.model.blocks)
+    lines = [f"{key:{first}}  {shape:>{second}}  ->  {path}" for key, shape, path in rows]
+    return [*lines, f"i: blocks 0 to {blocks - 1}" if blocks > 1 else "i: block 0"]

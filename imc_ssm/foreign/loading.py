@@ -281,14 +281,19 @@ class _Reader:
             if "B" in block
             else torch.tensor([1.0, 0.0]).expand(heads, states, 2)
         )
-        how = f"log of {dt_transform}"
+        how = "" if dt_transform == "exp" else f"log of {dt_transform}"
         if not single:  # our heads have one dt: what a state's differs from the mean goes into A and B
             common = dt.log().mean(1).exp()
             ratio = dt / common[:, None]
             low, high, B, dt = low * ratio, high * ratio, B * ratio[..., None], common
-            how += ", mean of the states; the rest goes into A and B"
+            how = (how and f"{how}, ") + "mean of the states; the rest goes into A and B"
         self._move(block["step"], f"{path}.log_dt", dt.log(), how)
-        self._move(block["real"], f"{path}.log_neg_real", low.log(), f"log of {real_transform}")
+        self._move(
+            block["real"],
+            f"{path}.log_neg_real",
+            low.log(),
+            "" if real_transform == "exp" else f"log of {real_transform}",
+        )
         self._move(block["imaginary"], f"{path}.imag", high, "sign changed" if sign < 0 else "")
         if "B" in block:
             self._move(block["B"], f"{path}.B", B)

@@ -63,7 +63,7 @@ def _read(path: Path) -> Any:
             "they can run code; where it was made, save model.state_dict() alone"
         ) from None
     except Exception as error:  # a damaged archive makes the reader raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rsplit("] . ", 1)[-1][:200]
         raise FileError(f"{path} is no whole checkpoint of torch ({reason}); copy or save it again") from None
 
 
