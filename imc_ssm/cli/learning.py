@@ -39,11 +39,24 @@ def train(
         float, typer.Option("--learning-rate", "--rate", help="Peak learning rate (AdamW, warm-up and cosine).")
     ] = 2e-2,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of everything but the dynamics.")] = 0.01,
-    layers: Annotated[int, typer.Option(min=1, help="Blocks.")] = 1,
+    layers: Annotated[int | None, typer.Option(min=1, help="Blocks; default 1, or one a width.")] = None,
     layer: Annotated[str, typer.Option(help="Layer of every block: s4d, s5.")] = "s4d",
-    heads: Annotated[int | None, typer.Option(min=1, help="Heads of every block; default: the preset's.")] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Heads of every block, or of each: 16,32; default: the preset's.")
+    ] = None,
     n_state: Annotated[int, typer.Option(min=2, help="Real state size N per head (even).")] = 64,
-    norm: Annotated[str, typer.Option(help="Normalisation: none, layer, batch.")] = "none",
+    norm: Annotated[str, typer.Option(help="Normalisation: none, layer, rms, batch.")] = "none",
+    prenorm: Annotated[bool, typer.Option("--prenorm", help="Norms at the start of blocks, not the end.")] = False,
+    activation: Annotated[str, typer.Option(help="Nonlinearity behind a layer: gelu, relu, none.")] = "gelu",
+    gate: Annotated[str, typer.Option(help="Behind the mixing matrix: glu or none.")] = "glu",
+    residual: Annotated[bool, typer.Option(help="Add what enters a block to what leaves it.")] = True,
+    bidirectional: Annotated[
+        bool, typer.Option("--bidirectional", help="A second layer runs from the end; cannot stream.")
+    ] = False,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="What the decoder reads: mean, last, none (default: mean, or as labels are)."),
+    ] = None,
     initialisation: Annotated[
         str | None, typer.Option(help="Poles of S4D at the start: lin (default), inv, legs.")
     ] = None,
@@ -96,12 +109,17 @@ def train(
     data = load_data(dataset, data_dir)
     shortest, longest = initial_steps(data.time)
     shape = {
-        "heads": base.heads if heads is None else heads,
+        "heads": base.heads if heads is None else _widths(heads),
         "inputs": data.channels,
         "outputs": data.outputs,
-        **({"pool": "none"} if data.per_step else {}),
-        "layers": layers,
+        "pool": pool or ("none" if data.per_step else "mean"),
+        **({} if layers is None else {"layers": layers}),
         "norm": norm,
+        "prenorm": prenorm,
+        "activation": activation,
+        "gate": gate,
+        "residual": residual,
+        "bidirectional": bidirectional,
         "dropout": dropout,
         "layer": {"type": layer},
         "n_state": n_state,
@@ -112,7 +130,8 @@ def train(
     config = ModelConfig.parse(shape | ({} if initialisation is None else {"initialisation": initialisation}))
     torch.manual_seed(seed)
     network = Classifier(config)
-    name = f"{layer}-{config.heads}h" + (f"-{layers}-blocks" if layers > 1 else "")
+    widths = "-".join(str(width) for width in dict.fromkeys(config.widths))
+    name = f"{layer}-{widths}h" + (f"-{config.layers}-blocks" if config.layers > 1 else "")
     with stages() as stage, resumable(out) as checkpoint:
         progress = stage(f"train {name} on {dataset}")
         history = fit(
@@ -262,6 +281,17 @@ def _scheme(
                 )
         bits = {part: width if part in parts else None for part, width in bits.items()}
     return made.with_bits(Bits.parse(bits))
+
+
+def _widths(text: str) -> int | list[int]:
+    """The widths of --heads; `ConfigError` for what is no list of numbers."""
+    from imc_ssm.errors import ConfigError
+
+    try:
+        widths = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--heads {text}: give a number, or one a block: 16,32") from None
+    return widths if len(widths) > 1 else widths[0]
 
 
 def _recipe(config: TrainConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, model_validator
 from torch import Tensor, nn
 
 from imc_ssm.config import Config
@@ -28,7 +28,12 @@ from imc_ssm.units import card, card_html
 __all__ = ["PRESETS", "Block", "Classifier", "ModelConfig", "padding_mask", "preset"]
 
 
-Heads = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1)]
+Widths = Annotated[
+    Annotated[Width, Tag("int")] | Annotated[tuple[Width, ...], Tag("tuple[int]")],
+    Discriminator(lambda given: "tuple[int]" if isinstance(given, list | tuple) else "int"),
+]
+"""One for all blocks, or one a block; told apart beforehand, so that an error is about one of the two."""
 
 
 class ModelConfig(Config):
@@ -42,7 +47,7 @@ class ModelConfig(Config):
 
     inputs: int = Field(1, ge=1)
     """D, input channels."""
-    heads: Heads | tuple[Heads, ...] = 16
+    heads: Widths = 16
     """H, heads (features) of every layer, or of each: block i maps heads[i] to heads[i + 1] channels, the last one
     keeps its own."""
     layers: int = Field(1, ge=1)
