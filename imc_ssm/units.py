@@ -15,8 +15,8 @@ import numpy as np
 from imc_ssm.errors import ConfigError
 
 __all__ = [
-    *("DAY", "HOUR", "SECONDS", "card", "card_html", "deviation", "duration", "prefix", "quantity", "seconds"),
-    "whole",
+    *("DAY", "HOUR", "SECONDS", "card", "card_html", "deviation", "duration", "moments", "prefix", "quantity"),
+    *("seconds", "whole"),
 ]
 
 HOUR, DAY = 3600.0, 86400.0
@@ -54,6 +54,26 @@ def seconds(time: Any) -> float:
     if not 0 <= value < math.inf:
         raise ConfigError(f"time {_short(time)} is not after programming; allowed are 0 and above")
     return value
+
+
+def moments(times: Any) -> tuple[float, ...]:
+    """Times in s: one of those that `seconds` takes, several, or "1s,1h,30d"; an array or coordinate too.
+
+    Raises `ConfigError` as `seconds`, where there is none, and for one that is given twice.
+    """
+    if isinstance(times, str):
+        each: list[Any] = times.split(",")
+    elif isinstance(times, timedelta) or np.ndim(times) == 0:
+        each = [times]
+    else:
+        each = list(times)
+    out = tuple(seconds(time) for time in each)
+    if not out:
+        raise ConfigError("no times were given; give at least one, such as '1s' or [1.0, 86400.0]")
+    if len(set(out)) < len(out):
+        twice = next(time for time in out if out.count(time) > 1)
+        raise ConfigError(f"time {twice:g} s is given twice; give each once")
+    return out
 
 
 def whole(number: Any, name: str, *, least: int = 0) -> int:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +18,7 @@ from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.devices import Chip, Design, resolve
 from imc_ssm.errors import DataError, ImcSsmError
 from imc_ssm.graph import Matrix
+from imc_ssm.kernels import drawn, full_scale
 from imc_ssm.layers import Classifier, classifier_of
 from imc_ssm.modelfile import tensors_of
 from imc_ssm.quantization import (
@@ -99,7 +98,7 @@ def compile(
         assert isinstance(owner.matrix, DigitalMatrix)
         bias = owner.matrix.bias
         inputs = torch.cat(seen[op.module])
-        span = _full_scale(op.name, inputs.abs().numpy(), input_percentile)
+        span = _full_scale(op.name, inputs, input_percentile)
         mapped = map_matrix(
             op.name,
             op.module,
@@ -126,14 +125,12 @@ def compile(
     )
 
 
-def _full_scale(name: str, sizes: npt.NDArray[np.floating], percentile: float) -> float:
-    """The percentile of |inputs|, of all of them or, where that is zero, of those that are not."""
-    span = float(np.percentile(sizes, percentile))
-    if span > 0:
-        return span
-    if not sizes.any():
+def _full_scale(name: str, inputs: Tensor, percentile: float) -> float:
+    """The DAC's full scale: `kernels.full_scale` of what enters."""
+    span = full_scale(inputs, percentile)
+    if span == 0:
         raise DataError(f"the inputs of {name!r} are zero in all calibration data; calibrate with other sequences")
-    return float(np.percentile(sizes[sizes > 0], percentile))
+    return span
 
 
 @contextmanager
@@ -146,8 +143,8 @@ def _recorded(model: Classifier, products: list[Matrix]) -> Iterator[dict[str, l
         def record(_: nn.Module, inputs: tuple[Any, ...], name: str = op.module) -> None:
             x, mask = inputs[0], inputs[1] if len(inputs) > 1 else None
             flat = x.reshape(-1, x.shape[-1]) if mask is None or x.ndim != 3 else x[mask]
-            stride = max(1, len(flat) // CALIBRATION_TOKENS)
-            seen[name].append(flat[::stride])
+            picked = drawn(len(flat), CALIBRATION_TOKENS)
+            seen[name].append(flat if picked is None else flat[picked])
 
         owner = model.get_submodule(op.module)
         assert isinstance(owner, QuantizedDense)

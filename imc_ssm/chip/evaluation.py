@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ import xarray as xr
 from imc_ssm.chip.deployment import Deployment, deployment_of
 from imc_ssm.datasets import dataset_of
 from imc_ssm.datasets.sequence import SequenceDataset, Split
-from imc_ssm.errors import FileError, ImcSsmError
+from imc_ssm.errors import FileError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.kernels.device import named_device
 from imc_ssm.training import check_model_fits, metrics
-from imc_ssm.units import DAY, HOUR
+from imc_ssm.units import DAY, HOUR, moments, whole
 
 if TYPE_CHECKING:
     from imc_ssm.chip.linear import Implementation
@@ -42,7 +42,7 @@ def evaluate(
     deployment: Deployment,
     data: SequenceDataset,
     chips: int = 20,
-    times: Sequence[float] = TIMES,
+    times: Any = None,
     *,
     seed: int = 0,
     split: str = "test",
@@ -52,7 +52,10 @@ def evaluate(
     progress: Callable[[int, int, str], None] | None = None,
     checkpoint: Path | None = None,
 ) -> xr.Dataset:
-    """Program `chips` chips and run the split on each of them at each time after programming (s).
+    """Program `chips` chips and run the split on each of them at each time after programming.
+
+    `times`: seconds or words ("1h", "1s,1d"), one or several, an array or a coordinate; None: 1 s, an hour, a day
+    and 30 days, or those that the cell's model has.
 
         >>> import imc_ssm
         >>> data = imc_ssm.load_dataset("digits")
@@ -70,12 +73,13 @@ def evaluate(
     by the same call, so that an interrupted evaluation goes on; remove the file when the result is safe. `device`:
     where the products run, "cpu" or "cuda" (whose read noise is another stream).
 
-    Raises `ImcSsmError` for no chips or times or a device that cannot be used, `DesignError` for a time that the
-    cell's model does not cover, `FileError` for a checkpoint of another evaluation.
+    Raises `ImcSsmError` for no chips, for what is no time, or a device that cannot be used, `DesignError` for a
+    time that the cell's model does not cover, `FileError` for a checkpoint of another evaluation.
     """
     deployment, data = deployment_of(deployment, "evaluate"), dataset_of(data)
-    if chips < 1 or not times:
-        raise ImcSsmError(f"chips = {chips} at {len(times)} times; evaluate at least one chip at one time")
+    chips, seed = whole(chips, "chips", least=1), whole(seed, "seed")
+    cell = deployment.chip.cell
+    times = cell.usual_times() if times is None else tuple(cell.check_time(time) for time in moments(times))
     part, there = data.split(split), named_device(device)
     model, tiles = deployment.analog(implementation, noise)
     check_model_fits(model, data)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from imc_ssm.chip.mapping import Floats, MappedMatrix
 from imc_ssm.chip.programming import Noise, ProgrammedMatrix, compensation, program
-from imc_ssm.chip.reference import probe_cpp, reference_tile
+from imc_ssm.chip.reference import GLOBAL, probe_cpp, reference_tile
 from imc_ssm.devices import Chip, stream_seed
 from imc_ssm.errors import ConfigError, DataError, DesignError, unknown
 
@@ -24,7 +24,7 @@ _CHUNK = 1 << 19
 
 
 class AnalogLinear(nn.Module):
-    """y = W x + bias on the tiles of one chip; inference only (no gradients).
+    """y = W x + bias on the tiles of one chip.
 
         d_i  = dac.transfer(x_i, input_range) q_in                q_in  = dac.step
         s_j  = sum_i d_i w_ij + sigma_j N(0, 1)                   w     = (G+ - G-) / (g_max - g_min)
@@ -40,6 +40,9 @@ class AnalogLinear(nn.Module):
 
     Random numbers: with "fast" a generator of its own; both are seeded by (seed, chip, index, time), and
     successive calls continue the stream. `index` is the matrix's place on the chip.
+
+    The gradient is straight-through: that of the sums without noise and rounding, zero where a converter
+    saturates. It reaches the input, and so what is in front; the weights are conductances, no parameters.
     """
 
     def __init__(
@@ -88,15 +91,15 @@ class AnalogLinear(nn.Module):
         self._load(weights, weights, variance)
         return self
 
-    def set_time(self, seconds: float) -> AnalogLinear:
-        """Age the chip to `seconds` after programming, with drift compensation if the design has it.
+    def set_time(self, time: Any) -> AnalogLinear:
+        """Age the chip to a time (`units.seconds`), with drift compensation if the design has it.
 
         Raises `DesignError` before `program`, or for a time the cell has no model for.
         """
         if self.programmed is None:
             raise DesignError(f"{self.mapped.name!r} is not programmed; call program(seed, chip) before set_time")
-        ((now,), variance), (before,) = self.programmed.state(seconds), self.programmed.weights()
-        self.time = float(seconds)
+        self.time = self.chip.cell.check_time(time)
+        ((now,), variance), (before,) = self.programmed.state(self.time), self.programmed.weights()
         self._load(before, now, variance)
         return self
 
@@ -122,6 +125,7 @@ class AnalogLinear(nn.Module):
             # From ADC code to output: one factor per column.
             factor = mapped.scale[part[1]].astype(np.float64) * (step_out * alphas[-1] * mapped.input_range)
             self.register_buffer(f"factor{index}", torch.from_numpy(factor.astype(np.float32)), persistent=False)
+            self.register_buffer(f"now{index}", torch.from_numpy(now[part].copy()), persistent=False)
             # From DAC codes to ADC codes (not yet rounded): both steps are folded into the weights.
             folded = now[part].astype(np.float64) * (step_in / step_out)
             if self.implementation == "fast":
@@ -142,7 +146,6 @@ class AnalogLinear(nn.Module):
     def _read_noise(self) -> float:
         return 0.0 if self.ideal_weights else self.chip.design.read_noise.value
 
-    @torch.no_grad()
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(..., inputs) -> (..., outputs), float32; `DataError` for another number of inputs."""
         if x.ndim == 0 or x.shape[-1] != self.mapped.inputs:
@@ -150,12 +153,29 @@ class AnalogLinear(nn.Module):
         flat = x.detach().reshape(-1, self.mapped.inputs).to(torch.float32)
         y = torch.empty(len(flat), self.mapped.outputs, device=flat.device)
         rows = max(1, _CHUNK // max(self.mapped.inputs, self.mapped.outputs))
-        if self.implementation == "fast":
-            for start in range(0, len(flat), rows):
-                self._fast(flat[start : start + rows], y[start : start + rows])
-        else:
-            self._aihwkit(flat, y)
-        return y.reshape(*x.shape[:-1], self.mapped.outputs)
+        with torch.no_grad():
+            if self.implementation == "fast":
+                for start in range(0, len(flat), rows):
+                    self._fast(flat[start : start + rows], y[start : start + rows])
+            else:
+                self._aihwkit(flat, y)
+        y = y.reshape(*x.shape[:-1], self.mapped.outputs)
+        if torch.is_grad_enabled() and x.requires_grad:
+            smooth = self._smooth(x).to(y.dtype)
+            y = y + (smooth - smooth.detach())
+        return y
+
+    def _smooth(self, x: Tensor) -> Tensor:
+        """The products in full precision, clipped as converters do: what the gradient is taken of."""
+        dac, adc = self.chip.dac, self.chip.adc
+        drive = (x / self.mapped.input_range).clamp(*dac.limits)
+        blocks: dict[tuple[int, int], Tensor] = {}
+        for index, tile in enumerate(self.mapped.tiles):
+            sums = drive[..., slice(*tile.row)] @ getattr(self, f"now{index}").to(x.dtype)
+            codes = (sums / tile.output_range).clamp(*adc.limits) * adc.codes[1]
+            part = codes * getattr(self, f"factor{index}").to(x.dtype)
+            blocks[tile.column] = blocks[tile.column] + part if tile.column in blocks else part
+        return torch.cat([blocks[column] for column in sorted(blocks)], dim=-1)
 
     def _fast(self, x: Tensor, y: Tensor) -> None:
         """The formula of the class on codes: x (samples, inputs) -> y (samples, outputs), in place."""
@@ -196,7 +216,7 @@ class AnalogLinear(nn.Module):
     def _aihwkit(self, x: Tensor, y: Tensor) -> None:
         """The same through aihwkit's tiles, whose outputs are ADC code times step."""
         drive = x / self.mapped.input_range
-        with torch.random.fork_rng(devices=[]):
+        with GLOBAL, torch.random.fork_rng(devices=[]):
             if self._global_state is None:
                 torch.default_generator.manual_seed(self._seed)
             else:

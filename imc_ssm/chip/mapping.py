@@ -14,6 +14,7 @@ from imc_ssm.errors import ConfigError, DataError, DesignError, brief
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph import Action, Rate, grown
 from imc_ssm.graph.actions import Actions
+from imc_ssm.kernels import full_scale
 
 __all__ = [
     "MappedMatrix",
@@ -262,9 +263,9 @@ def with_output_ranges(
         raise ConfigError(f"percentile = {percentile}; use a value above 0 and at most 100, e.g. 99.99")
     tiles = []
     for tile, sums in zip(mapped.tiles, column_sums(mapped, x, limits), strict=True):
-        full = float(np.percentile(np.abs(sums), percentile))
-        if not np.isfinite(full):
+        if not np.isfinite(sums).all():
             raise DataError(f"calibration inputs of {mapped.name!r} hold NaN or infinite values")
+        full = full_scale(sums, percentile)
         if full < np.finfo(np.float32).tiny:
             full = _largest_sum(mapped.target[slice(*tile.row), slice(*tile.column)])
         tiles.append(replace(tile, output_range=full))

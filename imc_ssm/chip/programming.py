@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from imc_ssm.chip.mapping import MappedMatrix
 from imc_ssm.chip.reference import Reference
 from imc_ssm.devices import Cell, Chip, Draws, Programmed, stream_seed
 from imc_ssm.errors import ConfigError, unknown
+from imc_ssm.units import whole
 
 __all__ = ["Noise", "ProgrammedMatrix", "compensation", "program"]
 
@@ -43,7 +44,7 @@ class ProgrammedMatrix:
     model: Cell | Reference
     """What draws."""
 
-    def at(self, time: float | None = None) -> Floats:
+    def at(self, time: Any = None) -> Floats:
         """(chips, 2, inputs, outputs), S, `time` seconds after programming (None: as programmed).
 
         The same call gives the same arrays, in any order. What was fixed at programming (exponents, programming
@@ -56,11 +57,11 @@ class ProgrammedMatrix:
         seeds = [stream_seed(self.seed, chip, self.index, "time", time) for chip in self.chips]
         return self.model.read(self.devices, time, Draws(seeds))
 
-    def weights(self, time: float | None = None) -> Floats:
+    def weights(self, time: Any = None) -> Floats:
         """(g_plus - g_minus) / (g_max - g_min), (chips, inputs, outputs); `time` in s, None = as programmed."""
         return self.state(time)[0]
 
-    def state(self, time: float | None = None) -> tuple[Floats, Floats | None]:
+    def state(self, time: Any = None) -> tuple[Floats, Floats | None]:
         """The weights at a time, and their variance from product to product, both (chips, inputs, outputs).
 
         None for the variance where the cell has no such noise (`Cell.fast_noise`; aihwkit's models have none).
@@ -86,6 +87,7 @@ def program(
     What a device keeps for life is drawn here, once. Seeded by (seed, chip, index): a chip is the same alone
     and among others. Raises `ConfigError` for unknown `noise`, `DesignError` where aihwkit lacks the cell.
     """
+    seed, chips = whole(seed, "seed"), [whole(number, "chip") for number in chips]
     if noise not in ("native", "aihwkit"):
         raise ConfigError(unknown("noise", noise, ("native", "aihwkit")))
     cell = chip.cell

@@ -6,6 +6,7 @@ both end at this file.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ from imc_ssm.errors import DesignError
 __all__ = ["Reference", "generator_at", "probe_cpp", "reference_tile"]
 
 MICRO = 1e-6
+GLOBAL = threading.RLock()
+"""Held while drawing from torch's one global generator or changing which warnings show: threads take turns."""
 
 
 @contextmanager
 def generator_at(seed: int) -> Iterator[None]:
     """torch's global CPU generator, which aihwkit draws from, at `seed`; put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
+    with GLOBAL, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
         yield
 
@@ -47,7 +50,7 @@ class Reference:
     def __init__(self, cell: Cell) -> None:
         """`DesignError` where aihwkit is not installed or has no model of the cell."""
         self.cell = cell
-        with warnings.catch_warnings():
+        with GLOBAL, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 self.model = cell.reference()
@@ -95,7 +98,7 @@ def reference_tile(
     for converter in (dac, adc):
         if not converter.signed or type(converter).convert_ is not Converter.convert_:
             raise DesignError(f"aihwkit has no converter of type {converter.type!r}; use implementation 'fast'")
-    with warnings.catch_warnings():
+    with GLOBAL, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig
         from aihwkit.simulator.parameters.enums import BoundManagementType, NoiseManagementType

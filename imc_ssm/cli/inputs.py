@@ -36,38 +36,24 @@ def design_at(name: str, times: str | None) -> tuple[Chip, tuple[float, ...]]:
     None: one second, an hour, a day and 30 days, as far as the cell's model goes; all of its own if it has few.
     """
     from imc_ssm.devices import resolve
-    from imc_ssm.units import DAY, HOUR
 
     chip = resolve(name)
-    own = chip.cell.times
     if times is None:
-        usual = [t for t in (1.0, HOUR, DAY, 30 * DAY) if own.earliest <= t <= own.latest]
-        return chip, tuple(sorted(own.only)) or tuple(usual) or (own.earliest,)
-    moments = seconds_of(times)
-    for moment in moments:
+        return chip, chip.cell.usual_times()
+    given = seconds_of(times)
+    for moment in given:
         chip.cell.check_time(moment)
-    return chip, moments
+    return chip, given
 
 
 def seconds_of(times: str) -> tuple[float, ...]:
     """ "1s,1h,30d" -> seconds."""
-    units = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-    out = []
-    for word in times.split(","):
-        number = word.strip().rstrip("abcdefghijklmnopqrstuvwxyz")
-        unit = word.strip()[len(number) :] or "s"
-        try:
-            value = float(number) * units[unit]
-        except (ValueError, KeyError):
-            raise ConfigError(
-                f"time {word.strip()!r} is not understood; give numbers with s, min, h or d, such as 1s,1h,1d"
-            ) from None
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"time {word.strip()!r} is not after programming; allowed are 0 and above")
-        out.append(value)
-    if sorted(set(out)) != out:
-        raise ConfigError(f"times {times!r} must rise, each given once")
-    return tuple(out)
+    from imc_ssm.units import moments
+
+    out = moments(times)
+    if list(out) != sorted(out):
+        raise ConfigError(f"times {times!r} must rise")
+    return out
 
 
 def load_data(name: str, data_dir: Path | None) -> SequenceDataset:

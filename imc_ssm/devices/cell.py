@@ -20,6 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from imc_ssm.config import Config
 from imc_ssm.devices.library import CellArea, Cited, Conductance, Levels, Pulse, Voltage
 from imc_ssm.errors import DesignError
+from imc_ssm.units import DAY, HOUR, seconds
 
 __all__ = ["MICRO", "Array", "Cell", "Draws", "Programmed", "Times", "polynomial", "stream_seed"]
 
@@ -180,8 +181,15 @@ class Cell(Config):
         low, high = self.limits
         return np.fmin(np.fmax(g, low), high)  # both take the number, not the NaN
 
-    def check_time(self, time: float) -> float:
-        """`time` in s since programming if the noise model holds there, else `DesignError`."""
+    def usual_times(self) -> tuple[float, ...]:
+        """Times worth a look, s: 1 s, an hour, a day and 30 days, as far as the model goes; all it has if few."""
+        own = self.times
+        usual = [t for t in (1.0, HOUR, DAY, 30 * DAY) if own.earliest <= t <= own.latest]
+        return tuple(sorted(own.only)) or tuple(usual) or (own.earliest,)
+
+    def check_time(self, time: Any) -> float:
+        """A time since programming (`units.seconds`) in s if the noise model holds there, else `DesignError`."""
+        time = time if isinstance(time, float) else seconds(time)
         allowed = self.times
         if allowed.only:
             if time not in allowed.only:

@@ -300,7 +300,7 @@ def test_bad_numbers_in_quantize(refused, chain, words, naming):
         (("--times", "1s,,1d"), "''"),
         (("--times", "nan"), "'nan'"),
         (("--times", "1d,1h"), "must rise"),
-        (("--times", "1s,1s"), "must rise"),
+        (("--times", "1s,1s"), "given twice"),
         (("--times", "-1s"), "'-1s'"),
         (("--times", "1h", "--design", "reram-wan-64"), "not at 3600 s"),
         (("--times", "0s", "--design", "reram-128"), "no model at 0 s"),

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from imc_ssm.study.chips import TIMES, Design, described, evaluate, load_design, place
 from imc_ssm.study.jobs.base import FORWARD, Bench, Dimension, FromModel, Variable
 from imc_ssm.training import accuracy
+from imc_ssm.units import moments
 
 if TYPE_CHECKING:
     from imc_ssm.study.declare import Study
@@ -47,8 +48,8 @@ class Deploy(FromModel):
     """Chip design: a name, a path, or the design itself; None: the digital reference alone, in any precision."""
     chips: int = Field(10, ge=1)
     """Chips that are programmed; a chip of a number and seed is always the same."""
-    times: tuple[float, ...] = Field(TIMES, min_length=1)
-    """Times after programming, s."""
+    times: Annotated[tuple[float, ...], BeforeValidator(moments)] = Field(TIMES, min_length=1)
+    """Times after programming, s; also words, "1h"."""
 
     @field_validator("design")
     @classmethod
