@@ -1,4 +1,4 @@
-"""Norms on integers: the plan of their constants, and the int64 oracle (docs/fixed_point.md, section 11)."""
+"""Norms on integers: the plan of their constants, and the int64 oracle (docs/fixed_point.md, section 12)."""
 
 from __future__ import annotations
 

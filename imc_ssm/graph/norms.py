@@ -1,4 +1,4 @@
-"""Norms: what they store and do, as docs/fixed_point.md, section 11 has it."""
+"""Norms: what they store and do, as docs/fixed_point.md, section 12 has it."""
 
 from __future__ import annotations
 
