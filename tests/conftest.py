@@ -7,8 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -62,20 +64,39 @@ def mnist_folder() -> Path:
     pytest.skip("the real MNIST is not here: set IMC_SSM_DATA to a folder that holds it")
 
 
-PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.fixture(scope="module")
-def page() -> Iterator[ModuleType]:
-    """Everything that docs/extending.md defines, in order; the registries are as before afterwards."""
+@contextmanager
+def defined(name: str, **given: Any) -> Iterator[ModuleType]:
+    """Everything that the examples of a page of docs/ define, in order; the registries are as before afterwards.
+
+    `given`: what the examples find already.
+    """
     registries = (LAYERS, LAYER_CONFIGS.known, QUANTIZED, OBSERVERS.known, CELLS, CONVERTERS, datasets.TASKS)
     before = [dict(registry) for registry in registries]
-    module = ModuleType("extending_page")
+    module = ModuleType(f"{name}_page")
+    module.__dict__.update(given)
     sys.modules[module.__name__] = module  # dataclasses and pydantic look names up there
-    for name, text in re.findall(r"```python (\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(text, f"docs/extending.md: {name}", "exec"), module.__dict__)
+    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    for block, text in re.findall(r"```python (\w+)\n(.*?)```", page, re.DOTALL):
+        exec(compile(text, f"docs/{name}.md: {block}", "exec"), module.__dict__)
     yield module
     for registry, content in zip(registries, before, strict=True):
         registry.clear()
         registry.update(content)
     del sys.modules[module.__name__]
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[ModuleType]:
+    """Everything that docs/extending.md defines."""
+    with defined("extending") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def own_model_page() -> Iterator[ModuleType]:
+    """Everything that docs/own_model.md defines, trained for a few epochs."""
+    with defined("own_model", EPOCHS=6) as module:
+        yield module
