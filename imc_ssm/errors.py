@@ -19,6 +19,7 @@ __all__ = [
     "FileError",
     "FormatError",
     "ImcSsmError",
+    "RangeWarning",
     "brief",
     "near",
     "shown",
@@ -64,6 +65,10 @@ class CheckpointError(FileError):
 
 class FormatError(ImcSsmError):
     """A fixed-point format or a combination of formats cannot be represented."""
+
+
+class RangeWarning(UserWarning):
+    """A range is bounded by what bounds it, not by the data: numbers are lost, silently but for this."""
 
 
 def _cut(text: str, most: int) -> str:

@@ -11,8 +11,9 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from imc_ssm.kernels.compiling import compiled, kernel
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.pointwise import compiled, f32, kernel, mask, masked, round_row
+from imc_ssm.kernels.pointwise import f32, mask, masked, round_row
 from imc_ssm.kernels.vector import LANES, broadcast, fma, load, narrow, pointer, splat, store
 
 __all__ = ["linear", "linear_backward", "mean", "mean_backward"]

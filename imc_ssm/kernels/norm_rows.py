@@ -15,8 +15,9 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from imc_ssm.kernels.compiling import compiled, kernel
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.pointwise import compiled, f32, kernel, mask
+from imc_ssm.kernels.pointwise import f32, mask
 
 __all__ = ["affine", "affine_backward", "norm", "norm_backward"]
 

@@ -5,18 +5,16 @@ Arrays are rows, (batch, channel, time); a grid is (3, channel): step, lowest an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
+from imc_ssm.kernels.compiling import compiled, kernel
 from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.vector import LANES, broadcast, fma, load, pointer, store, wide
 
-__all__ = ["add", "compiled", "kernel", "mask", "masked", "quantize", "round_row", "scale_add"]
+__all__ = ["add", "mask", "masked", "quantize", "round_row", "scale_add"]
 __all__ += ["scale_add_backward"]
 
 BLOCK = 256
@@ -25,18 +23,6 @@ BLOCK = 256
 NONE = {axes: torch.empty((0,) * axes, dtype=torch.uint8) for axes in (2, 3)}
 """Where no gradient is wanted: nothing, the same every time."""
 f32 = np.float32
-
-
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function whose `prange` loops run on all threads."""
-    made: Callable[..., Any] = njit(parallel=True, cache=True, error_model="numpy")(function)
-    return made
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a part of a kernel."""
-    made: Callable[..., Any] = njit(cache=True, error_model="numpy")(function)
-    return made
 
 
 def mask(wanted: bool, shape: tuple[int, ...]) -> Tensor:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from imc_ssm.errors import ImcSsmError
+from imc_ssm.kernels.compiling import compiled, kernel
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.pointwise import compiled, kernel
 from imc_ssm.kernels.vector import LANES, broadcast, clamp, fma, load, pointer, splat, store, wide
 
 __all__ = ["Range", "drawn", "full_scale", "state_range", "value_range"]

@@ -11,9 +11,10 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from imc_ssm.kernels.codes import COLUMNS, HALF_EVEN, JOINT, NONE, SEPARATE
+from imc_ssm.kernels.compiling import kernel
 from imc_ssm.kernels.draws import draw
 from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.update import (
@@ -255,7 +256,7 @@ def backward_sizes(states: int, time: int, noisy: bool, separate: bool) -> tuple
     return singles, 8 * time if separate else 0
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel
 def backward_codes(
     u: Array,
     k: Array,

@@ -15,10 +15,11 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 from imc_ssm.kernels.codes import COLUMNS, HALF_EVEN, JOINT, NONE, SEPARATE
+from imc_ssm.kernels.compiling import kernel
 from imc_ssm.kernels.cpu import CHUNKS, scratch
 from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.reverse import REAL_COLUMNS, to_lanes, to_rows
@@ -98,7 +99,7 @@ def _from(start: Array, n: int, first: int, lanes: int, x: Array) -> None:
             x[part * LANES + lane] = start[first + lane, n, 0, part]
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel
 def _forward(v: Array, k: Array, inp: Array, out: Array, how: Any, start: Array, x: Array, room: Any) -> None:
     batch, both, time = v.shape
     states, none = both // 2, np.zeros((0, 0, 0), np.uint8)
@@ -218,7 +219,7 @@ def _back(
         _pass(a, b, c, d, e, f, table, p, real, q, total, steps, limit, (SEPARATE, HALF_EVEN))
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel
 def _backward(
     v: Array,
     k: Array,

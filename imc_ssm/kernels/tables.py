@@ -12,8 +12,9 @@ import torch
 from numba import prange
 from torch import Tensor
 
+from imc_ssm.kernels.compiling import compiled, kernel
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.pointwise import compiled, f32, kernel, mask, round_row
+from imc_ssm.kernels.pointwise import f32, mask, round_row
 
 __all__ = ["gate", "gate_backward", "look_up", "look_up_backward"]
 

@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit, prange
 
 from imc_ssm.kernels.codes import COLUMNS, HALF_EVEN, HALF_UP, JOINT, NONE, SEPARATE
+from imc_ssm.kernels.compiling import kernel
 from imc_ssm.kernels.draws import draw
 from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.vector import (
@@ -236,7 +237,7 @@ def forward_sizes(states: int, noisy: bool) -> tuple[int, int]:
     return 2 * states * LANES + block, (6 if noisy else 2) * block
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel
 def forward_codes(
     u: Array, k: Array, inp: Array, out: Array, how: Any, noise: Any, x: Array, y: Array, free: Array, scratch: Any
 ) -> None:

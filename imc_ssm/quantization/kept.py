@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Kept", "parameters_of"]
+__all__ = ["Kept", "PerThread", "parameters_of"]
 
 T = TypeVar("T")
 
@@ -20,6 +21,18 @@ def parameters_of(module: nn.Module) -> list[Tensor]:
     return [p for p in module._parameters.values() if p is not None]
 
 
+class PerThread(threading.local, Generic[T]):
+    """A value of its own in every thread, None at first; copies begin without one."""
+
+    value: T | None = None
+
+    def __deepcopy__(self, memo: object) -> PerThread[T]:
+        return PerThread()
+
+    def __reduce__(self) -> Any:
+        return PerThread, ()
+
+
 class Kept(Generic[T]):
     """One result of `make()`, made again when a parameter or a format changes.
 
@@ -29,9 +42,8 @@ class Kept(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] = ()
-        self._value: T | None = None
-        self._alive: list[Tensor] = []
+        # Key, result and what stays alive change at once: threads may share a model.
+        self._made: tuple[tuple[object, ...], T, list[Tensor]] | None = None
 
     def get(self, parameters: list[Tensor], formats: tuple[object, ...], make: Callable[[], T]) -> T:
         """The result for these parameters and formats (compared by identity)."""
@@ -42,11 +54,14 @@ class Kept(Generic[T]):
             if p.is_inference():  # has no version
                 return make()
             key += (id(p), p._version, p.data_ptr())
-        found = tuple(key)
-        if self._value is None or found != self._key:
-            self._key, self._value = found, make()
-            self._alive = [*parameters, *(p.detach() for p in parameters)]
-        return self._value
+        found, made = tuple(key), self._made
+        if made is None or made[0] != found:
+            made = found, make(), [*parameters, *(p.detach() for p in parameters)]
+            self._made = made
+        return made[1]
 
     def __deepcopy__(self, memo: object) -> Kept[T]:
         return Kept()
+
+    def __reduce__(self) -> Any:
+        return Kept, ()

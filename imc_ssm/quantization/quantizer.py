@@ -14,6 +14,7 @@ from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format
 from imc_ssm.kernels import quantize as fake_quantize
 from imc_ssm.kernels.ranges import Range
+from imc_ssm.quantization.kept import PerThread
 from imc_ssm.quantization.observers import MinMax, Observer
 
 __all__ = ["Quantizer", "fake_quantize", "parameter_format"]
@@ -67,10 +68,11 @@ class Quantizer(nn.Module):
         size = () if shape is None else (shape,) if isinstance(shape, int) else shape
         self.register_buffer("scale", torch.ones(size))
         self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int64))
+        self.clipped = False
         self._seen: list[Tensor] | None = None
         self._ranges: list[Range] = []
-        self._format: Format | None = None
-        self._channels: Format | None = None
+        self._fixed: tuple[Format, Format] | None = None
+        self._moving: PerThread[tuple[Format, Format]] = PerThread()
 
     @property
     def observing(self) -> bool:
@@ -97,9 +99,12 @@ class Quantizer(nn.Module):
         return flat if self.parts == 1 else torch.cat(flat.chunk(self.parts), 1)
 
     def calibrate(self) -> None:
-        """Fix scale and zero point from what was collected; `ImcSsmError` if nothing was."""
+        """Fix scale and zero point from what was collected; `ImcSsmError` if nothing was.
+
+        `clipped` then says whether the range ends at the clip.
+        """
         seen, ranges, self._seen, self._ranges = self._seen, self._ranges, None, []
-        self._format = self._channels = None
+        self._forget()
         if self.bits is None:
             return
         if ranges:
@@ -108,6 +113,8 @@ class Quantizer(nn.Module):
             low, high = self._range(torch.cat(seen, dim=1))
         else:
             raise ImcSsmError("a quantizer saw no data; calibrate with at least one sequence")
+        # Single precision stands just inside the clip now and then.
+        self.clipped = self.clip is not None and bool(np.maximum(-low, high).max() >= self.clip * (1 - 1e-6))
         fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
         self.scale.copy_(torch.from_numpy(np.asarray(fmt.scale)))
         self.zero_point.copy_(torch.from_numpy(np.asarray(fmt.zero_point)))
@@ -132,33 +139,49 @@ class Quantizer(nn.Module):
         empty = (np.asarray(low) >= 0) & (np.asarray(high) <= 0)
         scale = np.where(empty, self.scale.cpu().numpy(), fmt.scale)
         zero = np.where(empty, self.zero_point.cpu().numpy(), fmt.zero_point)
-        self._format, self._channels = Format(self.bits, scale, zero, self.symmetric, self.clip), None
+        self._moving.value = self._paired(scale, zero)
+
+    def _paired(self, scale: NDArray[Any], zero: NDArray[Any]) -> tuple[Format, Format]:
+        """The format, and the one with an entry for each channel where parts share theirs."""
+        assert self.bits is not None
+        fmt = Format(self.bits, scale, zero, self.symmetric, self.clip)
+        if self.parts == 1 or not fmt.scale.ndim:
+            return fmt, fmt
+        return fmt, replace(fmt, scale=np.tile(scale, self.parts), zero_point=np.tile(zero, self.parts))
+
+    def _formats(self) -> tuple[Format, Format]:
+        """What is in force, both at once: threads may share a model."""
+        found = self._moving.value if self.dynamic else None
+        found = self._fixed if found is None else found
+        if found is None:
+            found = self._paired(self.scale.cpu().numpy().copy(), self.zero_point.cpu().numpy().copy())
+            self._fixed = found
+        return found
+
+    def _forget(self) -> None:
+        self._fixed, self._moving = None, PerThread()
 
     def format(self) -> Format:
-        """The fixed-point format in force (cached; refreshed when a state is loaded); a dynamic one: the last."""
+        """The fixed-point format in force (cached; refreshed when a state is loaded).
+
+        A dynamic one: that of the last values that this thread saw, else the calibrated one.
+        """
         if self.bits is None:
             raise ImcSsmError("this site is in full precision and has no format")
-        if self._format is None:
-            scale, zero = self.scale.cpu().numpy().copy(), self.zero_point.cpu().numpy().copy()
-            self._format, self._channels = Format(self.bits, scale, zero, self.symmetric, self.clip), None
-        return self._format
+        return self._formats()[0]
 
     def channels(self) -> Format:
         """The format in force with one entry for each channel, where parts share theirs."""
-        fmt = self.format()
-        if self.parts == 1 or not fmt.scale.ndim:
-            return fmt
-        if self._channels is None:
-            scale, zero = np.tile(fmt.scale, self.parts), np.tile(fmt.zero_point, self.parts)
-            self._channels = replace(fmt, scale=scale, zero_point=zero)
-        return self._channels
+        if self.bits is None:
+            raise ImcSsmError("this site is in full precision and has no format")
+        return self._formats()[1]
 
     def fixed(self) -> Format | None:
         """`channels()`, where they are known before the values are: static and calibrated; else None."""
         return None if self.bits is None or self.dynamic or self.observing else self.channels()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._format = self._channels = None
+        self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -103,9 +103,11 @@ class TableSite(Site):
             return None
         if channels << source.bits > self.MOST:
             return None
-        if self._made[:2] != (source, output):
-            self._made = (source, output, *self._tables(source, output, channels))
-        return self._made[2:]
+        made = self._made
+        if made[:2] != (source, output):
+            # In one step, so that threads that share a model never see half of it.
+            self._made = made = (source, output, *self._tables(source, output, channels))
+        return made[2:]
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
         raise NotImplementedError

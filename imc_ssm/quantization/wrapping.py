@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from imc_ssm.datasets.sequence import SequenceDataset, Split
-from imc_ssm.errors import ConfigError, ImcSsmError, shown, unknown
+from imc_ssm.errors import ConfigError, ImcSsmError, RangeWarning, shown, unknown
 from imc_ssm.fixedpoint.formats import MAX_BITS
 from imc_ssm.graph import Formats, Graph
 from imc_ssm.kernels.device import device_of, named_device
@@ -130,7 +131,8 @@ def quantize(
     the model whose input, matrices, D and GELU are rounded already, its poles, B, C and other activations not yet.
     (The input because most of it can be one value, such as a background: what it becomes must not saturate.)
     Dynamic ranges go their own way from the first batch. Train the result further with `imc_ssm.training.train`
-    for QAT. `device`: where it is calibrated, "cpu" or "cuda"; the result lies where the model does. Raises
+    for QAT. `device`: where it is calibrated, "cpu" or "cuda"; the result lies where the model does. Warns
+    (`RangeWarning`) where states reach the scheme's `state_clip`. Raises
     `ImcSsmError` for a model that is quantized already, calibration data that do not fit or a device that cannot
     be used.
     """
@@ -155,7 +157,18 @@ def quantize(
             q.calibrate()
         except ImcSsmError as error:
             raise type(error)(f"{name}: {error}") from None
+    if clipped := [name for name, q in quantizers.items() if q.clipped]:
+        warnings.warn(_beyond(clipped, scheme, float(calibration.abs().max())), RangeWarning, stacklevel=2)
     return quantized.to(device_of(model))
+
+
+def _beyond(names: list[str], scheme: Scheme, largest: float) -> str:
+    """One sentence about states whose ranges end at the scheme's clip."""
+    return (
+        f"the states of {', '.join(names)} reach state_clip = {scheme.state_clip:g} in calibration and are cut "
+        f"there, which costs accuracy; the input reaches {largest:.4g}: scale it to about 1 before training (raw "
+        "counts of an ADC, say), or quantize with a larger state_clip, or None"
+    )
 
 
 def scheme_of(given: Any) -> Scheme:
