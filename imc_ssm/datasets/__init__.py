@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imc_ssm.datasets import digits, fsdd, npz, smnist
+from imc_ssm.datasets import digits, emg, fsdd, mitdb, npz, smnist
 from imc_ssm.datasets.npz import load_npz
 from imc_ssm.datasets.sequence import SequenceDataset, Split
+from imc_ssm.datasets.ts import load_ts
 from imc_ssm.errors import DataError, unknown
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "info",
     "load",
     "load_npz",
+    "load_ts",
     "names",
     "register_task",
 ]
@@ -77,6 +79,10 @@ register_task(digits.INFO)(lambda data_dir: digits.load_digits())
 register_task(smnist.INFO)(smnist.load_smnist)
 register_task(fsdd.INFO)(fsdd.load_fsdd)
 register_task(fsdd.INFO_SPEAKERS)(fsdd.load_fsdd_speakers)
+register_task(mitdb.INFO)(mitdb.load_mitdb)
+register_task(mitdb.INFO_MLII)(mitdb.load_mitdb_mlii)
+register_task(mitdb.INFO_STREAM)(mitdb.load_mitdb_stream)
+register_task(emg.INFO)(emg.load_emg)
 
 
 def names() -> list[str]:
@@ -85,7 +91,7 @@ def names() -> list[str]:
 
 
 def load(name_or_path: str | Path, data_dir: str | Path | None = None) -> SequenceDataset:
-    """A shipped task by name, or a user's own file by a path that ends in `.npz`.
+    """A shipped task by name, or your own file by a path that ends in `.npz` (`load_npz`) or `.ts` (`load_ts`).
 
         >>> import imc_ssm
         >>> imc_ssm.load_dataset("digits").values.shape
@@ -94,8 +100,8 @@ def load(name_or_path: str | Path, data_dir: str | Path | None = None) -> Sequen
     `data_dir`: a folder to look into before all others, for tasks whose files do not ship with the library.
     Raises `DataError` for an unknown name or a missing, corrupt or ill-formed file.
     """
-    if Path(name_or_path).suffix == ".npz":
-        return load_npz(name_or_path)
+    if (own := _own(name_or_path)) is not None:
+        return own(name_or_path)
     return _task(str(name_or_path)).load(data_dir)
 
 
@@ -116,18 +122,18 @@ def info(name: str | Path) -> dict[str, Any]:
 
     Raises `DataError` like `load`.
     """
-    if Path(name).suffix == ".npz":
-        return npz.describe(name)
+    if (own := _own(name)) is not None:
+        return npz.describe(name, own(name))
     return {"goal": "classes", "per_step": False} | _task(str(name)).info
 
 
 def digest(name: str | Path) -> str | None:
-    """SHA-256 of your own file `.npz`, None for a shipped task, whose files are checked when they are read.
+    """SHA-256 of your own file, None for a shipped task, whose files are checked when they are read.
 
     Raises `DataError` if there is no such file.
     """
     path = Path(name)
-    if path.suffix != ".npz":
+    if _own(path) is None:
         return None
     try:
         stat = path.stat()
@@ -143,8 +149,15 @@ def _sha256(path: Path, _changed: int, _size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _own(name: str | Path) -> Callable[[str | Path], SequenceDataset] | None:
+    """The reader of a user's own file, None for the name of a task."""
+    return {".npz": load_npz, ".ts": load_ts}.get(Path(name).suffix)
+
+
 def _task(name: str) -> Task:
     """The task of a name."""
     if name not in TASKS:
-        raise DataError(f"{unknown('dataset', name, TASKS)}; or give the path of your own file, ending in .npz")
+        raise DataError(
+            f"{unknown('dataset', name, TASKS)}; or give the path of your own file, ending in .npz or .ts"
+        )
     return TASKS[name]

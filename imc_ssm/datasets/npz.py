@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from imc_ssm.datasets.sequence import SPLITS, SequenceDataset, stratified
 from imc_ssm.errors import DataError, unknown
 
-__all__ = ["describe", "load_npz"]
+__all__ = ["describe", "load_npz", "read_arrays"]
 
 _ARRAYS = ("values", "labels", "targets", "lengths", "sample_rate", "class_names", "channels", *SPLITS)
 
@@ -40,7 +41,7 @@ def load_npz(path: str | Path, seed: int = 0) -> SequenceDataset:
     first); targets (n, time), which could be one value a step or `time` values a sequence.
     """
     path = Path(path)
-    arrays = _read(path)
+    arrays = read_arrays(path, _ARRAYS)
     if "values" not in arrays:
         raise DataError(f"{path} has no array 'values'; save it with numpy.savez(path, values=..., labels=...)")
     values, labels, targets = arrays["values"], arrays.get("labels"), arrays.get("targets")
@@ -105,9 +106,8 @@ def _next_step(
     return values[:, :-1], values[:, 1:], None if lengths is None else lengths - 1
 
 
-def describe(path: str | Path) -> dict[str, Any]:
+def describe(path: str | Path, dataset: SequenceDataset) -> dict[str, Any]:
     """What a user's file holds, with the keys of `imc_ssm.datasets.info`."""
-    dataset = load_npz(path)
     return {
         "name": str(path),
         "description": "sequences from a file of the user",
@@ -137,8 +137,8 @@ def _random_splits(path: Path, n: int, labels: np.ndarray | None, seed: int) -> 
     return stratified(groups, (n - 2 * part, part, part), seed)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of the file, after the checksums of the zip archive were verified."""
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """All arrays of the file, which may have these names, after the checksums of the zip archive were verified."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -149,8 +149,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             raise zipfile.BadZipFile("it holds more than its directory lists")
         with np.load(path, allow_pickle=False) as file:
             for name in file.files:
-                if name not in _ARRAYS:
-                    raise DataError(f"{path}: {unknown('array', name, _ARRAYS)}")
+                if name not in names:
+                    raise DataError(f"{path}: {unknown('array', name, names)}")
             return {name: _array(path, name, file[name]) for name in file.files}
     except DataError:
         raise

@@ -214,7 +214,7 @@ class _Reader:
             {
                 "inputs": encoder.shape[1],
                 "heads": heads,
-                "classes": len(decoder),
+                "outputs": len(decoder),
                 "layers": len(self.keys.blocks),
                 "n_state": 2 * C.shape[-2],
                 "norm": norm,

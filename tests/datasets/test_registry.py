@@ -10,7 +10,16 @@ from imc_ssm.errors import DataError
 
 
 def test_names_and_info() -> None:
-    assert datasets.names() == ["digits", "fsdd", "fsdd-speakers", "smnist"]
+    assert datasets.names() == [
+        "digits",
+        "emg",
+        "fsdd",
+        "fsdd-speakers",
+        "mitdb",
+        "mitdb-mlii",
+        "mitdb-stream",
+        "smnist",
+    ]
     keys = {"name", "description", "shape", "classes", "sample_rate", "splits", "source", "licence"} | {
         "goal",
         "per_step",
@@ -28,10 +37,10 @@ def test_names_and_info() -> None:
 def test_an_unknown_name_names_the_nearest(ask: object) -> None:
     with pytest.raises(
         DataError,
-        match=r"unknown dataset 'smnits'; did you mean 'smnist'\? known: digits, fsdd, fsdd-speakers, smnist",
+        match=r"unknown dataset 'smnits'; did you mean 'smnist'\? known: digits, emg, .*, smnist",
     ):
         ask("smnits")  # type: ignore[operator]
-    with pytest.raises(DataError, match=r"your own file, ending in \.npz"):
+    with pytest.raises(DataError, match=r"your own file, ending in \.npz or \.ts"):
         ask("sequences.csv")  # type: ignore[operator]
 
 
