@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imc_ssm.errors import CheckpointError, FileError
+from imc_ssm.errors import CheckpointError, FileError, shown
 from imc_ssm.files import load_tensors, save_tensors
 
 __all__ = ["Run"]
@@ -72,10 +73,14 @@ class Run:
             arrays, header = load_tensors(path, "checkpoint")
         except FileError as error:
             raise CheckpointError(f"{error}, or remove it to start this training anew") from None
+        try:
+            self._check_header(header)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broken(path, f"its header is wrong: {error}") from None
         there, here = (self._settings(identity) for identity in (header["identity"], self.identity))
         young = self.identity.keys() - header["identity"].keys()  # what a checkpoint did not say yet
         other = [
-            f"{name} {there.get(name)!r} there and {here.get(name)!r} here"
+            f"{name} {shown(there.get(name))} there and {shown(here.get(name))} here"
             for name in sorted((there.keys() | here.keys()) - young)
             if there.get(name) != here.get(name)
         ]
@@ -85,6 +90,61 @@ class Run:
                 "to its end, or remove the file to start anew"
             )
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if wrong := self._wrong(tensors):
+            raise self._broken(path, wrong)
+        try:
+            self._restore(tensors, header)
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+            raise self._broken(path, str(error)) from None
+
+    @staticmethod
+    def _broken(path: Path, why: str) -> CheckpointError:
+        return CheckpointError(f"{path} is no whole checkpoint ({why}); remove it to start this training anew")
+
+    def _check_header(self, header: dict[str, Any]) -> None:
+        """`KeyError`, `TypeError` or `ValueError` for what `save` does not write."""
+        if not isinstance(header["identity"], dict) or not isinstance(header["identity"]["config"], dict):
+            raise TypeError("identity is no mapping")
+        done, best, measured, rates = (header[name] for name in ("done", "best", "measured", "rates"))
+        if type(done) is not int or done < 0 or not isinstance(best, float | int) or not math.isfinite(best):
+            raise ValueError(f"done is {shown(done)}, best {shown(best)}")
+        if len(rates) != len(self.optimiser.param_groups) or not all(0 <= float(r) < 1e6 for r in rates):
+            raise ValueError(f"rates are {shown(rates)}")
+        if not isinstance(measured, dict) or measured.keys() != self.measured.keys():
+            raise ValueError(f"measured is {shown(measured)}")
+        epochs = {len(values) for values in measured.values() if values}  # what a task lacks stays empty
+        if len(epochs) > 1 or not all(type(v) is float for values in measured.values() for v in values):
+            raise ValueError("what was measured is not one number an epoch")
+
+    def _wrong(self, tensors: dict[str, Tensor]) -> str:
+        """The first tensor that `save` would not have written, in words; ""."""
+        state = self.model.state_dict()
+        known = {"random": torch.get_rng_state()}
+        known |= {f"{where}/{name}": value for where in ("model", "best") for name, value in state.items()}
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        moments = {
+            f"optimiser/{i}/{key}": torch.zeros(()) if key == "step" else value
+            for i, value in enumerate(parameters)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+        for name in sorted(tensors.keys() | known.keys()):
+            if name not in tensors:
+                return f"{name} is missing"
+            if (like := (known | moments).get(name)) is None:
+                return f"{shown(name)} is none of its tensors"
+            found = tensors[name]
+            if (found.shape, found.dtype) != (like.shape, like.dtype):
+                return f"{name} has shape {tuple(found.shape)} and {found.dtype}"
+            if found.is_floating_point() and not bool(found.isfinite().all()):
+                return f"{name} is not finite"
+            if name.endswith(("/exp_avg_sq", "/step")) and bool((found < 0).any()):
+                return f"{name} is negative"
+        there = {name.split("/")[1] for name in tensors if name.startswith("optimiser/")}
+        lost = [name for name in moments if name.split("/")[1] in there and name not in tensors]
+        return f"{lost[0]} is missing" if lost else ""
+
+    def _restore(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """Put back what was checked."""
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

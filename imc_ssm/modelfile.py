@@ -75,7 +75,10 @@ def load_model(path: str | Path) -> StoredModel:
     """
     tensors, header = load_tensors(path, kind="model")
     model, scheme = rebuild(tensors, header, str(path))
-    return StoredModel(model, scheme, dict(header.get("info", {})))
+    info = header.get("info", {})
+    if not isinstance(info, dict):
+        raise FileError(f"{path}: its info is {shown(info)}, no mapping; write it again")
+    return StoredModel(model, scheme, info)
 
 
 def rebuild(
@@ -100,7 +103,7 @@ def rebuild(
 def _check(config: ModelConfig, tensors: Mapping[str, np.ndarray[Any, Any]], where: str) -> None:
     """`FileError` for a model that the tensors cannot be of, before it is built, and numbers no model can have."""
     held = sum(array.size for array in tensors.values())
-    heads = config.width
+    heads = max(config.heads) if isinstance(config.heads, tuple) else config.heads
     state = int(getattr(config.layer, "n_state", 1))
     if max(heads * heads // 4, heads * state // 4, config.layers, config.inputs) > held:
         raise FileError(

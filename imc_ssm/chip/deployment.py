@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imc_ssm.chip.linear import AnalogLinear
-from imc_ssm.chip.mapping import MappedMatrix, Tile
+from imc_ssm.chip.mapping import MappedMatrix, Tile, check_fit
 from imc_ssm.devices import Chip, Design
-from imc_ssm.errors import FileError, ImcSsmError, shown
+from imc_ssm.errors import DesignError, FileError, ImcSsmError, shown
 from imc_ssm.files import canonical_json, load_tensors, save_tensors
-from imc_ssm.graph import Formats, Graph
+from imc_ssm.graph import Formats, Graph, Matrix
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import rebuild
 from imc_ssm.quantization import QuantizedDense, Scheme, formats_of
@@ -147,29 +147,21 @@ class Deployment:
         arrays, header = load_tensors(path, kind="deployment")
         tensors = {n.removeprefix("model/"): v for n, v in arrays.items() if n.startswith("model/")}
         try:
-            matrices = tuple(
-                MappedMatrix(
-                    m["name"],
-                    m["module"],
-                    arrays[f"matrix/{m['module']}/target"],
-                    arrays[f"matrix/{m['module']}/scale"],
-                    arrays.get(f"matrix/{m['module']}/bias"),
-                    m["input_range"],
-                    tuple(Tile(tuple(t["row"]), tuple(t["column"]), t["output_range"]) for t in m["tiles"]),
-                    m["rate"],
-                    m["input_activity"],
-                )
-                for m in header["matrices"]
-            )
+            matrices = tuple(_matrix(m, arrays) for m in header["matrices"])
             chip = Chip.parse(header["chip"], where=str(path))
             scheme = Scheme.parse(header["scheme"], where=str(path))
-            rest = (int(header["steps"]), dict(header["config"]), tensors, str(header["name"]))
-        except (KeyError, IndexError, TypeError) as error:
-            raise FileError(
-                f"{path}: the header of the deployment lacks {error}; compile the model again"
-            ) from None
-        model, _ = rebuild(tensors, header, str(path))
-        return cls(chip, matrices, model.graph(), formats_of(model), scheme, *rest)
+            steps, config, name = header["steps"], header["config"], header["name"]
+            known = {f"matrix/{m.module}/{part}" for m in matrices for part in ("target", "scale", "bias")}
+            other = [n for n in arrays if not n.startswith("model/") and n not in known]
+            if type(steps) is not int or not 1 <= steps < 1 << 53 or not isinstance(name, str) or other:
+                raise TypeError(f"{shown(other[0]) if other else f'{shown(steps)} steps of {shown(name)}'}")
+            model, _ = rebuild(tensors, header, str(path))
+            _check_placed(matrices, model.graph())
+            check_fit(matrices, chip)
+        except (KeyError, IndexError, TypeError, AttributeError, DesignError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else f"is wrong: {error}"
+            raise FileError(f"{path}: the header of the deployment {what}; compile the model again") from None
+        return cls(chip, matrices, model.graph(), formats_of(model), scheme, steps, config, tensors, name)
 
     def table(self) -> Table:
         """What sits where, for `rich.print`."""
@@ -203,6 +195,35 @@ class Deployment:
                 adc,
             )
         return table
+
+
+def _matrix(entry: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> MappedMatrix:
+    """A matrix as a file has it; `KeyError` or `TypeError` for what is missing."""
+    at = f"matrix/{entry['module']}"
+    tiles = tuple(Tile(tuple(t["row"]), tuple(t["column"]), t["output_range"]) for t in entry["tiles"])
+    return MappedMatrix(
+        entry["name"],
+        entry["module"],
+        arrays[f"{at}/target"],
+        arrays[f"{at}/scale"],
+        arrays.get(f"{at}/bias"),
+        entry["input_range"],
+        tiles,
+        entry["rate"],
+        entry["input_activity"],
+    )
+
+
+def _check_placed(matrices: tuple[MappedMatrix, ...], graph: Graph) -> None:
+    """`DesignError` unless the matrices are those of the model, each once."""
+    there = [(m.module, m.inputs, m.outputs, m.rate, m.bias is not None) for m in matrices]
+    needed = [
+        (op.module, op.inputs[0].width, op.output.width, op.rate, op.bias is not None)
+        for op in graph
+        if isinstance(op, Matrix)
+    ]
+    if sorted(there) != sorted(needed):
+        raise DesignError(f"its matrices are {shown(there)}, those of the model {shown(needed)}")
 
 
 def deployment_of(given: Any, what: str) -> Deployment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imc_ssm.devices import Chip, device_names
-from imc_ssm.errors import ConfigError, DataError, DesignError, brief
+from imc_ssm.errors import ConfigError, DataError, DesignError, brief, shown
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph import Action, Rate, grown
 from imc_ssm.graph.actions import Actions
@@ -65,6 +66,32 @@ class MappedMatrix:
     """Calibrated mean square of the inputs over input_range squared, for the cells' energy; None: unknown."""
 
     __repr__ = brief
+
+    def __post_init__(self) -> None:
+        """`DesignError` for arrays, ranges or tiles that no mapping makes."""
+        target, scale, bias = self.target, self.scale, self.bias
+        what = f"matrix {shown(self.name)}"
+        if target.ndim != 2 or 0 in target.shape or not float(np.abs(target).max()) <= 1.0001:
+            raise DesignError(f"{what}: its targets are {shown(target)}; needed are (inputs, outputs) in [-1, 1]")
+        for name, array in (("scale", scale), ("bias", bias)):
+            if array is not None and (array.shape != (self.outputs,) or not np.isfinite(array).all()):
+                raise DesignError(
+                    f"{what}: its {name} is {shown(array)}; needed are {self.outputs} finite numbers"
+                )
+        ranges = [self.input_range, *(tile.output_range for tile in self.tiles)]
+        if not all(type(span) in (int, float) and 0 < span < math.inf for span in ranges):
+            raise DesignError(f"{what}: its converter ranges are {shown(ranges)}; each must be more than 0")
+        activity = self.input_activity
+        if activity is not None and not (type(activity) in (int, float) and 0 <= activity < math.inf):
+            raise DesignError(f"{what}: the mean square of its inputs is {shown(activity)}")
+        covered = np.zeros(target.shape, np.int8)
+        for tile in self.tiles:
+            for (first, end), size in zip((tile.row, tile.column), target.shape, strict=True):
+                if not (type(first) is type(end) is int and 0 <= first < end <= size):
+                    raise DesignError(f"{what}: {shown(tile)} lies outside {target.shape}")
+            covered[slice(*tile.row), slice(*tile.column)] += 1
+        if not (covered == 1).all():
+            raise DesignError(f"{what}: its tiles do not hold every weight once")
 
     @property
     def inputs(self) -> int:

@@ -30,7 +30,7 @@ ENTRIES["cells"] = Cell
 def parse_cell(data: dict[str, Any], *, where: str = "") -> Cell:
     """Validate a cell as read from TOML or JSON; `ConfigError` in one line for an unknown model or wrong field."""
     model = data.get("model", "(none)")
-    if model not in CELLS:
+    if not isinstance(model, str) or model not in CELLS:
         raise ConfigError((f"{where}: " if where else "") + unknown("cell model", str(model), CELLS))
     return CELLS[model].parse(data, where=where)
 

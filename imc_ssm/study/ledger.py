@@ -108,9 +108,22 @@ class Ledger:
         if digest != seal:
             raise broken(f"the result of job {content.get('key')} was changed (its checksum does not fit)")
         try:
-            return Record(**content | {"measured": _decode(content["measured"])})
-        except (ValueError, TypeError, KeyError):
+            record = Record(**content | {"measured": _decode(content["measured"])})
+            _check(record)
+            return record
+        except (ValueError, TypeError, KeyError, OverflowError):
             raise broken(f"the result of job {content.get('key')} has other fields than this version's") from None
+
+
+def _check(record: Record) -> None:
+    """`TypeError` for a field of another type than `_line` writes, `ValueError` for a number that cannot be."""
+    kinds = {"key": str, "identity": dict, "measured": dict, "labels": dict, "about": dict, "n_test": int}
+    for name, kind in kinds.items():
+        if type(getattr(record, name)) is not kind:
+            raise TypeError(name)
+    for number in (record.n_test, record.time_s, record.work):
+        if isinstance(number, bool) or not 0 <= number < math.inf:
+            raise ValueError(number)
 
 
 def _whose(record: Record) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -370,10 +371,8 @@ def checkpoint_file() -> bytes:
             if done > 2 and path.exists():
                 raise Stop
 
-        try:
+        with contextlib.suppress(Stop):
             imc_ssm.train(copy.deepcopy(tiny()), data(), RECIPE, checkpoint=path, progress=stop)
-        except Stop:
-            pass
         return path.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""How whole inputs are broken: by bytes, by values of a JSON or TOML tree, by arrays; every choice from one seed."""
+"""How whole inputs are broken: by bytes, by values of a tree, by arrays; every choice from one seed."""
 
 from __future__ import annotations
 
