@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from imc_ssm.datasets import load as load_dataset
     from imc_ssm.devices import Cell, Chip, Components, Design, load_cell, load_components, load_design
     from imc_ssm.devices import resolve as resolve_design
+    from imc_ssm.devices.fitting import fit_cell
     from imc_ssm.errors import ImcSsmError
     from imc_ssm.foreign import load_foreign
     from imc_ssm.layers import S4D, S5, Classifier, ModelConfig, S4DConfig, S5Config, preset
@@ -63,6 +64,7 @@ __all__ = [
     "cost",
     "dataset_info",
     "evaluate",
+    "fit_cell",
     "load_cell",
     "load_components",
     "load_dataset",
@@ -88,6 +90,7 @@ _PLACES = {
     "costs": "cost",
     "datasets": "SequenceDataset register_task dataset_info=info load_dataset=load",
     "devices": "Cell Chip Components Design load_cell load_components load_design resolve_design=resolve",
+    "devices.fitting": "fit_cell",
     "errors": "ImcSsmError",
     "foreign": "load_foreign",
     "layers": "S4D S5 Classifier ModelConfig S4DConfig S5Config preset",
@@ -103,7 +106,8 @@ _NAMES = {
     for room, names in _PLACES.items()
     for here, _, there in (entry.partition("=") for entry in names.split())
 }
-_ROOMS = (*_PLACES, "analysis", "config", "files", "fixedpoint", "graph", "kernels", "study", "units")
+_BESIDE = ("analysis", "config", "files", "fixedpoint", "graph", "kernels", "study", "units")
+_ROOMS = (*(place for place in _PLACES if "." not in place), *_BESIDE)
 
 try:
     __version__ = version("imc-ssm")

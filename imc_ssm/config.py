@@ -332,7 +332,7 @@ def _changed(old: Any, new: Any) -> Any:
 
 def _word(value: Any) -> str:
     """A field's value in a repr: numbers with a source as quantities, what is long cut."""
-    if _is_cited(value):
+    if _is_cited(value) and isinstance(value.value, int | float):
         return f"{value.value:g}" if value.unit == "1" else quantity(value.value, value.unit)
     if isinstance(value, Config) and value._card() is not None:
         return f"{type(value).__name__} {getattr(value, 'name', '')!r}"

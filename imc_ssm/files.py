@@ -132,7 +132,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], di
     if content["kind"] != kind:
         what = content["kind"]
         raise FileError(f"{path}: this is a {shown(what)} file, a {kind!r} was expected{_USE.get(what, '')}")
-    if content["version"] > _VERSION:
+    if not 1 <= content["version"] <= _VERSION:
         raise FileError(
             f"{path} has file version {content['version']}, this imc-ssm reads up to {_VERSION}; "
             "update imc-ssm or write the file again"

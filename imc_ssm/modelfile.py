@@ -97,11 +97,16 @@ def rebuild(
     except (RuntimeError, MemoryError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise FileError(f"{where}: the tensors do not fit the configuration ({reason}); write it again") from None
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise FileError(f"{where}: {name} holds numbers that are not finite; train it again")
+        if name.endswith("scale") and not bool((value > 0).all()):
+            raise FileError(f"{where}: {name} holds scales that are not positive; quantize it again")
     return model.eval(), scheme
 
 
 def _check(config: ModelConfig, tensors: Mapping[str, np.ndarray[Any, Any]], where: str) -> None:
-    """`FileError` for a model that the tensors cannot be of, before it is built, and numbers no model can have."""
+    """`FileError` for a model that the tensors cannot be of, before it is built."""
     held = sum(array.size for array in tensors.values())
     heads = max(config.heads) if isinstance(config.heads, tuple) else config.heads
     state = int(getattr(config.layer, "n_state", 1))
@@ -110,8 +115,3 @@ def _check(config: ModelConfig, tensors: Mapping[str, np.ndarray[Any, Any]], whe
             f"{where}: the tensors do not fit the configuration ({heads} heads of {state} states, {config.layers} "
             f"layers, and {held} numbers in all); write it again"
         )
-    for name, array in tensors.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise FileError(f"{where}: {name} holds numbers that are not finite; train it again")
-        if name.endswith("scale") and array.dtype.kind == "f" and not (array > 0).all():
-            raise FileError(f"{where}: {name} holds scales that are not positive; quantize it again")

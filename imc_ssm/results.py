@@ -77,6 +77,10 @@ def load(path: str | Path) -> xr.Dataset:
     path = Path(path)
     try:
         _check_seal(path)
+        import h5py
+
+        with h5py.File(path):  # what it refuses, xarray's engine leaves half open, and says so at its end
+            pass
         dataset = _read(path)
     except FileError:
         raise

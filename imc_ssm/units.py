@@ -131,11 +131,11 @@ def _rounded(value: float, digits: int) -> str:
 
 def card(title: str, rows: Mapping[str, object], *, lines: int = 10, width: int = 100) -> str:
     """What a console prints for a thing: its title, then a line for each row; at most so many lines."""
-    left = max((len(name) for name in rows), default=0)
+    left = min(max((len(name) for name in rows), default=0), width // 2)
     out = [textwrap.shorten(title, width, placeholder=" ...")]
     for name, value in rows.items():
         text = textwrap.shorten(str(value), width - left - 4, placeholder=" ...")
-        out.append(f"  {name:<{left}}  {text}")
+        out.append(f"  {name[:left]:<{left}}  {text}")
     return "\n".join(out if len(out) <= lines else [*out[: lines - 1], f"  ... {len(out) - lines + 1} more"])
 
 

@@ -158,7 +158,9 @@ class Deployment:
             model, _ = rebuild(tensors, header, str(path))
             _check_placed(matrices, model.graph())
             check_fit(matrices, chip)
-        except (KeyError, IndexError, TypeError, AttributeError, DesignError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, DesignError, ValueError) as error:
+            if isinstance(error, ImcSsmError) and not isinstance(error, DesignError):
+                raise
             what = f"lacks {error}" if isinstance(error, KeyError) else f"is wrong: {error}"
             raise FileError(f"{path}: the header of the deployment {what}; compile the model again") from None
         return cls(chip, matrices, model.graph(), formats_of(model), scheme, steps, config, tensors, name)

@@ -155,7 +155,10 @@ class _Reader:
             model = Classifier(config)
         own = model.state_dict()
         for name, value in self.values.items():
-            if name in own and own[name].shape != value.shape:
+            if name not in own:
+                key = next(m.key for m in self.moved if m.path == name)
+                raise ImcSsmError(f"{key} is a tensor that the first block does not have; blocks must be alike")
+            if own[name].shape != value.shape:
                 key = next(m.key for m in self.moved if m.path == name)
                 raise ImcSsmError(
                     f"{key} has shape {tuple(self.tensors[key].shape)}; as {name} of {config.width} channels it "
