@@ -9,11 +9,13 @@ from imc_ssm.analysis.poles import circle_distance, kernel_errors, pole_displace
 from imc_ssm.analysis.ranges import impulse_norms, rounding_gains, word_length
 from imc_ssm.analysis.saturation import Saturation
 from imc_ssm.analysis.states import RunningPercentile, state_magnitudes
+from imc_ssm.analysis.yields import chip_yield
 
 __all__ = [
     "Coefficients",
     "RunningPercentile",
     "Saturation",
+    "chip_yield",
     "circle_distance",
     "full_precision",
     "impulse_norms",

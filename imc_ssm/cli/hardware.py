@@ -10,7 +10,7 @@ import typer
 
 from imc_ssm.cli.inputs import data_of, design_at, sampled, writable, writable_result
 from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, Seed, TaskName, Times
-from imc_ssm.cli.report import console, print_whole, stages, write_result
+from imc_ssm.cli.report import console, print_whole, stages, write_result, yield_table
 from imc_ssm.cli.resume import checkpoint_of, resumable
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.units import quantity
@@ -35,12 +35,19 @@ def deploy(
             "`show` and Deployment.load."
         ),
     ] = None,
+    yield_: Annotated[
+        float | None,
+        typer.Option(
+            "--yield", help="Say which share of the chips is above this accuracy, percent, at each time."
+        ),
+    ] = None,
     dataset: TaskName = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
     """Compile a quantized model onto a chip design, program chips, and evaluate them over time."""
+    from imc_ssm.analysis import chip_yield
     from imc_ssm.chip import compile, evaluate
     from imc_ssm.costs import cost as price
     from imc_ssm.modelfile import load_model
@@ -58,6 +65,10 @@ def deploy(
     stored = load_model(model)
     data, task = data_of(stored, dataset, data_dir)
     data = sampled(data, sequences, seed)
+    if yield_ is not None and data.goal != "classes":
+        raise ConfigError(f"--yield {yield_:g} is a share of chips above an accuracy; {task} asks for values")
+    if yield_ is not None and not 0 <= yield_ <= 100:
+        raise ConfigError(f"--yield {yield_:g}; an accuracy is from 0 to 100 percent")
     calibration = calibration_batch(data, stored.model.config.width)
     placed = compile(stored.model, chip, *calibration, name=model.stem)
     price(placed)  # a converter without a price shows before the long part
@@ -67,6 +78,10 @@ def deploy(
         run = evaluate(
             placed, data, chips, seconds, seed=seed, device=device, progress=progress, checkpoint=checkpoint
         )
+    if yield_ is not None:
+        share = chip_yield(run, yield_)
+        console.print(yield_table(share))
+        run = run.merge(share)
     ds = run.merge(cost_of(placed)).expand_dims(model=[placed.name])
     ds.attrs = {"title": f"{model.name} on {chip.design.name}, {task}", "n_test": len(data.split("test"))}
     config = {"model": model.name, "task": task, "design": chip.design.model_dump(mode="json"), "chips": chips}

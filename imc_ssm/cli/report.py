@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-__all__ = ["console", "on_first_step", "print_whole", "result_tables", "stages", "write_result"]
+__all__ = ["console", "on_first_step", "print_whole", "result_tables", "stages", "write_result", "yield_table"]
 
 Advance = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, a short note)."""
@@ -128,6 +128,19 @@ def result_tables(ds: xr.Dataset) -> Group:
 
 
 _UNITS = {"energy": "J", "latency": "s", "area": "m2", "memory": "bit"}
+
+
+def yield_table(share: xr.Dataset) -> Table:
+    """What `analysis.chip_yield` found: the share of good chips at each time, with its interval."""
+    attrs = share["yield"].attrs
+    table = Table(title=attrs["long_name"], box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("time", "yield", f"{attrs['confidence']:.0%} interval (Wilson)"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for moment in share["time"].values:
+        row = share.sel(time=moment)
+        ends = f"{float(row['yield_low']):.1f} to {float(row['yield_high']):.1f} %"
+        table.add_row(duration(float(moment)), f"{float(row['yield']):.1f} %", ends)
+    return table
 
 
 def _add_reached(table: Table, row: xr.Dataset, model: str, metric: str) -> None:

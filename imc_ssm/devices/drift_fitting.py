@@ -150,7 +150,11 @@ def fit_drift(
     fields["drift"] = {
         "exponent": {"value": float(f"{nu:.5g}"), "unit": "1", "source": f"{source}: {quality}"},
         "spread": {"value": float(f"{spread:.5g}"), "unit": "1", "source": f"{source}: {quality}"},
-        "t_0": {"value": start, "unit": "s", "source": f"{source}: median time of the first readings"},
+        "t_0": {
+            "value": float(f"{start:.4g}"),
+            "unit": "s",
+            "source": f"{source}: median of the first readings",
+        },
     }
     return slow
 

@@ -112,8 +112,8 @@ def fit_cell(
     _programming(data, good & first, reading, slow, fields, lines, notes, source)
 
     base = like if isinstance(like, Cell) else load_cell(like)
-    last = None if data.time is None else float(data.time.max())
-    begin = 0.0 if last is None else min(float(data.time.min()), last * 0.999)
+    last = None if data.time is None else float(f"{data.time.max():.4g}")
+    begin = 0.0 if last is None or data.time is None else min(float(f"{data.time.min():.4g}"), last * 0.999)
     until = latest if latest is not None else (last or 1.0)
     seen = "no time was measured" if last is None else f"measured up to {last:g} s"
     if latest is not None and latest > (last or 0.0):
