@@ -105,13 +105,24 @@ def inspection(ds: xr.Dataset) -> Figure:
     return figure
 
 
-def draw(ds: xr.Dataset) -> Figure:
-    """The figure of a dataset, whatever it is: of `evaluate`, `cost`, `inspect_model`, a training or a study.
+def draw(result: xr.Dataset | Mapping[str, Any] | Any) -> Figure:
+    """The figure of a result, whatever it is: of `evaluate`, `cost`, `inspect_model`, `train` or a study.
 
-    A metric on chips is drawn over time, with energy beside it where it is there (`summary`).
+    A metric on chips is drawn over time, with energy beside it where it is there (`summary`). Several datasets by
+    name, {"4 bits": ..., "6 bits": ...}, are compared (`together`).
 
     Raises `ConfigError` for a dataset in which there is nothing to draw.
     """
+    if isinstance(result, Mapping) and result and all(isinstance(r, xr.Dataset) for r in result.values()):
+        result = next(iter(result.values())) if len(result) == 1 else together(result)
+    if not isinstance(result, xr.Dataset):
+        if isinstance(result, Mapping) or hasattr(result, "loss_train"):
+            return training(result)
+        raise ConfigError(
+            f"a {type(result).__name__} cannot be drawn; give what evaluate, cost, inspect_model, train or a study "
+            "returned"
+        )
+    ds = result
     kind = kind_of(ds)
     if kind == "inspection":
         return inspection(ds)

@@ -30,7 +30,7 @@ def kind_of(ds: xr.Dataset) -> Kind:
     if "epoch" in dims and "loss_train" in names and dims == {"epoch"}:
         return "training"
     measured = names & {*METRICS, *(f"{name}_digital" for name in METRICS)}
-    if dims <= _OF_MODELS and measured and (dims & {"model", "chip", "time"}):
+    if dims <= _OF_MODELS and measured:
         return "models"
     if "component" in dims and "energy" in names and dims <= _OF_MODELS:
         return "cost"
