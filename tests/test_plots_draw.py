@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,18 @@ from matplotlib.figure import Figure
 from imc_ssm import results
 from imc_ssm.costs import COMPONENTS
 from imc_ssm.errors import ConfigError
-from imc_ssm.plots import accuracy_over_time, curves, draw, kind_of, made_here, pole_plane, save_figure, training
+from imc_ssm.plots import (
+    accuracy_over_time,
+    curves,
+    draw,
+    kind_of,
+    made_here,
+    pole_plane,
+    save_figure,
+    together,
+    training,
+)
+from imc_ssm.plots.comparing import varying
 from imc_ssm.plots.grid import LINES
 
 ROOT = Path(__file__).parent.parent
@@ -145,6 +157,41 @@ def test_curves_of_a_training() -> None:
         assert loss.lines[0].get_ydata().tolist() == [2.0, 1.0]
         assert "best: 90.00 %" in legend(accuracy)
     assert kind_of(ds) == "training"
+
+
+def test_several_results_by_name_are_compared() -> None:
+    runs = {"4 bits": evaluated(-5.0).merge(priced()), "6 bits": evaluated().merge(priced(2.0))}
+    time, energy, trade = draw(runs).axes
+    assert legend(time) == ["4 bits", "6 bits", "dashed: digital"]
+    assert [label.get_text() for label in energy.get_yticklabels()] == ["4 bits", "6 bits"]
+    assert texts(trade) == ["4 bits", "6 bits"]
+    ds = together(runs)
+    np.testing.assert_array_equal(ds["accuracy"].sel(model="4 bits"), runs["4 bits"]["accuracy"])
+    np.testing.assert_array_equal(ds["energy"].sel(model="6 bits"), 2 * priced()["energy"])
+    assert ds.attrs["n_test"] == 360
+    (alone,) = draw({"one": evaluated()}).axes
+    assert alone.get_title() == "Accuracy after programming"
+
+
+def test_what_varies_names_the_models() -> None:
+    runs = {}
+    for name, bits, seed in (("a", 4, 0), ("b", 6, 0), ("c", 6, 1)):
+        config = {"model": "q.safetensors", "design": {"name": "mine", "adc": {"bits": bits}}, "times": [1.0]}
+        runs[name] = evaluated().assign_attrs(configuration=json.dumps(config), seed=seed)
+    assert varying({n: runs[n] for n in "ab"}) == ["adc.bits=4", "adc.bits=6"]
+    assert varying({n: runs[n] for n in "bc"}) == ["seed=0", "seed=1"]
+    assert varying(runs) == ["adc.bits=4, seed=0", "adc.bits=6, seed=0", "adc.bits=6, seed=1"]
+    assert varying({"x": runs["a"], "y": runs["a"]}) == ["x", "y"]
+
+
+def test_comparisons_have_two_sides() -> None:
+    with pytest.raises(ConfigError, match="1 dataset to compare; give two or more"):
+        together({"a": evaluated()})
+    curve = curves({"loss_train": [1.0], "accuracy_validation": [2.0]})
+    with pytest.raises(ConfigError, match="b holds no models on chips"):
+        together({"a": evaluated(), "b": curve})
+    with pytest.raises(ConfigError, match="a list cannot be drawn; give what evaluate"):
+        draw([evaluated()])
 
 
 def test_the_unit_circle_is_a_circle() -> None:

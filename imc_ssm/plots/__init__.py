@@ -113,14 +113,15 @@ def draw(result: xr.Dataset | Mapping[str, Any] | Any) -> Figure:
 
     Raises `ConfigError` for a dataset in which there is nothing to draw.
     """
-    if isinstance(result, Mapping) and result and all(isinstance(r, xr.Dataset) for r in result.values()):
-        result = next(iter(result.values())) if len(result) == 1 else together(result)
     if not isinstance(result, xr.Dataset):
+        named: dict[str, Any] = {str(k): v for k, v in result.items()} if isinstance(result, Mapping) else {}
+        if named and all(isinstance(one, xr.Dataset) for one in named.values()):
+            return draw(together(named) if len(named) > 1 else next(iter(named.values())))
         if isinstance(result, Mapping) or hasattr(result, "loss_train"):
             return training(result)
         raise ConfigError(
-            f"a {type(result).__name__} cannot be drawn; give what evaluate, cost, inspect_model, train or a study "
-            "returned"
+            f"a {type(result).__name__} cannot be drawn; give what evaluate, cost, inspect_model, train or a "
+            "study returned"
         )
     ds = result
     kind = kind_of(ds)
