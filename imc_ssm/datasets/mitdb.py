@@ -20,7 +20,7 @@ import numpy as np
 from imc_ssm.datasets.download import cache_folder, fetch
 from imc_ssm.datasets.places import find
 from imc_ssm.datasets.sequence import SPLITS, SequenceDataset
-from imc_ssm.datasets.wfdb import Record, read_annotations, read_record
+from imc_ssm.datasets.wfdb import Leads, read_annotations, read_record
 from imc_ssm.errors import DataError
 
 __all__ = ["INFO", "INFO_MLII", "INFO_STREAM", "load_mitdb", "load_mitdb_mlii", "load_mitdb_stream"]
@@ -215,7 +215,7 @@ def _parts() -> tuple[tuple[int, ...], ...]:
     return tuple(r for r in DS1 if r not in VALIDATION), VALIDATION, DS2
 
 
-def _records(files: dict[str, bytes], numbers: tuple[int, ...]) -> Iterator[tuple[Record, list[tuple[int, int]]]]:
+def _records(files: dict[str, bytes], numbers: tuple[int, ...]) -> Iterator[tuple[Leads, list[tuple[int, int]]]]:
     """Signals, lead II first, and the (sample, code) of the beats of each record."""
     for number in numbers:
         signals = read_record(str(number), files[f"{number}.hea"], files[f"{number}.dat"])
@@ -225,7 +225,7 @@ def _records(files: dict[str, bytes], numbers: tuple[int, ...]) -> Iterator[tupl
                 "another at 360 Hz"
             )
         if signals.names[0] != "MLII":
-            signals = Record(signals.millivolts[:, ::-1], signals.names[::-1], signals.rate)
+            signals = Leads(signals.millivolts[:, ::-1], signals.names[::-1], signals.rate)
         said = read_annotations(str(number), files[f"{number}.atr"], len(signals.millivolts))
         yield signals, [(at, code) for at, code in said if code in AAMI]
 

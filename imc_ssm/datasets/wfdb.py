@@ -11,13 +11,13 @@ import numpy as np
 
 from imc_ssm.errors import DataError
 
-__all__ = ["Record", "read_annotations", "read_record"]
+__all__ = ["Leads", "read_annotations", "read_record"]
 
 _SKIP, _NUM, _SUB, _CHN, _AUX = 59, 60, 61, 62, 63
 
 
 @dataclass(frozen=True)
-class Record:
+class Leads:
     """Signals in mV, (samples, signals) float32, with their names and rate (Hz)."""
 
     millivolts: np.ndarray
@@ -25,7 +25,7 @@ class Record:
     rate: float
 
 
-def read_record(name: str, header: bytes, data: bytes) -> Record:
+def read_record(name: str, header: bytes, data: bytes) -> Leads:
     """The signals of a header and its `.dat` of two signals in format 212.
 
     Two samples of 12 bits, two's complement, in three bytes: the low eight bits of the first, four high bits of
@@ -62,7 +62,7 @@ def read_record(name: str, header: bytes, data: bytes) -> Record:
                 f"{totals[column] % 65536}, the header says {firsts[column]} and {checksums[column] % 65536}; "
                 "replace it with a good copy"
             )
-    return Record(((codes - zero) / gain).astype(np.float32), names, rate)
+    return Leads(((codes - zero) / gain).astype(np.float32), names, rate)
 
 
 def read_annotations(name: str, data: bytes, samples: int) -> list[tuple[int, int]]:
