@@ -102,10 +102,26 @@ def _check_keys(keys: Keys) -> None:
         missing.append("every block (s4_layers.0.*, or model.layers.0.layer.*)")
     for i, block in enumerate(keys.blocks):
         missing += [f"block {i}: {text}" for name, text in _NEEDED.items() if name not in block]
+    missing += _missing_norms(keys)
     parts = [f"keys left over: {_few(keys.left)}"] * bool(keys.left)
     parts += [f"missing: {_few(missing)}"] * bool(missing)
     if parts:
         raise ImcSsmError(f"not an S4D classifier of state-spaces/s4: {'; '.join(parts)}")
+
+
+def _missing_norms(keys: Keys) -> list[str]:
+    """What norms lack: all have the same parts, a weight among them."""
+    places = {f"block {i}": block for i, block in enumerate(keys.blocks)}
+    if any(name.startswith("final norm.") for name in keys.model):
+        places["behind the last block"] = {n.removeprefix("final "): key for n, key in keys.model.items()}
+    parts = {name for place in places.values() for name in place if name.startswith("norm.")}
+    parts |= {"norm.weight"} if parts else set()
+    return [
+        f"{where}: {name.replace('.', ' ')}"
+        for where, place in places.items()
+        for name in sorted(parts - {"norm.num_batches_tracked"})
+        if name not in place
+    ]
 
 
 def _few(texts: list[str], most: int = 4) -> str:
@@ -164,12 +180,17 @@ class _Reader:
                     f"{key} has shape {tuple(self.tensors[key].shape)}; as {name} of {config.width} channels it "
                     f"needs {tuple(own[name].shape)}"
                 )
-            if not torch.isfinite(value).all():
+            low = 0 if name.endswith("running_var") else -torch.inf
+            if not (torch.isfinite(value.to(own[name].dtype)) & (value >= low)).all():
                 raise ImcSsmError(
-                    f"{name} has numbers that are not finite; give the checkpoint of a whole training"
+                    f"{name} has numbers that are not finite, or a variance below 0; give the checkpoint of a "
+                    "training that went well"
                 )
-        model.load_state_dict({name: value.to(own[name].dtype) for name, value in self.values.items()})
-        return model.eval()
+        model.load_state_dict(own | {name: value.to(own[name].dtype) for name, value in self.values.items()})
+        with torch.no_grad():  # finite numbers can be out of all proportion, as after a flipped bit
+            if not torch.isfinite(model.eval()(torch.ones(1, 64, config.inputs))).all():
+                raise ImcSsmError("the logits are not finite for an input of ones; copy the checkpoint again")
+        return model
 
     def _config(self) -> ModelConfig:
         first = self.keys.blocks[0]

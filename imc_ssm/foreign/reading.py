@@ -35,7 +35,7 @@ def read_tensors(source: Mapping[str, Any] | str | Path) -> dict[str, Tensor]:
         found = found[shell]
     if not isinstance(found, Mapping):
         raise ImcSsmError(f"{where} holds a {type(found).__name__}; needed is a state dict: key -> tensor")
-    tensors = {str(key): value.detach().cpu() for key, value in found.items() if isinstance(value, Tensor)}
+    tensors = {str(key): _dense(str(key), value) for key, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ImcSsmError(
             f"{where} holds no tensors (keys: {_few(map(str, found))}); give what model.state_dict() returned"
@@ -44,6 +44,13 @@ def read_tensors(source: Mapping[str, Any] | str | Path) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
+
+
+def _dense(key: str, value: Tensor) -> Tensor:
+    """A tensor of plain numbers on the CPU."""
+    if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
+        raise ImcSsmError(f"{key} is no plain tensor ({value.layout}, {value.dtype}); save it as value.to_dense()")
+    return value.detach().cpu()
 
 
 def _read(path: Path) -> Any:
