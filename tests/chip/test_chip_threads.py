@@ -104,3 +104,14 @@ def test_times_are_the_cells_own_where_it_has_few(quantized: Make, few: Sequence
     ]
     with pytest.raises(DesignError, match="only at 1 s, 86400 s, 172800 s"):
         evaluate(wan, few, 1, "1h")
+
+
+def test_evaluations_in_threads_are_those_of_a_loop(quantized: Make, few: SequenceDataset) -> None:
+    placed = compile(quantized(Scheme()), "reram-128", *calibration_batch(few, 8, most=50))
+
+    def made(seed: int) -> xr.Dataset:
+        return evaluate(placed, few, 3, ["1h", "30d"], seed=seed)
+
+    serial = [made(seed) for seed in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(values_equal(a, b) for a, b in zip(serial, pool.map(made, range(6)), strict=True))

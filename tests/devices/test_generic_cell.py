@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,12 @@ import pytest
 import torch
 from scipy import stats
 
-from imc_ssm.chip import AnalogLinear, map_matrix, program
+from imc_ssm.chip import AnalogLinear, Deployment, compile, map_matrix, program
+from imc_ssm.costs import cost
 from imc_ssm.devices import Cell, Draws, Programmed, device_path, load_cell, load_design, parse_cell, resolve
 from imc_ssm.errors import ConfigError, DesignError
+from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.quantization import Scheme, quantize
 
 N, P = 40_000, 1e-5
 DAY = 86400.0
@@ -229,3 +233,25 @@ def test_wrong_fields_are_one_sentence(fields: dict[str, Any], message: str) -> 
     with pytest.raises(ConfigError, match=message) as caught:
         cell_of(**fields)
     assert "\n" not in str(caught.value)
+
+
+def test_a_deployment_holds_the_cell_and_reads_it_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(8, 12, 1)
+    model = quantize(Classifier(ModelConfig(heads=4, n_state=4)), Scheme(), values)
+    design = load_design("reram-128").with_(cell="generic-reram")
+    placed = compile(model, design, values)
+    placed.save(tmp_path / "d.safetensors")
+    loaded = Deployment.load(tmp_path / "d.safetensors")
+    assert loaded.chip == placed.chip
+    assert loaded.digest() == placed.digest()
+    assert float(cost(loaded)["energy_total"]) > 0
+    outputs = []
+    for deployment in (placed, loaded):
+        analog, tiles = deployment.analog()
+        for tile in tiles:
+            tile.program(1, 0).set_time("30d")
+        outputs.append(analog(values).detach())
+    assert torch.equal(*outputs)
+    other = compile(model, resolve(design).with_({"cell.stuck_low": number(0.5)}), values)
+    assert other.digest() != placed.digest()
