@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.kernels import using
-from imc_ssm.kernels.device import device_of, named_device
+from imc_ssm.kernels.device import device_of, named_device, precision_of
 from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
 from imc_ssm.training import TrainConfig, accuracy, predict, train
@@ -40,6 +41,31 @@ def test_a_gpu_that_is_not_there(no_gpu: None, trained: Classifier, digits: Sequ
         with pytest.raises(ImcSsmError, match=message):
             work()
     assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("cuda", "count", "missing"),
+    [
+        (None, 0, "sees no GPU; use device 'cpu', or install a PyTorch that is built for CUDA"),
+        ("12.8", 0, "sees no GPU; use device 'cpu', or look at nvidia-smi: is there a driver for CUDA 12.8?"),
+        ("12.8", 2, "sees 2 GPUs; use device 'cpu', or one of 'cuda:0' to 'cuda:1'"),
+    ],
+)
+def test_the_error_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, count: int, missing: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(ImcSsmError, match=re.escape(missing)):
+        named_device("cuda:7")
+
+
+def test_a_model_whose_matrices_are_all_on_tiles_has_its_buffers() -> None:
+    model = torch.nn.BatchNorm1d(3, affine=False).double()
+    assert device_of(model.to("meta")) == torch.device("meta")
+    assert precision_of(model) == torch.float64
+    assert precision_of(torch.nn.Identity()) == torch.get_default_dtype()
 
 
 def test_named_is_as_not_named(trained: Classifier, digits: SequenceDataset) -> None:

@@ -25,7 +25,14 @@ def named_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         seen = f"{count} GPU{'s' * (count > 1)}" if count else "no GPU"
-        raise ImcSsmError(f"device {name!r} cannot be used: PyTorch sees {seen}; use device 'cpu'")
+        hint = "use device 'cpu'"
+        if torch.version.cuda is None:
+            hint += f", or install a PyTorch that is built for CUDA (this one, {torch.__version__}, is not)"
+        elif not count:
+            hint += f", or look at nvidia-smi: is there a driver for CUDA {torch.version.cuda}?"
+        else:
+            hint += f", or one of 'cuda:0' to 'cuda:{count - 1}'"
+        raise ImcSsmError(f"device {name!r} cannot be used: PyTorch sees {seen}; {hint}")
     return device
 
 
