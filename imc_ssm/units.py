@@ -79,7 +79,7 @@ def moments(times: Any) -> tuple[float, ...]:
 def whole(number: Any, name: str, *, least: int = 0) -> int:
     """A whole number of Python, NumPy or xarray, at least `least`; `ConfigError` for anything else."""
     array = np.asarray(number)
-    if array.size != 1 or array.dtype.kind not in "iuf" or float(array.item()) != int(array.item()):
+    if array.size != 1 or array.dtype.kind not in "iuf" or not float(array.item()).is_integer():
         raise ConfigError(f"{name} = {_short(number)}; give a whole number")
     value = int(array.item())
     if value < least:
