@@ -117,7 +117,20 @@ class Experiment:
     def __post_init__(self) -> None:
         if "seed" in self.dimensions or not self.all_seeds:
             raise ConfigError(f"{self.name}: declare at least one of `seeds`, and no dimension 'seed'")
+        job: object = self.job  # a study.py is not type-checked
+        variables: object = self.variables
+        if not callable(job):
+            kind = type(job).__name__
+            raise ConfigError(
+                f"{self.name}: job is a {kind}; give a function of the coordinates, such as vary({kind}(...))"
+            )
+        if isinstance(variables, str):
+            raise ConfigError(f"{self.name}: variables = {variables!r}; give a tuple, ({variables!r},)")
         for name, values in self.dimensions.items():
+            if isinstance(values, str) or not isinstance(values, Sequence):
+                raise ConfigError(f"{self.name}: dimension {name!r} = {values!r}; give a tuple, ({values!r},)")
+            if any(not isinstance(value, str | int | float) for value in values):
+                raise ConfigError(f"{self.name}: dimension {name!r} has {values!r}; values are texts or numbers")
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{self.name}: dimension {name!r} needs values, each once; it has {values!r}")
         short = [key for key in self.paper if len(key) != len(self.dimensions)]
@@ -167,8 +180,12 @@ class Experiment:
         for values in itertools.product(*self.dimensions.values()):
             at = dict(zip(self.dimensions, values, strict=True))
             jobs = self.job(at)
-            if jobs is not None:
-                points.append((at, jobs if isinstance(jobs, tuple) else (jobs,)))
+            if jobs is None:
+                continue
+            each = jobs if isinstance(jobs, tuple) else (jobs,)
+            for one in each:
+                _check_job(self.name, one)
+            points.append((at, each))
         return points
 
     def cells(self, seeds: int | None = None, only: Mapping[str, Sequence[str]] | None = None) -> list[GridCell]:
@@ -231,6 +248,11 @@ class Study:
     """The paper."""
 
     def __post_init__(self) -> None:
+        given = self.experiments
+        if not isinstance(given, Sequence) or not all(isinstance(one, Experiment) for one in given):
+            raise ConfigError(
+                f"{self.name}: experiments is a {type(given).__name__}; give a tuple of Experiment, (e,)"
+            )
         names = [experiment.name for experiment in self.experiments]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -274,20 +296,35 @@ def vary(*base: Job) -> Callable[[Coordinates], tuple[Job, ...]]:
     to the job, not left to the study. Raises `ConfigError` for a path that no job has, and for a wrong value.
     """
 
+    for job in base:
+        _check_job("vary", job)
+
     def jobs(at: Coordinates) -> tuple[Job, ...]:
         changed = list(base)
         for path, value in at.items():
             places = [inside(job, path) for job in changed]
             if not any(places):
                 fields = {f for job in base for link in job.chain() for f in type(link).model_fields}
-                raise ConfigError(unknown("field", path.partition(".")[0], fields))
-            changed = [
-                job if place is None else job.with_({place: value})
-                for job, place in zip(changed, places, strict=True)
-            ]
+                wrong = unknown("field", path.partition(".")[0], fields)
+                raise ConfigError(f"dimension {path!r}: {wrong}")
+            try:
+                changed = [
+                    job if place is None else job.with_({place: value})
+                    for job, place in zip(changed, places, strict=True)
+                ]
+            except ConfigError as error:
+                raise ConfigError(f"dimension {path!r} = {value!r}: {error}") from None
         return tuple(changed)
 
     return jobs
+
+
+def _check_job(where: str, job: object) -> None:
+    """`ConfigError` for what is no job."""
+    from imc_ssm.study.jobs.base import Job
+
+    if not isinstance(job, Job):
+        raise ConfigError(f"{where}: a {type(job).__name__} is no job; give one such as Ptq(start, Scheme())")
 
 
 def inside(job: Job, path: str) -> str | None:

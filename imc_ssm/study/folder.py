@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 
 from imc_ssm.errors import ConfigError, FileError, unknown
@@ -31,8 +32,7 @@ def experiments_folder() -> Path:
 def load_study(folder: Path) -> Study:
     """The `STUDY` of `folder/study.py`, which may import its neighbours (`from .schemes import ...`).
 
-    Raises `ConfigError` if the file defines none or one with a wrong field; what else is wrong inside the file
-    raises as it does.
+    Raises `ConfigError` if the file defines none, one with a wrong field, or cannot be run, with the line.
     """
     path = folder / "study.py"
     name = f"imc_ssm_study_{folder.name}"
@@ -47,6 +47,8 @@ def load_study(folder: Path) -> Study:
         spec.loader.exec_module(module)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except Exception as error:
+        raise ConfigError(_failed(path, error)) from error
     study = getattr(module, "STUDY", None)
     if not isinstance(study, Study):
         raise ConfigError(f"{path} defines no STUDY; see `imc_ssm.study` for an example")
@@ -55,6 +57,8 @@ def load_study(folder: Path) -> Study:
             _ = experiment.measured
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+        except Exception as error:
+            raise ConfigError(f"{_failed(path, error)} (in the job of {experiment.name!r})") from error
         for job in (job for _, jobs in experiment.grid() for job in jobs):
             if KINDS.get(job.kind) is not type(job):
                 raise ConfigError(
@@ -62,6 +66,15 @@ def load_study(folder: Path) -> Study:
                     f"`KINDS[{job.kind!r}] = {type(job).__name__}` (imc_ssm.study.jobs)"
                 )
     return study
+
+
+def _failed(path: Path, error: Exception) -> str:
+    """Where a study's own code failed, and how."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    where = f"{path}, line {line}" if line else str(path)
+    reason = error.msg if isinstance(error, SyntaxError) else error
+    return f"{where}: {type(error).__name__}: {reason}"
 
 
 def studies(data_dir: Path | None = None) -> list[Workplace]:
