@@ -44,9 +44,16 @@ def read_against_target(fit: CellFit, ax: Axes) -> Axes:
     _, sigma = _deviations(fit.cell, g)
     low = np.maximum(g - 1.96 * sigma, 0)
     ax.fill_between(
-        MICRO * g, MICRO * low, MICRO * (g + 1.96 * sigma), color=_BLUE, alpha=0.2, lw=0, label="fit, 95 %"
+        MICRO * g,
+        MICRO * low,
+        MICRO * (g + 1.96 * sigma),
+        color=_BLUE,
+        alpha=0.35,
+        lw=0,
+        zorder=3,
+        label="fit, 95 %",
     )
-    ax.plot(MICRO * g, MICRO * g, color=_BLUE, lw=1)
+    ax.plot(MICRO * g, MICRO * g, color=_BLUE, lw=1, zorder=4)
     ax.set_ylim(
         top=1.4 * MICRO * float(max(data.measured[first].max(), fit.cell.g_max.value))
     )  # room for the legend
