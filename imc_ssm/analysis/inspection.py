@@ -101,8 +101,7 @@ def inspect_model(
     if percentile is None:
         observer = None if scheme is None else scheme.spec("state").observer
         percentile = observer.percent if isinstance(observer, Percentile) else PERCENTILE
-    (heads, states) = next(iter(layers.values())).shape
-    batch = max(1, _STATES // (heads * states))
+    batch = max(1, _STATES // max(heads * states for heads, states in (layer.shape for layer in layers.values())))
     train, test = (_drawn(data.split(name), sequences, seed) for name in ("train", "test"))
     integer = any(isinstance(layer, QuantizedS4D) and layer.integer for layer in layers.values())
     work = _Work(progress, (len(train) + integer * len(test) + 2) * len(layers))
@@ -123,7 +122,9 @@ def inspect_model(
         row["bound_calibrated"], row["state_largest"] = observed[path]
         row |= _register(layer, row["bound_calibrated"], bits)
         row |= _of_ranges(layer, before, after, row)
-        row["saturated_state"], row["saturated_output"] = saturated.get(path, (np.full(heads, np.nan),) * 2)
+        row["saturated_state"], row["saturated_output"] = saturated.get(
+            path, (np.full(layer.shape[0], np.nan),) * 2
+        )
         rows.append(row)
         work.advance(2, path)
     ds = _dataset(rows, list(layers), grid)
@@ -265,6 +266,16 @@ def _product(gain: Array, reach: Array) -> Array:
         return np.where(reach == 0, 0.0, gain * reach)
 
 
+def _stacked(arrays: list[Array]) -> Array:
+    """Arrays on a new first axis; NaN where another one is longer (layers of other widths)."""
+    shape = tuple(max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True))
+    out = np.full((len(arrays), *shape), np.nan)
+    for i, array in enumerate(arrays):
+        place: Any = (i, *(slice(size) for size in array.shape))
+        out[place] = array
+    return out
+
+
 def _dataset(rows: list[dict[str, Array]], layers: list[str], grid: NDArray[np.int64]) -> xr.Dataset:
     about: dict[str, tuple[Array | list[str], str]] = {
         "layer": (layers, "Module of the recurrence"),
@@ -276,6 +287,6 @@ def _dataset(rows: list[dict[str, Array]], layers: list[str], grid: NDArray[np.i
     }
     ds = xr.Dataset(coords={name: (name, values, {"long_name": text}) for name, (values, text) in about.items()})
     for name, (dims, units, long_name) in _VARIABLES.items():
-        values = np.stack([np.asarray(row[name], float) for row in rows])
+        values = _stacked([np.asarray(row[name], float) for row in rows])
         ds[name] = (("layer", *dims), values, {"units": units, "long_name": long_name})
     return ds

@@ -174,8 +174,10 @@ NORMS: dict[str, Any] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm, "batch": nn.B
 
 
 class Norm(nn.Module):
-    """LayerNorm or RMSNorm over channels, or BatchNorm per channel over batch and time; (..., H), padding left out
-    of all."""
+    """LayerNorm or RMSNorm over channels, or BatchNorm per channel over batch and time; (..., H).
+
+    No statistics see the padding, and what is there is taken as 0.
+    """
 
     def __init__(self, kind: str, heads: int) -> None:
         super().__init__()
@@ -183,11 +185,13 @@ class Norm(nn.Module):
         self.norm: nn.Module = NORMS[kind](heads, eps=self.eps)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is None or x.ndim != 3:
-            return torch.as_tensor(self.norm(x.reshape(-1, x.shape[-1]))).reshape(x.shape)
-        out = x.clone()
-        out[mask] = self.norm(x[mask])
-        return out
+        if mask is not None and x.ndim == 3:
+            x = torch.where(mask[..., None], x, 0)
+            if self.training and self.kind == "batch":  # its statistics are of all steps
+                out = x.clone()
+                out[mask] = self.norm(x[mask])
+                return out
+        return torch.as_tensor(self.norm(x.reshape(-1, x.shape[-1]))).reshape(x.shape)
 
     def graph(self, x: Signal, at: Place) -> Signal:
         """Statistics, scale and shift; of a batch norm the last two."""

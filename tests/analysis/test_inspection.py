@@ -19,6 +19,7 @@ from imc_ssm.analysis import (
     unit_coefficients,
 )
 from imc_ssm.analysis.layers import input_quantizer, layer_inputs, layers_of
+from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.fixedpoint import plan_scan, scan_codes
 from imc_ssm.layers import Classifier, ModelConfig
@@ -330,3 +331,11 @@ def test_bad_arguments(trained, digits):
         inspect_model(trained, digits, percentile=0)
     with pytest.raises(ConfigError, match="5 input channels"):
         inspect_model(Classifier(ModelConfig(inputs=5)), digits)
+
+
+def test_layers_of_other_widths_are_padded(digits: SequenceDataset) -> None:
+    model = Classifier(ModelConfig(heads=(4, 6), n_state=8, dt_min=0.02, dt_max=0.5))
+    ds = inspect_model(model, digits, sequences=4)
+    assert dict(ds.sizes)["head"] == 6
+    assert np.isnan(ds["input_bound"][0]).values.tolist() == [False] * 4 + [True] * 2
+    assert np.isfinite(ds["input_bound"][1]).all()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Format, Noise
+from imc_ssm.fixedpoint import Format, Noise, plan_affine, plan_norm
 from imc_ssm.kernels import (
     DeviceArray,
     Grid,
@@ -34,6 +34,7 @@ from imc_ssm.kernels import (
     scale_add,
     using,
 )
+from imc_ssm.kernels.norms import NormConstants, affine, normalize
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme
 from imc_ssm.quantization import quantize as quantize_model
@@ -72,6 +73,10 @@ def scan(formats_bits: int | None, separate: bool = False, noise: Noise | None =
 
 X, Y = drawn(1, 3, 21, 4), drawn(2, 3, 21, 4)
 PER_HEAD, PER_TENSOR = spread(8, (4,)), spread(8, ())
+GAIN, OFFSET = drawn(10, 4), drawn(11, 4)
+_SCALED = PER_HEAD, spread(8, (4,), 1.0), GAIN.double().numpy(), OFFSET.double().numpy()
+LAYER_NORM, RMS_NORM = (NormConstants(plan_norm(*_SCALED, 1e-5, centred=centred)) for centred in (True, False))
+AFFINE = NormConstants(plan_affine(*_SCALED))
 CASES: dict[str, Case] = {
     "quantize": (lambda x: quantize(x, PER_HEAD, 2), [X]),
     "quantize per tensor": (lambda x: quantize(x, PER_TENSOR, 2), [X]),
@@ -91,6 +96,12 @@ CASES: dict[str, Case] = {
         lambda x, w: linear(x, w, None, spread(8, (140,), 90.0)),
         [drawn(8, 2, 5, 130).round(), drawn(9, 140, 130).round()],
     ),
+    "norm": (lambda x, g, b: normalize(x, g, b, LAYER_NORM, 1e-5, centred=True), [X, GAIN, OFFSET]),
+    "norm, root mean square": (
+        lambda x, g, b: normalize(x, g, b, RMS_NORM, 1e-5, centred=False),
+        [X, GAIN, OFFSET],
+    ),
+    "affine": (lambda x, g, b: affine(x, g, b, AFFINE), [X, GAIN, OFFSET]),
     "mean": (lambda x: mean(x, None), [X.round()]),
     "mean of lengths": (lambda x: mean(x, torch.tensor([5, 21, 9])), [X.round()]),
     "scan, 8 bits": scan(8),
