@@ -124,7 +124,30 @@ def result_tables(ds: xr.Dataset) -> Group:
     parts: list[RenderableType] = [str(ds.attrs.get("title", "result"))]
     if name in ds or f"{name}_digital" in ds:
         parts.append(reached)
+    if "f1" in ds and "class" in ds.coords and ds["class"].dtype.kind in "UOT":
+        parts.append(_f1_table(ds, model_names(ds)))
     return Group(*parts, *([price] if price.row_count else []))
+
+
+def _f1_table(ds: xr.Dataset, models: list[str]) -> Table:
+    """F1 of every class that has a name: digital, and the mean of the chips at every time."""
+    table = Table(title="F1 of each class (mean of the chips)", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for column in (
+        "class",
+        "digital",
+        *(duration(float(t)) for t in (ds["time"].values if "time" in ds.dims else ())),
+    ):
+        table.add_column(column, justify="right")
+    for model in models:
+        row = ds.sel(model=model) if "model" in ds.dims else ds
+        chips = row["f1"].mean([dim for dim in row["f1"].dims if dim not in ("class", "time")], skipna=True)
+        for name in ds["class"].values:
+            here = chips.sel({"class": name})
+            digital = float(row["f1_digital"].sel({"class": name})) if "f1_digital" in row else math.nan
+            values = [float(value) for value in here.values.reshape(-1)] if here.size else []
+            table.add_row(model, str(name), *("-" if math.isnan(v) else f"{v:.3f}" for v in (digital, *values)))
+    return table
 
 
 _UNITS = {"energy": "J", "latency": "s", "area": "m2", "memory": "bit"}

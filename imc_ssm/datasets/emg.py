@@ -41,7 +41,7 @@ INFO: dict[str, Any] = {
 
 
 def load_emg(data_dir: str | Path | None = None) -> SequenceDataset:
-    """(n, 1000, 8) = x / 128 in segments of 5 s, the last of a recording shorter (`lengths`); a class per step.
+    """(n, 1000, 8): x / 16, about unit variance, in segments of 5 s, the last of a recording shorter.
 
     Training is the first session of every person, validation the second, test the third: the armband sits anew,
     the persons are the same. `emg_curated.npz` comes from `data_dir`, `IMC_SSM_DATA` or the user's cache; it is
@@ -89,7 +89,7 @@ def load_emg(data_dir: str | Path | None = None) -> SequenceDataset:
             lengths.append(end - at)
             session.append(number // GESTURES % SESSIONS)
     return SequenceDataset(
-        values=np.stack(rows).astype(np.float32) / 128,
+        values=np.stack(rows).astype(np.float32) / 16,
         labels=np.stack(labels),
         splits={name: np.flatnonzero(np.array(session) == part) for part, name in enumerate(SPLITS)},
         lengths=np.array(lengths),

@@ -239,3 +239,29 @@ def test_data_lists_the_tasks_and_reads_one(tmp_path):
     done("data", "digits", "--out", tmp_path / "one.json")
     about = json.loads((tmp_path / "one.json").read_text())["digits"]
     assert about["read and checked"] == about["splits"] == {"train": 1077, "validation": 360, "test": 360}
+
+
+@pytest.mark.parametrize("goal", ["steps", "values"])
+def test_other_answers_go_through_the_commands(tmp_path, monkeypatch, goal):
+    """Labels of steps with names, and values: trained, quantized, deployed, priced, and said as what they are."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((40, 16, 2)).astype(np.float32)
+    level = np.cumsum(values[..., 0], 1)
+    labels = {"labels": (level > 0).astype(int), "class_names": ["down", "up"]}
+    np.savez("own.npz", values=values, **(labels if goal == "steps" else {"targets": level[:, -1]}))
+    said = done("train", "own.npz", "--epochs", 1, "--n-state", 4, "--out", "m.safetensors").out
+    said += done("quantize", "m.safetensors", "--biases", 16, "--out", "q.safetensors").out
+    deployed = done("deploy", "q.safetensors", "--chips", 2, "--times", "1s", "--out", "d.nc").out
+    assert "energy" in done("cost", "q.safetensors").out
+    ds = results.load(tmp_path / "d.nc")
+    if goal == "steps":
+        assert "on 96 steps of 6 sequences" in said
+        assert "F1 of down" in said
+        assert "F1 of each class" in deployed
+        assert ds["f1"].dims == ("model", "chip", "time", "class")
+        assert ds["accuracy"].attrs["n_steps"] == 6 * 16
+    else:
+        assert "mean absolute error" in said
+        assert {"mae", "r2", "mae_digital", "r2_digital", "energy"} <= set(ds.data_vars)
+        assert "accuracy" not in ds

@@ -42,7 +42,7 @@ def test_segments_and_sessions(folder: Path) -> None:
     assert data.labels is not None
     assert data.lengths[:6].tolist() == [10, 10, 1, 10, 10, 2]
     inside = np.arange(10) < data.lengths[:, None]
-    np.testing.assert_array_equal(data.values[inside], np.asarray(given["x"], np.float32) / 128)
+    np.testing.assert_array_equal(data.values[inside], np.asarray(given["x"], np.float32) / 16)
     np.testing.assert_array_equal(data.labels[inside], given["y"])
     session = np.arange(144) // 24 % 3
     for number, name in enumerate(("train", "validation", "test")):
