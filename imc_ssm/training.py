@@ -147,7 +147,9 @@ def _train(
         for epoch in range(len(run.measured["time"]), config.epochs):
             start = time.perf_counter()
             loss = _epoch(run, split, loss_of, config, f"epoch {epoch + 1}/{config.epochs}", steps, progress)
-            found = metrics(model, data.split("validation"), min(config.micro_batch or 500, 500))
+            valid_part = data.split("validation")
+            most = _at_once(model, valid_part)
+            found = metrics(model, valid_part, min(config.micro_batch or most, most))
             run.keep_if_best(max(float(np.nan_to_num(found[best], nan=-1e300)), -1e300))
             values = {f"{name}_validation": found[name] for name in shown}
             values |= {"loss_train": loss, "time": time.perf_counter() - start}
@@ -266,9 +268,22 @@ def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
         )
 
 
+_SEQUENCES, _VALUES = 500, 500 * 784 * 64
+"""Sequences, and values of an activation, that a model is run on at a time; a value takes about 30 bytes."""
+
+
+def _at_once(model: nn.Module, split: Split) -> int:
+    """Sequences that are run at a time: fewer where they are long or the model is wide."""
+    steps = split.values.shape[1] if split.lengths is None else int(split.lengths.max())
+    return max(1, min(_SEQUENCES, _VALUES // (steps * int(getattr(getattr(model, "config", None), "width", 1)))))
+
+
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[Any, np.dtype[Any]]:
+def predict(model: nn.Module, split: Split, batch: int | None = None) -> np.ndarray[Any, np.dtype[Any]]:
     """What the model finds for a split, in evaluation mode, where it lies.
+
+    `batch`: sequences at a time; None: 500, fewer where they are so long, or the model so wide, that these would
+    take more than about a gigabyte.
 
     Classes: int64 (n,) or (n, time); -1, which no label is, where a logit is not finite (such an answer is neither
     right nor wrong), and behind the end of a sequence. Values: float32 (n, K) or (n, time, K), NaN behind the end.
@@ -279,7 +294,7 @@ def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[Any,
     classes, steps = split.goal == "classes", split.values.shape[1]
     found: np.ndarray[Any, np.dtype[Any]] | None = None
     done = 0
-    for values, _, lengths in split.batches(batch, order=order):
+    for values, _, lengths in split.batches(batch or _at_once(model, split), order=order):
         out = model(*_inputs(values, lengths, device_of(model)))
         if classes:
             out = torch.where(torch.isfinite(out).all(-1), out.argmax(-1), -1)
@@ -300,14 +315,14 @@ def predict(model: nn.Module, split: Split, batch: int = 500) -> np.ndarray[Any,
     return found
 
 
-def accuracy(model: nn.Module, split: Split, batch: int = 500) -> float:
+def accuracy(model: nn.Module, split: Split, batch: int | None = None) -> float:
     """Share of correctly classified sequences or steps, in percent; `ConfigError` where values are wanted."""
     if split.goal == "values":
         raise ConfigError("values are wanted of these sequences, which have no accuracy; ask for training.metrics")
     return float(metrics(model, split, batch)["accuracy"])
 
 
-def metrics(model: nn.Module, split: Split, batch: int = 500) -> dict[str, Any]:
+def metrics(model: nn.Module, split: Split, batch: int | None = None) -> dict[str, Any]:
     """How good a model is on a split, over the sequences, or over the steps that have an answer.
 
     Classes: `accuracy` in percent, `f1` (K,) = 2 TP / (2 TP + FP + FN), NaN for a class that neither occurs nor is

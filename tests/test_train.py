@@ -1,6 +1,7 @@
 """The training loop: it learns, it repeats, it stops with a reason, it goes on where it was stopped."""
 
 import copy
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from imc_ssm.errors import CheckpointError, ConfigError, FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme, quantize
-from imc_ssm.training import History, TrainConfig, _optimiser, accuracy, predict, train
+from imc_ssm.training import History, TrainConfig, _at_once, _optimiser, accuracy, predict, train
 
 
 def levels(n: int = 120, time: int = 20, lengths: bool = False, noise: float = 0.5) -> SequenceDataset:
@@ -351,3 +352,16 @@ def test_discrete_poles_are_dynamics(digits: SequenceDataset) -> None:
     ssm = quantized.blocks[0].ssm.inner
     assert [group[id(p)]["weight_decay"] for p in (ssm.A, ssm.B)] == [0.0, 0.0]
     assert [group[id(p)]["initial_lr"] for p in (ssm.A, ssm.B, ssm.C)] == [1e-3, 1e-3, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "heads", "most"), [(784, 64, 500), (16_000, 16, 98), (10, 4, 500), (10**8, 1, 1)]
+)
+def test_what_runs_at_once_is_bounded(steps: int, heads: int, most: int) -> None:
+    """By values, not by sequences: 500 of 16,000 steps and 16 heads took 3.6 GB."""
+    model = Classifier(ModelConfig(heads=heads, n_state=2))
+    values = np.broadcast_to(np.zeros(1, np.float32), (1000, steps, 1))
+    split = types.SimpleNamespace(values=values, lengths=None)
+    assert _at_once(model, split) == most  # type: ignore[arg-type]
+    short = types.SimpleNamespace(values=values, lengths=np.full(1000, 10))
+    assert _at_once(model, short) == 500  # type: ignore[arg-type]

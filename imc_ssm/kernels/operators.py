@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, get_args
+from functools import wraps
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import torch
 
 from imc_ssm.errors import ImcSsmError
 
-__all__ = ["Implementation", "Pass", "forced", "using"]
+__all__ = ["Implementation", "Pass", "eager", "forced", "using"]
 
 Implementation = Literal["auto", "reference"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
@@ -47,6 +48,21 @@ def using(implementation: Implementation) -> Iterator[None]:
 def forced() -> bool:
     """Whether the reference runs whatever the device (`using`)."""
     return _in_force[-1] == "reference"
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def eager(function: F) -> F:
+    """Decorator: `torch.compile` calls this function as it is; what it calls is compiled here already."""
+
+    @wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling():
+            return torch.compiler.disable(function)(*arguments, **options)  # type: ignore[no-untyped-call]
+        return function(*arguments, **options)
+
+    return cast(F, called)
 
 
 class Pass:

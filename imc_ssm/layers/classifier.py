@@ -19,6 +19,7 @@ from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, ImcSsmError, shown, unknown
 from imc_ssm.graph import Graph, Place
 from imc_ssm.kernels.device import device_of, precision_of
+from imc_ssm.kernels.operators import eager
 from imc_ssm.layers.block import Activation, Block, Gating, NormKind
 from imc_ssm.layers.parts import Dense, Input, LastPool, MeanPool, Norm
 from imc_ssm.layers.registry import LAYER_CONFIGS, LayerConfig, Mode
@@ -205,6 +206,7 @@ class Classifier(nn.Module):
         self.pool: Any = POOLS[config.pool]() if config.pool in POOLS else None
         self.decoder: Any = Dense(widths[-1], config.outputs)
 
+    @eager
     def forward(self, u: Tensor, lengths: Tensor | None = None) -> Tensor:
         self.check(u, lengths)
         mask = padding_mask(lengths, u.shape[1])
@@ -278,6 +280,7 @@ class Classifier(nn.Module):
         total = torch.zeros(batch, self.config.widths[-1], dtype=torch.float64, device=device_of(self))
         return [block.init_state(batch) for block in self.blocks], total, 0
 
+    @eager
     def step(
         self, u: Tensor, state: tuple[list[Any], Tensor, int]
     ) -> tuple[Tensor, tuple[list[Any], Tensor, int]]:

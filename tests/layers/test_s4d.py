@@ -406,3 +406,18 @@ class TestGraph:
 def test_a_mode_that_does_not_exist_is_named():
     with pytest.raises(ConfigError, match=r"unknown mode 'fft'.*known: convolution, recurrent"):
         Classifier(ModelConfig(heads=2)).set_mode("fft")
+
+
+class TestTorchCompile:
+    @pytest.mark.parametrize("mode", ["convolution", "recurrent"])
+    def test_a_compiled_model_is_the_model(self, mode: str) -> None:
+        """It runs as it is: logits and gradients are the same bits."""
+        model, u = build().set_mode(mode), torch.randn(3, 20, 2)
+        compiled = torch.compile(model, backend="eager")
+        results = []
+        for one in (model, compiled):
+            model.zero_grad()
+            logits = one(u, torch.tensor([20, 3, 11]))
+            logits.sum().backward()
+            results.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+        assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
