@@ -13,8 +13,9 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "cannot_write",
     "canonical_json",
     "check_writable",
+    "is_file",
     "load_tensors",
     "recognised",
     "save_tensors",
@@ -34,6 +36,9 @@ __all__ = [
 
 _KEY = "imc_ssm"
 _VERSION = 1
+_TEMPORARY = ".imc-ssm.tmp-"
+_LEFT = re.compile(re.escape(_TEMPORARY) + r"[0-9a-f]{12}(\.\w*)?")
+_STALE_S = 3600.0
 _DTYPES = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
     | {"float16", "float32", "float64"}
@@ -271,9 +276,28 @@ def _target(path: str | Path) -> Path:
 
 def _create_temporary(folder: Path, suffix: str) -> Path:
     """An empty new file in `folder`, with the permissions any new file gets; hidden, and ignored by git."""
-    path = folder / f".imc-ssm.tmp-{secrets.token_hex(6)}{suffix}"
+    path = folder / f"{_TEMPORARY}{secrets.token_hex(6)}{suffix}"
+    _sweep(folder)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return path
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writes left in `folder`: temporary files of ours that nobody wrote to for an hour."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _LEFT.fullmatch(entry.name):
+                with suppress(OSError):  # another process was faster, or it belongs to somebody else
+                    if entry.is_file(follow_symlinks=False) and time.time() - entry.stat().st_mtime > _STALE_S:
+                        os.unlink(entry)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; also False for a name that no file can have."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long a name
+        return False
 
 
 def _make_folders(folder: Path) -> list[Path]:

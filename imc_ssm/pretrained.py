@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from imc_ssm.errors import ConfigError, FileError, unknown
+from imc_ssm.files import is_file
 
 __all__ = ["model_file", "pretrained_path", "pretrained_seeds"]
 
@@ -55,7 +56,7 @@ def model_file(name: str | Path) -> Path:
     for anything else that does not ship.
     """
     path = Path(name)
-    if path.suffix == _SUFFIX or path.parent != Path() or path.is_file():
+    if path.suffix == _SUFFIX or path.parent != Path() or is_file(path):
         return path
     known = pretrained_seeds()
     model, _, seed = str(name).rpartition("-seed")

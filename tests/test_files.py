@@ -5,6 +5,7 @@ import os
 import random
 import re
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
@@ -338,3 +339,52 @@ class TestTensors:
 def test_canonical_json_does_not_depend_on_order() -> None:
     assert canonical_json({"b": 1, "a": [1.5, "é"]}) == canonical_json({"a": [1.5, "é"], "b": 1})
     assert canonical_json({"b": 1, "a": "é"}) == '{"a":"\\u00e9","b":1}'
+
+
+class TestLeftovers:
+    def test_only_stale_ones_of_ours_go_at_the_next_write(self, tmp_path: Path) -> None:
+        names = {
+            ".imc-ssm.tmp-0123456789ab.nc": (7200, True),
+            ".imc-ssm.tmp-0123456789ab": (7200, True),
+            ".imc-ssm.tmp-ba9876543210.nc": (60, False),  # somebody writes to it
+            ".imc-ssm.tmp-notes.txt": (7200, False),
+            "imc-ssm.tmp-0123456789ab.nc": (7200, False),
+        }
+        now = time.time()
+        for name, (age, _) in names.items():
+            (tmp_path / name).write_text("x")
+            os.utime(tmp_path / name, (now - age, now - age))
+        (tmp_path / ".imc-ssm.tmp-aaaaaaaaaaaa.nc").mkdir()
+        with atomic_path(tmp_path / "new.nc") as temporary:
+            temporary.write_text("y")
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {n for n, (_, goes) in names.items() if not goes} | {
+            "new.nc",
+            ".imc-ssm.tmp-aaaaaaaaaaaa.nc",
+        }
+
+
+NAMES = ("x" * 300, "a\0b", "\ud800", "", ".")
+
+
+@pytest.mark.parametrize("name", NAMES, ids=["long", "null", "surrogate", "empty", "folder"])
+def test_names_that_no_file_can_have(name: str) -> None:
+    """Whatever reads a file says so in one sentence."""
+    import imc_ssm
+    from imc_ssm.pretrained import model_file
+
+    for suffix, read in (
+        (".toml", imc_ssm.load_design),
+        (".toml", imc_ssm.load_cell),
+        (".npz", imc_ssm.load_dataset),
+        (".safetensors", imc_ssm.load_model),
+        (".safetensors", imc_ssm.Deployment.load),
+        (".nc", imc_ssm.open_results),
+        (".pt", imc_ssm.load_foreign),
+        (".csv", imc_ssm.fit_cell),
+        (".pt", model_file),
+    ):
+        with pytest.raises(imc_ssm.ImcSsmError) as error:
+            read(name + suffix)
+        assert len(str(error.value)) < 600
+        assert "\n" not in str(error.value)

@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,8 +33,14 @@ INTERRUPTED = 130
 experiment = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Studies of the folder experiments/: list them, run them cell by cell, compare them with the paper.",
+    help="Studies of the folder experiments/: list them, run them cell by cell, compare them with the paper. "
+    "Reading a study runs its study.py: that of the one that is named, or, to list them, of all.",
 )
+
+
+def _left_out(folder: Path, error: Exception) -> None:
+    """Say that a study is broken, and go on with the others."""
+    console.print(f"left out: {folder}/study.py cannot be read: {type(error).__name__}: {error}", soft_wrap=True)
 
 
 @experiment.command("list")
@@ -48,7 +55,7 @@ def list_(
     """
     from imc_ssm.study import find, studies
 
-    places = studies(data_dir)
+    places = studies(data_dir, named=names or (), left_out=_left_out)
     if names:
         for name in names:
             _list_cells(*find(name, places))
@@ -119,7 +126,7 @@ def run(
     from imc_ssm.study import find, studies
     from imc_ssm.study import run as compute
 
-    places = studies(data_dir)
+    places = studies(data_dir, named=names)
     wanted = selection(only or [])
     chosen = [find(name, places) for name in names]
     plans = [(place, declared, declared.cells(seeds, wanted)) for place, declared in chosen]
@@ -168,7 +175,10 @@ def report(
     from imc_ssm.study.dataset import write
     from imc_ssm.study.report import comparison_table, markdown
 
-    places = {place.study.name: place for place in studies(data_dir)}
+    places = {
+        place.study.name: place
+        for place in studies(data_dir, named=[] if study is None else [study], left_out=_left_out)
+    }
     if study is not None and study not in places:
         raise ConfigError(unknown("study", study, places))
     for place in places.values() if study is None else [places[study]]:

@@ -138,8 +138,8 @@ def digest(name: str | Path) -> str | None:
     try:
         stat = path.stat()
         return _sha256(path.resolve(), stat.st_mtime_ns, stat.st_size)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a null byte in the name
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 @functools.lru_cache(maxsize=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,9 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
             hidden = _hidden(archive)
+            twice = [name for name, times in Counter(archive.namelist()).items() if times > 1]
+        if twice:
+            raise DataError(f"{path} holds {twice[0]!r} more than once; write it again with each array once")
         if broken is not None:
             raise zipfile.BadZipFile(f"bad checksum of {broken}")
         if hidden:

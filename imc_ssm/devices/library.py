@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from imc_ssm.config import Config, read_toml
 from imc_ssm.errors import DesignError, unknown
+from imc_ssm.files import is_file
 
 __all__ = ["ENTRIES", "Cited", "Kind", "beside", "cited", "device_names", "device_path", "kind_of", "read_entry"]
 
@@ -95,7 +96,7 @@ def device_path(kind: Kind, name: str | Path) -> Path:
     Raises `DesignError` that names the nearest shipped one when neither exists.
     """
     if Path(name).suffix == ".toml":
-        if not Path(name).is_file():
+        if not is_file(name):
             raise DesignError(f"no file {name}; give an existing .toml or one of: {', '.join(device_names(kind))}")
         return Path(name)
     path = _root() / kind / f"{name}.toml"

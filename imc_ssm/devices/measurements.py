@@ -103,8 +103,9 @@ def _columns(path: Path) -> dict[str, Any]:
     """The columns of a CSV, as text."""
     try:
         raw = path.read_bytes()
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror or error}; give the path of a CSV") from None
+    except (OSError, ValueError) as error:  # a null byte in the name
+        why = getattr(error, "strerror", None) or error
+        raise FileError(f"cannot read {path}: {why}; give the path of a CSV") from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imc_ssm.errors import ConfigError, FileError, unknown
@@ -77,19 +79,60 @@ def _failed(path: Path, error: Exception) -> str:
     return f"{where}: {type(error).__name__}: {reason}"
 
 
-def studies(data_dir: Path | None = None) -> list[Workplace]:
-    """All studies, by folder. Raises `ConfigError` for two of one name."""
+def studies(
+    data_dir: Path | None = None,
+    *,
+    named: Sequence[str] = (),
+    left_out: Callable[[Path, Exception], None] | None = None,
+) -> list[Workplace]:
+    """The studies, by folder. Reading one runs its `study.py`.
+
+    `named`: experiments ("table3", "STUDY/table3") or studies; where these names stand in some of the files as
+    they are written, only those are run. `left_out` is called for a study that cannot be read, which is then left
+    out, unless none can be read; None: its error is raised. Raises `ConfigError` for two of one name.
+    """
     folders = sorted(path.parent for path in experiments_folder().glob("*/study.py"))
+    words = {folder: _words(folder / "study.py") for folder in folders}
+    if named and all(any(_holds(words[f], f, name) for f in folders) for name in named):
+        folders = [f for f in folders if any(_holds(words[f], f, name) for name in named)]
     places: dict[str, Workplace] = {}
+    broken: dict[Path, Exception] = {}
     for folder in folders:
-        study = load_study(folder)
+        try:
+            study = load_study(folder)
+        except (Exception, SystemExit) as error:
+            if left_out is None:
+                raise
+            broken[folder] = error if isinstance(error, Exception) else ConfigError("it ends the program")
+            continue
         if study.name in places:
             raise ConfigError(
                 f"the studies in {places[study.name].folder} and {folder} are both named {study.name!r}; give "
                 "one of them another name, Study(name=...)"
             )
         places[study.name] = Workplace(study, folder, data_dir)
+    if broken and not places:  # there is nothing to go on with
+        raise next(iter(broken.values()))
+    for folder, why in broken.items():
+        assert left_out is not None
+        left_out(folder, why)
     return list(places.values())
+
+
+def _words(path: Path) -> set[str]:
+    """The texts that stand in a Python file; none where it is not one."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return set()
+    return {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def _holds(words: set[str], folder: Path, name: str) -> bool:
+    study, slash, experiment = name.rpartition("/")
+    return experiment in words | {folder.name} and (not slash or study in words | {folder.name})
 
 
 def find(name: str, places: list[Workplace]) -> tuple[Workplace, Experiment]:

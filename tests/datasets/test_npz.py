@@ -217,3 +217,13 @@ def test_what_lies_behind_the_end_is_no_answer(path: Path) -> None:
     np.testing.assert_array_equal(np.isfinite(data.targets).all(2).sum(1), lengths - 1)
     np.testing.assert_array_equal(data.lengths, lengths - 1)
     assert data.split("train").counted == (lengths - 1)[data.splits["train"]].sum()
+
+
+def test_two_arrays_of_one_name(tmp_path: Path) -> None:
+    """Which of them would win is nobody's choice."""
+    path = tmp_path / "mine.npz"
+    np.savez(path, values=np.zeros((3, 2, 1)), labels=np.arange(3))
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("values.npy", archive.read("values.npy"))
+    with pytest.raises(DataError, match=r"holds 'values.npy' more than once; write it again"):
+        load_npz(path)
