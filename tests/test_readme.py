@@ -24,9 +24,14 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def joined(block: str) -> list[str]:
+    """The commands of a block, those over several lines as one."""
+    return block.replace("\\\n", " ").splitlines()
+
+
 def calls() -> list[list[str]]:
     """Every `imc-ssm` call of a shell block of all pages: whole commands."""
-    lines = [line for text in PAGES.values() for block in blocks("sh", text) for line in block.splitlines()]
+    lines = [line for text in PAGES.values() for block in blocks("sh", text) for line in joined(block)]
     return [shlex.split(line)[1:] for line in dict.fromkeys(lines) if line.startswith("imc-ssm ")]
 
 

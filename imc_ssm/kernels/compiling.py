@@ -18,7 +18,7 @@ import numba
 import torch
 from numba import njit
 
-__all__ = ["Kernel", "compiled", "kernel"]
+__all__ = ["ParallelKernel", "compiled", "kernel"]
 
 if numba.config.THREADING_LAYER == "default":
     numba.config.THREADING_LAYER = "forksafe"
@@ -47,7 +47,7 @@ def _made(function: Callable[..., Any], **options: Any) -> Any:
         return njit(error_model="numpy", **options)(function)
 
 
-class Kernel:
+class ParallelKernel:
     """A compiled function whose `prange` loops run on all threads; one runs at a time."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -65,9 +65,9 @@ class Kernel:
         return bool(self._run.signatures) or (place is not None and any(Path(place).glob(f"*{name}*.nbi")))
 
 
-def kernel(function: Callable[..., Any]) -> Kernel:
+def kernel(function: Callable[..., Any]) -> ParallelKernel:
     """Compile a function whose `prange` loops run on all threads."""
-    return Kernel(function)
+    return ParallelKernel(function)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
