@@ -44,7 +44,10 @@ def read_idx(path: str | Path, rank: int, sha256: str | None = None) -> np.ndarr
         )
     if sha256 is not None and hashlib.sha256(payload).hexdigest() != sha256:
         raise _corrupt(path, "its contents do not match the known SHA-256")
-    return np.frombuffer(payload, np.uint8, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(payload, np.uint8, offset=start).reshape(shape)
+    except ValueError:  # with a zero among the sizes the others may be anything
+        raise _corrupt(path, f"its header says {shape}, more than an array can have") from None
 
 
 def _payload(path: Path) -> bytes:
