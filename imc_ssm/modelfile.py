@@ -62,6 +62,7 @@ def save_model(path: str | Path, stored: StoredModel | Classifier | str | Path) 
     save_tensors(path, tensors_of(stored.model), header, kind="model")
 
 
+@torch.inference_mode(False)  # it can be trained, wherever it was loaded
 def load_model(path: str | Path) -> StoredModel:
     """Read a model file: the model, its scheme and where it came from.
 

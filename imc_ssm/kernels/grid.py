@@ -20,10 +20,12 @@ Array = NDArray[Any]
 class DeviceArray:
     """Numbers that never change, as a tensor on any device."""
 
+    @torch.inference_mode(False)  # it is read in training, too, wherever it was made
     def __init__(self, numbers: Array) -> None:
         self.numbers = np.ascontiguousarray(numbers)
         self._copies = {torch.device("cpu"): torch.from_numpy(self.numbers)}
 
+    @torch.inference_mode(False)
     def on(self, device: torch.device) -> Tensor:
         """The numbers there; the first call copies."""
         found = self._copies.get(device)

@@ -131,8 +131,8 @@ class QuantizedGelu(TableSite):
 
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
         grid = Grid.of(source, channels)
-        x = _values(grid, source.bits).requires_grad_()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x = _values(grid, source.bits).requires_grad_()
             y = self.inner(x)
             (slope,) = torch.autograd.grad(y.sum(), x)
         table, inside = Grid.of(output, channels).round(y.detach().float().numpy())

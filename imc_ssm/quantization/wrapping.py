@@ -107,6 +107,7 @@ def _collected(model: Classifier, what: str) -> dict[str, Any]:
     return found
 
 
+@torch.inference_mode(False)  # what is made here can be trained, wherever it was made
 @torch.no_grad()
 def quantize(
     model: Classifier,
