@@ -269,8 +269,8 @@ def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
 
 
 _SEQUENCES, _VALUES = 500, 500 * 784 * 16
-"""Sequences, and values of an activation, that a model is run on at a time. Of a quantized deep model a value takes
-up to 200 bytes: rows twice as wide before gates, sums in double precision."""
+"""Sequences, and values of an activation, that a model is run on at a time. In a deep quantized model a value
+takes up to 200 bytes: rows twice as wide before gates, sums in double precision."""
 
 
 def _at_once(model: nn.Module, split: Split) -> int:
