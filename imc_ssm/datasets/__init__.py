@@ -81,6 +81,7 @@ register_task(fsdd.INFO)(fsdd.load_fsdd)
 register_task(fsdd.INFO_SPEAKERS)(fsdd.load_fsdd_speakers)
 register_task(mitdb.INFO)(mitdb.load_mitdb)
 register_task(mitdb.INFO_MLII)(mitdb.load_mitdb_mlii)
+register_task(mitdb.INFO_RHYTHM)(mitdb.load_mitdb_rhythm)
 register_task(mitdb.INFO_STREAM)(mitdb.load_mitdb_stream)
 register_task(emg.INFO)(emg.load_emg)
 

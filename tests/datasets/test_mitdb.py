@@ -130,6 +130,36 @@ def test_beats_are_windows_around_the_peak(small: dict[str, bytes], tmp_path: Pa
     np.testing.assert_allclose(lead.split("validation").values[2, :, 0], swapped - swapped.mean(), atol=1e-5)
 
 
+def test_the_rhythm_stands_beside_the_leads(small: dict[str, bytes], tmp_path: Path) -> None:
+    write(small, tmp_path / "mitdb")
+    plain, data = (datasets.load(name, tmp_path) for name in ("mitdb", "mitdb-rhythm"))
+    assert data.values.shape == (44 * 5, 216, 5)
+    np.testing.assert_allclose(
+        data.values[..., :2] * (plain.values.std(1, keepdims=True) + 0.05), plain.values, atol=1e-4
+    )
+    np.testing.assert_array_equal(data.labels, plain.labels)
+    assert (np.ptp(data.values[..., 2:], axis=1) == 0).all()
+    # Beats at 20, 700, 2000, 3590, 7399; the first interval stands before the first beat; a mean of the earlier.
+    usual = np.array([680, 680, (680 + 680) / 2, (680 + 680 + 1300) / 3, (680 + 680 + 1300 + 1590) / 4])
+    before, after = [680, 680, 1300, 1590, 3809], [680, 1300, 1590, 3809, 3809]
+    ratios = np.array([before, after, [680, 680, 680, 1300, 1590]]) / usual
+    assert ratios.max() > 4  # a pause is four usual intervals at most
+    wanted = 2 * np.log(np.minimum(ratios, 4)).T
+    np.testing.assert_allclose(data.split("test").values[:5, 0, 2:], wanted, atol=1e-5)
+
+
+def test_a_premature_beat_shows_in_the_intervals() -> None:
+    peaks = np.cumsum([300] * 20 + [180, 420] + [300] * 20)
+    found = mitdb.intervals(peaks)
+    np.testing.assert_allclose(found[20], 2 * np.log([180 / 300, 420 / 300, 1]))
+    np.testing.assert_allclose(found[:19], 0, atol=1e-12)
+    usual = (14 * 300 + 180 + 420) / 16  # of the sixteen before beat 22
+    np.testing.assert_allclose(found[22], 2 * np.log([300 / usual, 300 / usual, 420 / usual]))
+    np.testing.assert_allclose(found[-1], 0, atol=1e-12)  # and forgotten after sixteen
+    far = mitdb.intervals(np.array([0, 10, 1000, 1010]))
+    assert np.abs(far).max() == pytest.approx(2 * np.log(4))
+
+
 def test_the_stream_has_a_label_per_step(small: dict[str, bytes], tmp_path: Path) -> None:
     data = datasets.load("mitdb-stream", write(small, tmp_path / "mitdb").parent)
     assert data.values.shape == (44 * 3, 3600, 2)

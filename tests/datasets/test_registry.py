@@ -17,6 +17,7 @@ def test_names_and_info() -> None:
         "fsdd-speakers",
         "mitdb",
         "mitdb-mlii",
+        "mitdb-rhythm",
         "mitdb-stream",
         "smnist",
     ]
