@@ -28,7 +28,7 @@ def demo(
 ) -> None:
     """The whole way on the digits, in a few minutes: train, quantize, deploy, one dataset and one picture.
 
-    Interrupted, it leaves a hidden folder beside --out; the same command goes on from there.
+    Interrupted, it leaves a hidden folder beside --out; the same command goes on from there. Computed on the CPU.
     """
     from imc_ssm import results
     from imc_ssm.study import Workplace, run

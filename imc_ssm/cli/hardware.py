@@ -110,7 +110,10 @@ def cost(
     data_dir: DataDir = None,
     seed: Seed = 0,
 ) -> None:
-    """Energy, latency, area and memory of one inference, by component, without evaluating accuracy."""
+    """Energy, latency, area and memory of one inference, by component, without evaluating accuracy.
+
+    Computed on the CPU, wherever the model was trained.
+    """
     from imc_ssm.chip import Deployment, compile
     from imc_ssm.costs import cost as price
     from imc_ssm.costs import operation_table, table

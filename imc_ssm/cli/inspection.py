@@ -52,7 +52,7 @@ def inspect(
     """Where rounding moves the poles, what that does to the kernel, and how wide the states are.
 
     Ranges of every state: guaranteed (L1 norm of its impulse response) and calibrated (on training sequences);
-    what saturates in the integer unit on test sequences.
+    what saturates in the integer unit on test sequences. Computed on the CPU.
     """
     from imc_ssm.analysis import inspect_model
     from imc_ssm.modelfile import load_model

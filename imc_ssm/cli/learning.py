@@ -16,8 +16,9 @@ from imc_ssm.cli.resume import checkpoint_of, resumable
 
 if TYPE_CHECKING:
     from imc_ssm.datasets import SequenceDataset
+    from imc_ssm.layers import Classifier
     from imc_ssm.modelfile import StoredModel
-    from imc_ssm.quantization import Scheme
+    from imc_ssm.quantization import Bits, Scheme
     from imc_ssm.training import TrainConfig
 
 __all__ = ["quantize", "save_and_report", "train"]
@@ -217,6 +218,8 @@ def quantize(
     }
     words = {"poles": poles, "state": state, "weights": weights, "activations": activations}
     chosen = _scheme(scheme, words, biases, only, given)
+    if only is not None:
+        _has_parts(stored.model, chosen.bits)
     recipe = TrainConfig.parse(
         {
             "epochs": epochs,
@@ -281,6 +284,17 @@ def _scheme(
                 )
         bits = {part: width if part in parts else None for part, width in bits.items()}
     return made.with_bits(Bits.parse(bits))
+
+
+def _has_parts(model: Classifier, bits: Bits) -> None:
+    """`ConfigError` for a part with bits that the model does not have: quantizing it would do nothing."""
+    from imc_ssm.errors import ConfigError, unknown
+
+    there = {path.rsplit(".", 1)[-1] for path in model.graph().kinds()}
+    roles = dict(zip(bits.model_dump(), bits.by_role(), strict=True))
+    for part, role in roles.items():
+        if getattr(bits, part) is not None and role not in there:
+            raise ConfigError(unknown("part of this model", part, (p for p, r in roles.items() if r in there)))
 
 
 def _widths(text: str) -> int | list[int]:

@@ -81,7 +81,8 @@ Only = Annotated[
     str | None,
     typer.Option(
         help="Quantize these parts alone, comma-separated; the others stay in full precision: poles, b, c, d, "
-        "state, weights, biases, input, encoder, recurrent, after_d, gelu, mixing, glu, residual, pool."
+        "state, weights, biases, input, encoder, recurrent, after_d, both, gelu, relu, mixing, glu, residual, "
+        "norm, pool; those that the model has."
     ),
 ]
 Granularity = Annotated[

@@ -80,6 +80,7 @@ def test_a_shipped_model_is_quantized_by_its_name(tmp_path):
         (("--parameterisation", "free"), "'parameterisation' = 'free'"),
         (("--gelu", "tanh"), "'gelu' = 'tanh'"),
         (("--only", "poles,statee"), "unknown part 'statee'; did you mean 'state'?"),
+        (("--only", "poles,norm"), "unknown part of this model 'norm'"),
         (("--only", "poles", "--state", 4), "--state 4 is of no part in --only poles"),
         (("--only", "c", "--activations", 4), "--activations 4 is of no part in --only c"),
         (("--only", "c", "--biases", 12), "--biases 12 is of no part in --only c"),
