@@ -110,7 +110,8 @@ class Run:
             raise ValueError(f"done is {shown(done)}, best {shown(best)}")
         if len(rates) != len(self.optimiser.param_groups) or not all(0 <= float(r) < 1e6 for r in rates):
             raise ValueError(f"rates are {shown(rates)}")
-        if not isinstance(measured, dict) or measured.keys() != self.measured.keys():
+        # One that is older than a task lacks what is measured of it.
+        if not isinstance(measured, dict) or not {"time"} <= measured.keys() <= self.measured.keys():
             raise ValueError(f"measured is {shown(measured)}")
         epochs = {len(values) for values in measured.values() if values}  # what a task lacks stays empty
         if len(epochs) > 1 or not all(type(v) is float for values in measured.values() for v in values):
@@ -162,5 +163,6 @@ class Run:
         steps = {"last_epoch": header["done"], "_step_count": header["done"] + 1}
         self.schedule.load_state_dict(self.schedule.state_dict() | steps)
         self.rng.bit_generator.state = header["shuffle"]
-        self.done, self.best, self.measured = header["done"], header["best"], header["measured"]
+        self.done, self.best = header["done"], header["best"]
+        self.measured = self.measured | header["measured"]
         torch.set_rng_state(tensors["random"])

@@ -107,7 +107,8 @@ def train(
     Raises `ImcSsmError` when the loss stops being finite, with what to try, or for a device that cannot be used,
     and `CheckpointError` for a checkpoint of another run.
     """
-    model, data = getattr(model, "model", model), dataset_of(data)
+    model = model if isinstance(model, nn.Module) else getattr(model, "model", model)
+    data = dataset_of(data)
     with placed(model, named_device(device)):
         return _train(model, data, config, mode, progress, keep, checkpoint)
 
@@ -129,7 +130,12 @@ def _train(
     steps = config.epochs * math.ceil(len(split) / config.batch)
     optimiser, schedule = _optimiser(model, config, steps)
     identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
-    scheme = getattr(model, "scheme", None)  # word lengths of parameters leave no trace in the state
+    if checkpoint is not None:
+        identity |= {"train": split.digest(), "validation": data.split("validation").digest()}
+    # What leaves no trace in the state: word lengths of parameters, and most of the architecture.
+    config_of, scheme = getattr(model, "config", None), getattr(model, "scheme", None)
+    if isinstance(config_of, Config):
+        identity |= {f"model.{name}": value for name, value in config_of.model_dump(mode="json").items()}
     modes = {str(module.mode) for module in model.modules() if hasattr(module, "mode")}
     identity |= {
         "start": _digest(model),
@@ -328,7 +334,8 @@ def metrics(model: nn.Module, split: Split, batch: int | None = None) -> dict[st
 
     Classes: `accuracy` in percent, `f1` (K,) = 2 TP / (2 TP + FP + FN), NaN for a class that neither occurs nor is
     found, and its mean over the others, `f1_macro`. Values: `mae`, the mean absolute error, and `r2` = 1 - sum of
-    squared errors / sum of squares around the mean, each the mean over the K values.
+    squared errors / sum of squares around the mean, each the mean over the K values (r2: over those that
+    vary; both NaN where an output is).
     """
     found, wanted = predict(model, split, batch), split.labels
     if split.goal == "values":
@@ -336,21 +343,15 @@ def metrics(model: nn.Module, split: Split, batch: int | None = None) -> dict[st
         y, p = wanted[there].astype(np.float64), found[there].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             total = np.square(y - y.mean(0)).sum(0)
-            r2 = np.where(total > 0, 1 - np.square(y - p).sum(0) / total, np.nan)
-            return {"mae": float(np.abs(y - p).mean()), "r2": _mean(r2)}
+            r2 = 1 - np.square(y - p).sum(0)[total > 0] / total[total > 0]
+            return {"mae": float(np.abs(y - p).mean()), "r2": float(r2.mean()) if r2.size else math.nan}
     there = wanted >= 0
     y, p = wanted[there], found[there]
     k = max(split.outputs, int(y.max()) + 1, int(p.max()) + 1)
     right = np.bincount(y[y == p], minlength=k)
     either = np.bincount(y, minlength=k) + np.bincount(p[p >= 0], minlength=k)
     f1 = np.where(either > 0, 2 * right / np.maximum(either, 1), np.nan)
-    return {"accuracy": float(100.0 * np.mean(y == p)), "f1": f1, "f1_macro": _mean(f1)}
-
-
-def _mean(values: np.ndarray[Any, Any]) -> float:
-    """Of those that are numbers; NaN of none."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if there.size else math.nan
+    return {"accuracy": float(100.0 * np.mean(y == p)), "f1": f1, "f1_macro": float(f1[either > 0].mean())}
 
 
 def said(found: dict[str, Any]) -> str:

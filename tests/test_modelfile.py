@@ -9,7 +9,9 @@ import torch
 
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.files import load_tensors, save_tensors
-from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.layers import S4D, Classifier, ModelConfig
+from imc_ssm.layers.registry import LAYERS
+from imc_ssm.layers.s4d import S4DConfig
 from imc_ssm.modelfile import StoredModel, load_model, save_model, tensors_of
 from imc_ssm.quantization import Quantizer, Scheme
 
@@ -66,6 +68,19 @@ class TestRoundTrip:
         save_model(path, StoredModel(model, None))
         u = torch.randn(2, 9, model.config.inputs)
         assert torch.equal(load_model(path).model(u), model.eval()(u))
+
+    def test_a_name_decides_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only the scales of quantizers have to be positive, not every parameter that is called so."""
+
+        class Scaled(S4D):
+            def __init__(self, heads: int, config: S4DConfig) -> None:
+                super().__init__(heads, config)
+                self.log_scale = torch.nn.Parameter(-torch.ones(heads))
+
+        monkeypatch.setitem(LAYERS, "s4d", Scaled)
+        path = tmp_path / "m.safetensors"
+        save_model(path, Classifier(ModelConfig(heads=4, n_state=8)))
+        assert (load_model(path).model.get_parameter("blocks.0.ssm.log_scale") == -1).all()
 
     def test_reading_draws_no_random_numbers(self, trained: Classifier, tmp_path: Path) -> None:
         path = tmp_path / "m.safetensors"

@@ -1,5 +1,7 @@
 """Labels of a sequence or of every step, values, and the next step: losses, metrics, best epochs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
-from imc_ssm.errors import ConfigError
+from imc_ssm.errors import ConfigError, DataError
 from imc_ssm.training import TrainConfig, _Loss, accuracy, check_model_fits, metrics, predict, train
 
 N, TIME, K = 60, 12, 3
@@ -189,3 +191,50 @@ def test_a_single_class_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="has one class"):
         check_model_fits(Linear(2, True), data)
+
+
+def test_a_dataset_says_what_is_wanted() -> None:
+    assert "3 classes a sequence" in repr(task("classes", False, False))
+    assert "3 values a step" in repr(task("values", True, True))
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_a_split_without_a_label_is_refused(name: str) -> None:
+    """Nothing could be learnt, chosen or measured by it."""
+    data = task("classes", True, False)
+    assert data.labels is not None
+    labels = data.labels.copy()
+    labels[data.splits[name]] = -1
+    with pytest.raises(DataError, match=f"no step of split '{name}' has a label"):
+        replace(data, labels=labels)
+
+
+def test_a_module_is_trained_whole() -> None:
+    """Also where it calls a part of itself `model`, as files of models do."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.offset = Linear(K, True), nn.Parameter(torch.zeros(K))
+
+        def forward(self, u: Tensor, lengths: Tensor | None = None) -> Tensor:
+            return self.model(u, lengths) + self.offset
+
+    whole = Twice()
+    train(whole, task("classes", False, False), TrainConfig(epochs=1, batch=5))
+    assert bool((whole.offset != 0).all())
+
+
+def test_an_output_that_is_no_number_spoils_r2_and_a_constant_one_does_not() -> None:
+    data = task("values", False, False)
+    assert data.targets is not None
+    constant = replace(data, targets=np.concatenate([data.targets[:, :2], np.ones((N, 1))], axis=1))
+    model = Linear(K, True)
+    torch.manual_seed(0)
+    train(model, constant, TrainConfig(epochs=60, batch=5, learning_rate=0.1))
+    assert metrics(model, constant.split("test"))["r2"] > 0.9
+    with torch.no_grad():
+        model.map.bias[0] = torch.nan
+    found = metrics(model, constant.split("test"))
+    assert np.isnan(found["r2"])
+    assert np.isnan(found["mae"])

@@ -2,7 +2,9 @@
 
 import copy
 import types
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,6 +234,35 @@ class TestCheckpoint:
         train(quantize(small(), Scheme(), calibration), data, QUICK, checkpoint=path)
         with pytest.raises(CheckpointError, match=rf"scheme 'a8-x8' there and '{other.label}' here"):
             train(quantize(small(), other, calibration), data, QUICK, checkpoint=path)
+
+    @pytest.mark.parametrize("fields", [{"activation": "relu"}, {"residual": False}, {"pool": "last"}])
+    def test_of_another_architecture(self, fields: dict[str, Any], tmp_path: Path) -> None:
+        """The same parameters in other blocks."""
+        path, name = tmp_path / "run.safetensors", next(iter(fields))
+        train(small(), levels(), QUICK, checkpoint=path)
+        with pytest.raises(CheckpointError, match=rf"model\.{name} .* there and .* here"):
+            train(small(**fields), levels(), QUICK, checkpoint=path)
+
+    @pytest.mark.parametrize("split", ["train", "validation"])
+    def test_of_other_sequences(self, split: str, tmp_path: Path) -> None:
+        """As many of the same name."""
+        path, data = tmp_path / "run.safetensors", levels()
+        train(small(), data, QUICK, checkpoint=path)
+        assert data.labels is not None
+        labels = data.labels.copy()
+        first = data.splits[split][0]
+        labels[first] = (labels[first] + 1) % 3
+        with pytest.raises(CheckpointError, match=rf"other settings \({split} "):
+            train(small(), replace(data, labels=labels), QUICK, checkpoint=path)
+
+    def test_older_than_a_metric(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.safetensors"
+        expected = train(small(), levels(), QUICK, checkpoint=path)
+        arrays, header = load_tensors(path, "checkpoint")
+        del header["measured"]["r2_validation"], header["measured"]["f1_macro_validation"]
+        save_tensors(path, arrays, header, "checkpoint")
+        found = train(small(), levels(), QUICK, checkpoint=path)
+        assert (found.loss_train, found.r2_validation) == (expected.loss_train, [])
 
     def test_of_another_mode(self, tmp_path: Path) -> None:
         path = tmp_path / "run.safetensors"

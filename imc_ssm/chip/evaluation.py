@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import xarray as xr
 
 from imc_ssm.chip.deployment import Deployment, deployment_of
 from imc_ssm.datasets import dataset_of
-from imc_ssm.datasets.sequence import SequenceDataset, Split
+from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.errors import FileError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.kernels.device import named_device
@@ -85,7 +84,7 @@ def evaluate(
     check_model_fits(model, data)
     identity = {"seed": seed, "times": list(times), "chips": chips, "split": split, "task": data.task}
     identity |= {"deployment": deployment.digest(), "implementation": implementation, "noise": noise}
-    identity |= {"device": there.type, "data": _digest(part)}
+    identity |= {"device": there.type, "data": part.digest()}
     digital = metrics(deployment.digital().to(there), part)
     shapes = {name: (chips, len(times), *np.shape(value)) for name, value in digital.items()}
     out, done = _resumed(checkpoint, identity, shapes)
@@ -123,12 +122,6 @@ def evaluate(
         names = np.arange(data.outputs) if data.class_names is None else np.array(data.class_names)
         dataset = dataset.assign_coords({"class": ("class", names, {"units": "1", "long_name": "Class"})})
     return dataset
-
-
-def _digest(part: Split) -> str:
-    """SHA-256 of the sequences, where they end, and their labels."""
-    arrays = (part.values, part.labels, *(() if part.lengths is None else (part.lengths,)))
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
 def _resumed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,13 @@ class Split:
         if not self.per_step:
             return len(self)
         return int(np.isfinite(self.labels[..., 0]).sum() if self.goal == "values" else (self.labels >= 0).sum())
+
+    def digest(self) -> str:
+        """SHA-256 of the sequences, what is wanted of them, and where they end."""
+        digest = hashlib.sha256()
+        for array in (self.values, self.labels, *(() if self.lengths is None else (self.lengths,))):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def batches(
         self, batch_size: int, rng: np.random.Generator | None = None, *, order: np.ndarray | None = None
@@ -168,6 +176,9 @@ class SequenceDataset:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        empty = [name for name in SPLITS if not self.split(name).counted]
+        if empty:
+            raise DataError(f"{self.task}: no step of split {empty[0]!r} has a label; put some there that have")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -200,7 +211,7 @@ class SequenceDataset:
         rows: dict[str, object] = {
             "sequences": f"{n} x {time} steps x {channels} channels at {self.sample_rate:g} Hz",
             "splits": ", ".join(f"{name} {len(index)}" for name, index in self.splits.items()),
-            "labels": f"{self.n_classes} classes",
+            "wanted": f"{self.outputs} {self.goal} a {'step' if self.per_step else 'sequence'}",
         }
         if self.lengths is not None:
             rows["lengths"] = f"{int(self.lengths.min())} to {int(self.lengths.max())} steps"

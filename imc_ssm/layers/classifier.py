@@ -253,7 +253,10 @@ class Classifier(nn.Module):
             raise ImcSsmError(f"{what}: dtype {u.dtype}, the model has {precision}; convert with .to({precision})")
         if lengths is None:
             return
-        if lengths.shape != (len(u),) or lengths.is_floating_point():
+        given = lengths
+        if not isinstance(given, Tensor):
+            raise ImcSsmError(f"lengths are a {type(given).__name__}; give a tensor: torch.as_tensor(lengths)")
+        if lengths.shape != (len(u),) or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise ImcSsmError(
                 f"lengths have shape {tuple(lengths.shape)} and dtype {lengths.dtype}; needed is one integer for "
                 f"each of the {len(u)} sequences"

@@ -2,7 +2,9 @@
 
 import cmath
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -182,13 +184,14 @@ class TestRefusals:
             ((4, 30, 2), torch.float64, None, r"dtype torch.float64, the model has torch.float32; convert"),
             ((4, 30, 2), torch.float32, torch.tensor([1, 2]), "one integer for each of the 4 sequences"),
             ((4, 30, 2), torch.float32, torch.ones(4), "one integer for each"),
+            ((4, 30, 2), torch.float32, torch.ones(4, dtype=torch.bool), "one integer for each"),
+            ((4, 30, 2), torch.float32, np.ones(4, np.int64), "lengths are a ndarray; give a tensor"),
+            ((4, 30, 2), torch.float32, [3, 4, 5, 6], "lengths are a list; give a tensor"),
             ((4, 30, 2), torch.float32, torch.tensor([1, 2, 0, 3]), "run from 0 to 3; allowed is 1 to 30"),
             ((4, 30, 2), torch.float32, torch.tensor([1, 2, 5, 31]), "run from 1 to 31"),
         ],
     )
-    def test_inputs(
-        self, shape: tuple[int, ...], dtype: torch.dtype, lengths: Tensor | None, message: str
-    ) -> None:
+    def test_inputs(self, shape: tuple[int, ...], dtype: torch.dtype, lengths: Any, message: str) -> None:
         with pytest.raises(ImcSsmError, match=message):
             build()(torch.zeros(shape, dtype=dtype), lengths)
 
