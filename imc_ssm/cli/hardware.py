@@ -69,7 +69,7 @@ def deploy(
         raise ConfigError(f"--yield {yield_:g} is a share of chips above an accuracy; {task} asks for values")
     if yield_ is not None and not 0 <= yield_ <= 100:
         raise ConfigError(f"--yield {yield_:g}; an accuracy is from 0 to 100 percent")
-    calibration = calibration_batch(data, stored.model.config.width)
+    calibration = calibration_batch(data, stored.model.config.width, seed=0)
     placed = compile(stored.model, chip, *calibration, name=model.stem)
     price(placed)  # a converter without a price shows before the long part
     console.print(placed.table())
@@ -132,7 +132,7 @@ def cost(
             raise
         stored = load_model(model)
         data, _ = data_of(stored, dataset, data_dir)
-        calibration = calibration_batch(data, stored.model.config.width)
+        calibration = calibration_batch(data, stored.model.config.width, seed=0)
         placed = compile(stored.model, design or "pcm-256", *calibration, name=model.stem)
     else:
         if design is not None:

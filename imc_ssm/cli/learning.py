@@ -183,6 +183,13 @@ def quantize(
     noise_output: Annotated[
         float, typer.Option(help="Read noise in QAT, in units of a design's read_noise.")
     ] = 0.04,
+    clip_input: Annotated[
+        float | None,
+        typer.Option(
+            help="Percentile of its inputs that a matrix's range covers in QAT; default: 99, 100 without read "
+            "noise. Signals with peaks that matter: 100."
+        ),
+    ] = None,
     balance: options.Balance = 0.0,
     dataset: TaskName = None,
     data_dir: DataDir = None,
@@ -227,7 +234,7 @@ def quantize(
             "learning_rate": learning_rate,
             "noise": noise,
             "noise_output": noise_output,
-            "clip_input": 99.0 if noise_output else 100.0,
+            "clip_input": (99.0 if noise_output else 100.0) if clip_input is None else clip_input,
             "balance": balance,
             "seed": seed,
         }

@@ -182,12 +182,16 @@ def scheme_of(given: Any) -> Scheme:
 
 
 def calibration_of(model: Classifier, given: Any, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Sequences to calibrate on, and their lengths: some of a dataset's, or those that are given."""
+    """Sequences to calibrate on, and their lengths: some of a dataset's, or those that are given.
+
+    Of a dataset they are drawn, with one seed, so that accuracy and cost are of the same chip: of recordings that
+    come one after another the first sequences would be of one patient.
+    """
     if isinstance(given, SequenceDataset):
         if lengths is not None:
             raise ConfigError("a dataset has its own lengths; give lengths only with sequences")
         heads = model.config.heads
-        return calibration_batch(given, heads if isinstance(heads, int) else max(heads))
+        return calibration_batch(given, heads if isinstance(heads, int) else max(heads), seed=0)
     if isinstance(given, Split):
         ends = None if given.lengths is None else torch.from_numpy(given.lengths)
         return torch.from_numpy(np.ascontiguousarray(given.values)), ends
