@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -47,22 +48,36 @@ def _made(function: Callable[..., Any], **options: Any) -> Any:
         return njit(error_model="numpy", **options)(function)
 
 
+SMALL = 1024
+"""Numbers of a first argument up to which one thread does all: to wake the others takes longer (30 us and more on
+the work queue, even where there is one thread), and the step of a stream is ten such calls."""
+
+
 class ParallelKernel:
-    """A compiled function whose `prange` loops run on all threads; one runs at a time."""
+    """A compiled function whose `prange` loops run on all threads, or on the caller's where there is little to do;
+    one runs at a time."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._run = _made(function, parallel=True)
+        self._alone = _made(_renamed(function, f"{function.__name__}_alone"))  # compiled when it is called
         self.__doc__ = function.__doc__
 
     def __call__(self, *arguments: Any) -> Any:
         with _turn:
-            return self._run(*arguments)
+            return (self._alone if arguments[0].size <= SMALL else self._run)(*arguments)
 
     @property
     def ready(self) -> bool:
         """Whether it was compiled on this machine before: in this process, or into Numba's cache."""
         place, name = self._run.stats.cache_path, self._run.py_func.__name__
-        return bool(self._run.signatures) or (place is not None and any(Path(place).glob(f"*{name}*.nbi")))
+        return bool(self._run.signatures) or (place is not None and any(Path(place).glob(f"*.{name}-*.nbi")))
+
+
+def _renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same function under another name: Numba's cache tells functions apart by names, not by options."""
+    made = FunctionType(function.__code__, function.__globals__, name, function.__defaults__, function.__closure__)
+    made.__qualname__, made.__module__ = name, function.__module__
+    return made
 
 
 def kernel(function: Callable[..., Any]) -> ParallelKernel:

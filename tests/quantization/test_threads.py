@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from imc_ssm.kernels import compiling
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Quantizer, Scheme, quantize
 from imc_ssm.quantization.kept import PerThread
@@ -63,3 +64,20 @@ def test_what_belongs_to_a_thread_is_not_copied() -> None:
     for other in (copy.deepcopy(one), copy.copy(one)):
         assert other.value is None
     assert one.value == 3
+
+
+@pytest.mark.parametrize("layer", ["s4d", "s5"])
+def test_one_thread_makes_the_same_of_little(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call on the caller's thread alone, as of a stream's step, and one on all: equal to the bit."""
+    torch.manual_seed(0)
+    model = Classifier(ModelConfig.parse({"heads": 4, "n_state": 8, "layer": layer, "norm": "layer"}))
+    u = torch.randn(3, 24, 1)
+    quantized, found = quantize(model, Scheme(), u), []
+    for small in (0, 1 << 40):
+        monkeypatch.setattr(compiling, "SMALL", small)
+        quantized.zero_grad()
+        logits = quantized(u)
+        logits.square().sum().backward()
+        found.append([logits.detach(), *(p.grad for p in quantized.parameters() if p.grad is not None)])
+    assert len(found[0]) > 8
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
