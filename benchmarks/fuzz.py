@@ -24,9 +24,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="loaders, separated by commas")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    from fuzz_brought import LOADERS
     from fuzz_harness import run_case
     from fuzz_loaders import fresh
+    from fuzz_tasks import LOADERS
 
     names = given.only.split(",") if given.only else list(LOADERS)
     share = -(-given.cases // len(names))

@@ -113,6 +113,8 @@ class Run:
         # One that is older than a task lacks what is measured of it.
         if not isinstance(measured, dict) or not {"time"} <= measured.keys() <= self.measured.keys():
             raise ValueError(f"measured is {shown(measured)}")
+        if not all(type(values) is list for values in measured.values()):
+            raise ValueError(f"measured is {shown(measured)}")
         epochs = {len(values) for values in measured.values() if values}  # what a task lacks stays empty
         if len(epochs) > 1 or not all(type(v) is float for values in measured.values() for v in values):
             raise ValueError("what was measured is not one number an epoch")

@@ -13,6 +13,7 @@ from imc_ssm.chip.programming import Noise, ProgrammedMatrix, compensation, prog
 from imc_ssm.chip.reference import GLOBAL, probe_cpp, reference_tile
 from imc_ssm.devices import Chip, stream_seed
 from imc_ssm.errors import ConfigError, DataError, DesignError, unknown
+from imc_ssm.kernels.device import single_precision
 
 __all__ = ["AnalogLinear", "Implementation"]
 
@@ -151,7 +152,7 @@ class AnalogLinear(nn.Module):
         if x.ndim == 0 or x.shape[-1] != self.mapped.inputs:
             raise DataError(f"{self.mapped.name!r} takes (..., {self.mapped.inputs}), got {tuple(x.shape)}")
         flat = x.detach().reshape(-1, self.mapped.inputs).to(torch.float32)
-        y = torch.empty(len(flat), self.mapped.outputs, device=flat.device)
+        y = flat.new_empty(len(flat), self.mapped.outputs)
         rows = max(1, _CHUNK // max(self.mapped.inputs, self.mapped.outputs))
         with torch.no_grad():
             if self.implementation == "fast":
@@ -186,11 +187,11 @@ class AnalogLinear(nn.Module):
             part = drive[:, slice(*tile.row)]
             spread = noise * adc.codes[1] / tile.output_range
             if variance is not None:
-                codes = torch.empty(len(x), weight.shape[1], device=x.device)
+                codes = x.new_empty(len(x), weight.shape[1])
                 codes.normal_(generator=self._generator(x.device))
                 codes.mul_((part.square() @ variance).add_(spread**2).sqrt_()).addmm_(part, weight)
             elif noise > 0:
-                codes = torch.empty(len(x), weight.shape[1], device=x.device)
+                codes = x.new_empty(len(x), weight.shape[1])
                 codes.normal_(0.0, spread, generator=self._generator(x.device))
                 codes.addmm_(part, weight)
             else:
@@ -216,7 +217,7 @@ class AnalogLinear(nn.Module):
     def _aihwkit(self, x: Tensor, y: Tensor) -> None:
         """The same through aihwkit's tiles, whose outputs are ADC code times step."""
         drive = x / self.mapped.input_range
-        with GLOBAL, torch.random.fork_rng(devices=[]):
+        with GLOBAL, single_precision(), torch.random.fork_rng(devices=[]):
             if self._global_state is None:
                 torch.default_generator.manual_seed(self._seed)
             else:

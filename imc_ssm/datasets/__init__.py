@@ -158,6 +158,11 @@ def _own(name: str | Path) -> Callable[[str | Path], SequenceDataset] | None:
 def _task(name: str) -> Task:
     """The task of a name."""
     if name not in TASKS:
+        if Path(name).suffix in (".pt", ".pth", ".npy", ".csv", ".mat", ".safetensors", ".nc", ".toml"):
+            raise DataError(
+                f"{name} holds no sequences; give your own file, ending in .npz or .ts, as numpy.savez(path, "
+                "values=..., labels=...) writes it"
+            )
         raise DataError(
             f"{unknown('dataset', name, TASKS)}; or give the path of your own file, ending in .npz or .ts"
         )

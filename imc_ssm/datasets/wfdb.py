@@ -41,7 +41,9 @@ def read_record(name: str, header: bytes, data: bytes) -> Leads:
         # of both signals: zero, first value, checksum
         zero, firsts, checksums = np.array([[int(word) for word in line[4:7]] for line in lines[1:3]]).T
         names = tuple(line[8] for line in lines[1:3])
-        if signals != 2 or len(names) != 2 or not (0 < rate < 1e6 and 0 < samples < 1e9 and (gain > 0).all()):
+        if signals != 2 or len(names) != 2 or not (0 < rate < 1e6 and 0 < samples < 1e9):
+            raise ValueError
+        if not ((gain >= 0.1) & (gain <= 1e6) & (abs(zero) <= 1 << 15)).all():  # codes have 12 bits
             raise ValueError
     except (ValueError, IndexError, OverflowError):
         raise DataError(f"{name}.hea is no header of two signals; replace it with a good copy") from None

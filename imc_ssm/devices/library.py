@@ -62,9 +62,10 @@ if TYPE_CHECKING:  # a type checker sees the class, pydantic the class with its 
     Signed: TypeAlias = Cited
     Voltage: TypeAlias = Cited
 else:
-    # The upper ends are far above anything that is built; what lies beyond is a wrong unit or a slip of the keys.
+    # The ends are far beyond anything that is built; what lies outside is a wrong unit or a slip of the keys. No
+    # cell is below 1 nm2, and a pulse of no time or voltage reads nothing: 0 is no way to leave a number out.
     Area = cited("m2", high=1e-2)
-    CellArea = cited("m2", high=1e-8)
+    CellArea = cited("m2", low=1e-18, high=1e-8)
     Conductance = cited("S", high=0.1)
     Duration = cited("s", high=1e12)
     Energy = cited("J", high=1.0)
@@ -72,10 +73,10 @@ else:
     Length = cited("m", low=1e-10, high=1e-3)
     Levels = cited("1", high=65536.0)
     Number = cited("1", high=1e6)
-    Pulse = cited("s", high=1.0)
+    Pulse = cited("s", low=1e-12, high=1.0)
     Share = cited("1", high=1.0)
     Signed = cited("1", low=-1.0, high=1.0)
-    Voltage = cited("V", high=100.0)
+    Voltage = cited("V", low=1e-6, high=100.0)
 
 
 def _root() -> Path:

@@ -147,10 +147,10 @@ class Tables:
         own[..., 5].neg_()
         own[..., 6], own[..., 7] = -bound, bound
         own[..., 8] = noise / GAUSSIAN_ONE
-        g = torch.zeros(heads, states + states % 2, 8, device=a.device)
+        g = torch.zeros(heads, states + states % 2, 8, device=a.device, dtype=torch.float32)
         g[:, :states, :6] = parts
         g[..., 6:] = k[..., 6:8]
-        inp = torch.tensor([[1.0, -math.inf, math.inf]], device=a.device).repeat(heads, 1)
+        inp = torch.tensor([[1.0, -math.inf, math.inf]], device=a.device, dtype=torch.float32).repeat(heads, 1)
         out = torch.tensor([[0.0, 0.0, 0.0, 2.0, 1.0]], dtype=torch.float64, device=a.device).repeat(heads, 1)
         return cls(k, g, inp, out, (JOINT, NONE, 53, 0), bound)
 

@@ -109,7 +109,7 @@ def scan_backward(
     parts = tuple(np.zeros((heads, chunks, start.shape[2], 2), np.float32) for _ in range(3))
     singles, masks = reverse.backward_sizes(k.shape[1], time, bool(draws), how[0] == SEPARATE)
     room = scratch(singles, np.float32), scratch(masks, np.uint16)
-    grad_u = torch.empty(u.shape)
+    grad_u = torch.empty(u.shape, dtype=torch.float32)
     reverse.backward_codes(
         u.numpy(),
         k.numpy(),

@@ -189,7 +189,7 @@ def linear(
     start = np.zeros(len(packed) * WIDE)
     if bias is not None:
         start[: len(bias)] = bias.numpy()
-    out = torch.empty(x.shape[0], len(weight), x.shape[2])
+    out = torch.empty(x.shape[0], len(weight), x.shape[2], dtype=torch.float32)
     inside = mask(grid is not None and trained, out.shape)
     steps = NO_GRID if grid is None else grid.numpy()
     _linear(x.numpy(), packed, start, steps, out.numpy(), inside.numpy())
@@ -203,10 +203,15 @@ def linear_backward(
     grad = grad.contiguous()
     if weight.numel() > LARGE:
         grad = masked(grad, inside) if inside.numel() else grad
-        to_x = torch.bmm(weight.T.expand(len(grad), -1, -1), grad) if wanted else torch.empty(0)
+        to_x = (
+            torch.bmm(weight.T.expand(len(grad), -1, -1), grad) if wanted else torch.empty(0, dtype=torch.float32)
+        )
         return to_x, torch.bmm(grad, x.transpose(1, 2)).sum(0), grad.sum((0, 2))
-    to_x = torch.empty(x.shape if wanted else (0, 0, 0))
-    parts = torch.zeros(CHUNKS, outputs, inputs), torch.zeros(CHUNKS, outputs)
+    to_x = torch.empty(x.shape if wanted else (0, 0, 0), dtype=torch.float32)
+    parts = (
+        torch.zeros(CHUNKS, outputs, inputs, dtype=torch.float32),
+        torch.zeros(CHUNKS, outputs, dtype=torch.float32),
+    )
     packed = _packed(weight.numpy().T, f32, even=2)
     arrays = (z.numpy() for z in (to_x, *parts))
     _linear_back(grad.numpy(), inside.numpy(), x.numpy(), packed, *arrays)
@@ -245,6 +250,6 @@ def mean(x: Tensor, ends: Tensor) -> Tensor:
 
 
 def mean_backward(grad: Tensor, ends: Tensor, time: int) -> Tensor:
-    to_x = torch.empty(*grad.shape, time)
+    to_x = torch.empty(*grad.shape, time, dtype=torch.float32)
     _mean_back(grad.contiguous().numpy(), ends.numpy(), to_x.numpy())
     return to_x

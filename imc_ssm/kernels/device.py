@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -11,7 +12,9 @@ from torch import nn
 
 from imc_ssm.errors import ImcSsmError
 
-__all__ = ["device_of", "named_device", "placed", "precision_of"]
+__all__ = ["device_of", "named_device", "placed", "precision_of", "single_precision"]
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def named_device(name: str) -> torch.device:
@@ -46,6 +49,21 @@ def precision_of(model: nn.Module) -> torch.dtype:
     """Of a model's parameters, or of its buffers, where all of them are on tiles; torch's default, without any."""
     floats = (x.dtype for x in chain(model.parameters(), model.buffers()) if x.is_floating_point())
     return next(floats, torch.get_default_dtype())
+
+
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """What is built within the block is float32, whatever torch's default type is; also a decorator."""
+    if torch.get_default_dtype() == torch.float32:
+        yield
+        return
+    with _ONE_AT_A_TIME:  # the default type belongs to the process
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 @contextmanager

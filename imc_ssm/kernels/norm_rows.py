@@ -185,7 +185,7 @@ def _affine_back(
 def norm(
     x: Tensor, source: Tensor, channel: Tensor, plan: Tensor, table: Tensor, grid: Tensor, trained: bool
 ) -> tuple[Tensor, Tensor]:
-    out, inside = torch.empty(x.shape), mask(trained, x.shape)
+    out, inside = torch.empty(x.shape, dtype=torch.float32), mask(trained, x.shape)
     _norm(*(z.numpy() for z in (x, source, channel, plan, table, grid, out, inside)))
     return out, inside
 
@@ -194,7 +194,7 @@ def norm_backward(
     grad: Tensor, inside: Tensor, x: Tensor, gain: Tensor, eps: float, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     tasks = len(x) * ((x.shape[2] + CHUNK - 1) // CHUNK)
-    to_x = torch.empty(x.shape)
+    to_x = torch.empty(x.shape, dtype=torch.float32)
     parts = torch.empty((2, tasks, x.shape[1]), dtype=torch.float64)
     arrays = [z.numpy() for z in (grad.contiguous(), inside, x, gain)]
     _norm_back(*arrays, eps, float(centred), to_x.numpy(), *parts.numpy())
@@ -202,13 +202,13 @@ def norm_backward(
 
 
 def affine(x: Tensor, source: Tensor, channel: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
-    out, inside = torch.empty(x.shape), mask(trained, x.shape)
+    out, inside = torch.empty(x.shape, dtype=torch.float32), mask(trained, x.shape)
     _affine(*(z.numpy() for z in (x, source, channel, grid, out, inside)))
     return out, inside
 
 
 def affine_backward(grad: Tensor, inside: Tensor, x: Tensor, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    to_x = torch.empty(x.shape)
+    to_x = torch.empty(x.shape, dtype=torch.float32)
     parts = torch.empty((2, *x.shape[:2]), dtype=torch.float64)
     _affine_back(*(z.numpy() for z in (grad.contiguous(), inside, x, gain, to_x)), *parts.numpy())
     return to_x, *parts.sum(1).float()

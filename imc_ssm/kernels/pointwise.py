@@ -74,7 +74,7 @@ def _masked(grad: Array, inside: Array, out: Array) -> None:
 
 def masked(grad: Tensor, inside: Tensor) -> Tensor:
     grad = grad.contiguous()
-    out = torch.empty(grad.shape)
+    out = torch.empty(grad.shape, dtype=torch.float32)
     rows = (-1, grad.shape[-1])
     _masked(grad.numpy().reshape(rows), inside.numpy().reshape(rows), out.numpy().reshape(rows))
     return out
@@ -160,21 +160,21 @@ def _add(x: Array, y: Array, grid: Array, out: Array, inside: Array) -> None:
 
 
 def quantize(x: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
-    out, inside = torch.empty(x.shape), mask(trained, x.shape)
+    out, inside = torch.empty(x.shape, dtype=torch.float32), mask(trained, x.shape)
     run = _quantize_last if x.ndim == 2 else _quantize_rows
     run(x.numpy(), grid.numpy(), out.numpy(), inside.numpy())
     return out, inside
 
 
 def scale_add(y: Tensor, u: Tensor, d: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
-    out, inside = torch.empty(y.shape), mask(trained, y.shape)
+    out, inside = torch.empty(y.shape, dtype=torch.float32), mask(trained, y.shape)
     arrays = (z.numpy() for z in (y, u, d, grid, out, inside))
     _scale_add(*arrays)
     return out, inside
 
 
 def scale_add_backward(grad: Tensor, inside: Tensor, u: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    to_y, to_u = torch.empty(u.shape), torch.empty(u.shape)
+    to_y, to_u = torch.empty(u.shape, dtype=torch.float32), torch.empty(u.shape, dtype=torch.float32)
     to_d = torch.empty(u.shape[:2], dtype=torch.float64)
     arrays = (z.numpy() for z in (grad.contiguous(), inside, u, d, to_y, to_u, to_d))
     _scale_add_back(*arrays)
@@ -182,7 +182,7 @@ def scale_add_backward(grad: Tensor, inside: Tensor, u: Tensor, d: Tensor) -> tu
 
 
 def add(x: Tensor, y: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
-    out, inside = torch.empty(x.shape), mask(trained, x.shape)
+    out, inside = torch.empty(x.shape, dtype=torch.float32), mask(trained, x.shape)
     arrays = (z.numpy() for z in (x, y, grid, out, inside))
     _add(*arrays)
     return out, inside

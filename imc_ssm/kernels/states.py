@@ -290,7 +290,7 @@ def state_scan_backward(
 ) -> tuple[Tensor, Tensor]:
     batch, _, states, time = v.shape
     chunks = max(1, min(CHUNKS, math.ceil(batch / LANES)))
-    parts, grad_v = np.zeros((states, chunks, 2, 2), f32), torch.empty(v.shape)
+    parts, grad_v = np.zeros((states, chunks, 2, 2), f32), torch.empty(v.shape, dtype=torch.float32)
     size = (time + LANES - 1) // LANES * LANES * LANES
     room = scratch(BLOCK + 6 * size + 6 * LANES, f32), scratch(4 * time if how[0] == SEPARATE else 0, np.uint16)
     flat = v.flatten(1, 2).numpy(), k.numpy(), g.numpy(), inp.repeat(2, 1).numpy(), (how[0], how[1])

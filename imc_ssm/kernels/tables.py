@@ -93,26 +93,26 @@ def _gate_back(
 
 
 def look_up(x: Tensor, source: Tensor, table: Tensor) -> Tensor:
-    out = torch.empty(x.shape)
+    out = torch.empty(x.shape, dtype=torch.float32)
     _look_up(x.numpy(), source.numpy(), table.numpy(), out.numpy())
     return out
 
 
 def look_up_backward(grad: Tensor, x: Tensor, source: Tensor, slope: Tensor) -> Tensor:
-    to_x = torch.empty(x.shape)
+    to_x = torch.empty(x.shape, dtype=torch.float32)
     _look_up_back(grad.contiguous().numpy(), x.numpy(), source.numpy(), slope.numpy(), to_x.numpy())
     return to_x
 
 
 def gate(x: Tensor, source: Tensor, table: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
-    out = torch.empty(len(x), len(table), x.shape[2])
+    out = torch.empty(len(x), len(table), x.shape[2], dtype=torch.float32)
     inside = mask(trained, out.shape)
     _gate(x.numpy(), source.numpy(), table.numpy(), grid.numpy(), out.numpy(), inside.numpy())
     return out, inside
 
 
 def gate_backward(grad: Tensor, inside: Tensor, x: Tensor, source: Tensor, table: Tensor, slope: Tensor) -> Tensor:
-    to_x = torch.empty(x.shape)
+    to_x = torch.empty(x.shape, dtype=torch.float32)
     arrays = (z.numpy() for z in (grad.contiguous(), inside, x, source, table, slope, to_x))
     _gate_back(*arrays)
     return to_x

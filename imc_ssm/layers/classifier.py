@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, ImcSsmError, shown, unknown
 from imc_ssm.graph import Graph, Place
-from imc_ssm.kernels.device import device_of, precision_of
+from imc_ssm.kernels.device import device_of, precision_of, single_precision
 from imc_ssm.kernels.operators import eager
 from imc_ssm.layers.block import Activation, Block, Gating, NormKind
 from imc_ssm.layers.parts import Dense, Input, LastPool, MeanPool, Norm
@@ -191,9 +191,12 @@ class Classifier(nn.Module):
     `lengths` (B,) gives the number of valid steps of each sequence; what follows them cannot reach the logits of
     these, because the layers are causal (or turn round at the end) and the pool stops there.
 
-    Raises `ImcSsmError` for an input of another shape or precision, or lengths outside 1 .. T.
+    Parameters are float32, whatever torch's default type is; `.double()` makes others. Raises `ImcSsmError` for an
+    input of another shape or precision, or lengths outside 1 .. T.
     """
 
+    @torch.inference_mode(False)  # it can be trained, wherever it was built
+    @single_precision()
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

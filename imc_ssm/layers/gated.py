@@ -37,7 +37,7 @@ class GatedState(nn.Module):
 
     def __init__(self, heads: int) -> None:
         super().__init__()
-        self.register_buffer("zero", torch.zeros(heads), persistent=False)
+        self.register_buffer("zero", torch.zeros(heads, dtype=torch.float32), persistent=False)
 
     def forward(self, z: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         return gated_scan(z, v, self.init_state(len(z)))[0]

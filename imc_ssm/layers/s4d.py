@@ -109,7 +109,9 @@ def exprel(z: Tensor) -> Tensor:
 def powers(a: Tensor, time: int) -> Tensor:
     """a^t for t = 0 .. time - 1, (..., time); 0^0 = 1."""
     # exp(t log a), with log a computed once: t log a is exact enough where repeated products drift.
-    a = a + 1e-30 * (a == 0)  # whose logarithm is finite: its powers are 1 and then nothing, gradients included
+    a = a + 1e-30 * (a == 0).to(
+        a.dtype
+    )  # whose logarithm is finite: its powers are 1 and then nothing, gradients included
     return torch.exp(torch.log(a)[..., None] * torch.arange(time, device=a.device))
 
 

@@ -66,7 +66,7 @@ class Quantizer(nn.Module):
         self.bits, self.axis, self.symmetric, self.clip, self.parts = bits, axis, symmetric, clip, parts
         self.dynamic, self.observer = dynamic and bits is not None, observer or MinMax()
         size = () if shape is None else (shape,) if isinstance(shape, int) else shape
-        self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("scale", torch.ones(size, dtype=torch.float32))
         self.register_buffer("zero_point", torch.zeros(size, dtype=torch.int64))
         self.clipped = False
         self._seen: list[Tensor] | None = None

@@ -90,7 +90,7 @@ class QuantizedStateUnit(nn.Module):
             exact = state_scan(v, a, b, x0=None if state.bits is not None else x0, state_clip=scheme.state_clip)
             if state.observing:
                 state.collect(vector_of(exact), mask)
-                return vector_of(exact), torch.zeros(0)
+                return vector_of(exact), torch.zeros(0, dtype=torch.float32)
             if state.dynamic:
                 state.follow(vector_of(exact), mask)
         if state.bits is None:

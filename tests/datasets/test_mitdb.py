@@ -182,6 +182,8 @@ def test_the_stream_has_a_label_per_step(small: dict[str, bytes], tmp_path: Path
         ("100.hea", lambda b: b"", "100.hea is no header of two signals"),
         ("100.hea", lambda b: b.replace(b" 2 360", b" 3 360"), "100.hea is no header of two signals"),
         ("100.hea", lambda b: b.replace(b" 200 ", b" 0 "), "100.hea is no header of two signals"),
+        ("100.hea", lambda b: b.replace(b" 200 ", b" inf "), "100.hea is no header of two signals"),
+        ("100.hea", lambda b: b.replace(b" 1024 ", b" 1000000 "), "100.hea is no header of two signals"),
         ("100.hea", lambda b: b.replace(b" 212 ", b" 16 "), r"formats \[16, 16\]; only 212"),
         ("100.hea", lambda b: b.replace(b"MLII", b"V9"), "leads V9 and V1 at 360 Hz; needed are MLII"),
         ("100.dat", lambda b: b[:-3], "100.dat has 22197 bytes; 7400 samples, as its header says, are 22200"),

@@ -42,7 +42,10 @@ def test_an_unknown_name_names_the_nearest(ask: object) -> None:
     ):
         ask("smnits")  # type: ignore[operator]
     with pytest.raises(DataError, match=r"your own file, ending in \.npz or \.ts"):
-        ask("sequences.csv")  # type: ignore[operator]
+        ask("sequences")  # type: ignore[operator]
+    for name in ("sequences.csv", "model.pt"):
+        with pytest.raises(DataError, match=rf"{name} holds no sequences; give your own file, ending in \.npz or"):
+            ask(name)  # type: ignore[operator]
 
 
 def test_importing_is_quick() -> None:

@@ -227,6 +227,9 @@ def test_nothing_is_negative() -> None:
         ({"levels": number(1e30)}, "outside"),
         ({"v_read": number(1e4, "V")}, "outside"),
         ({"t_read": number(3600.0, "s")}, "outside"),
+        ({"area": number(0.0, "m2")}, "outside"),
+        ({"v_read": number(0.0, "V")}, "outside"),
+        ({"t_read": number(0.0, "s")}, "outside"),
     ],
 )
 def test_wrong_fields_are_one_sentence(fields: dict[str, Any], message: str) -> None:

@@ -208,13 +208,14 @@ def broken_toml(kind: str) -> Callable[[Path, Random], Path]:
 
 
 def sane_cell(cell: Any) -> bool:
-    """What physics rules out for one device: nothing of a millimetre, of a siemens, of a billion levels."""
+    """What physics rules out for one device: nothing of a millimetre or below an atom, of a siemens, of a billion
+    levels, nothing read at no voltage or in no time."""
     levels = 2 if cell.levels is None else cell.levels.value
     return bool(
         0 <= cell.g_min.value < cell.g_max.value <= 0.1
-        and 0 <= cell.area.value <= 1e-6  # 0: left out
-        and 0 <= cell.t_read.value <= 1
-        and 0 <= cell.v_read.value <= 100
+        and 1e-20 <= cell.area.value <= 1e-6
+        and 1e-15 <= cell.t_read.value <= 1
+        and 1e-9 <= cell.v_read.value <= 100
         and 2 <= levels <= 1e6
         and whole(numbers(cell))
     )

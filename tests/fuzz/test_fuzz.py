@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz_brought import LOADERS
 from fuzz_harness import run_case
 from fuzz_loaders import fresh
+from fuzz_tasks import LOADERS
 
 SAMPLE = 25
 """Cases of every loader; seeds 0, 1, ..."""

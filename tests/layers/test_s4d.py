@@ -2,6 +2,8 @@
 
 import cmath
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -424,3 +426,15 @@ class TestTorchCompile:
             logits.sum().backward()
             results.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
         assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+    def test_a_process_that_compiled_ends(self) -> None:
+        """With the usual backend; no pool of its workers is left waiting."""
+        code = (
+            "import torch; from imc_ssm.layers import Classifier, ModelConfig; u = torch.ones(2, 9, 1); "
+            "model = Classifier(ModelConfig(heads=2, n_state=4)); "
+            "print(torch.equal(torch.compile(model)(u), model(u)))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr[-2000:]
