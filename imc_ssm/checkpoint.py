@@ -73,12 +73,11 @@ class Run:
             arrays, header = load_tensors(path, "checkpoint")
         except FileError as error:
             raise CheckpointError(f"{error}, or remove it to start this training anew") from None
-        try:
-            self._check_header(header)
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._broken(path, f"its header is wrong: {error}") from None
-        there, here = (self._settings(identity) for identity in (header["identity"], self.identity))
-        young = self.identity.keys() - header["identity"].keys()  # what a checkpoint did not say yet
+        stated = header.get("identity")
+        if not isinstance(stated, dict) or not isinstance(stated.get("config"), dict):
+            raise self._broken(path, "it does not say of which training")
+        there, here = (self._settings(identity) for identity in (stated, self.identity))
+        young = self.identity.keys() - stated.keys()  # what a checkpoint did not say yet
         other = [
             f"{name} {shown(there.get(name))} there and {shown(here.get(name))} here"
             for name in sorted((there.keys() | here.keys()) - young)
@@ -89,6 +88,10 @@ class Run:
                 f"{path} is the checkpoint of a training with other settings ({', '.join(other)}); run that one "
                 "to its end, or remove the file to start anew"
             )
+        try:
+            self._check_header(header)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broken(path, f"its header is wrong: {error}") from None
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if wrong := self._wrong(tensors):
             raise self._broken(path, wrong)
@@ -103,8 +106,6 @@ class Run:
 
     def _check_header(self, header: dict[str, Any]) -> None:
         """`KeyError`, `TypeError` or `ValueError` for what `save` does not write."""
-        if not isinstance(header["identity"], dict) or not isinstance(header["identity"]["config"], dict):
-            raise TypeError("identity is no mapping")
         done, best, measured, rates = (header[name] for name in ("done", "best", "measured", "rates"))
         if type(done) is not int or done < 0 or not isinstance(best, float | int) or not math.isfinite(best):
             raise ValueError(f"done is {shown(done)}, best {shown(best)}")

@@ -20,7 +20,20 @@ PARAMETERISATION = "continuous"
 """What QAT trains in Table III: dt, A and B of the continuous system, rounded after discretisation."""
 
 WEIGHTS = ("poles", "b", "c", "d", "weights")
-OTHERS = ("input", "encoder", "recurrent", "after_d", "gelu", "mixing", "glu", "residual", "pool")
+OTHERS = (
+    "input",
+    "encoder",
+    "recurrent",
+    "after_d",
+    "both",
+    "gelu",
+    "relu",
+    "mixing",
+    "glu",
+    "residual",
+    "norm",
+    "pool",
+)
 PARTS: dict[str, tuple[str, ...]] = {
     "A": ("poles",),
     "B": ("b",),
