@@ -1,9 +1,9 @@
 """How kernels of the CPU are compiled, kept on disk, and shared by threads and forked processes.
 
-Numba's kernels run on a layer of threads of their own. GNU OpenMP, which it prefers, kills a forked process that
-uses it; so the layer is one that survives a fork, TBB where it is installed, else Numba's own work queue (a user's
-choice, NUMBA_THREADING_LAYER, stands). The work queue allows one caller at a time: a lock sees to that; what one
-call does runs on all threads anyway.
+Numba's kernels run on a layer of threads of their own: TBB where it is installed, else OpenMP, else Numba's own
+work queue (NUMBA_THREADING_LAYER chooses another). GNU OpenMP kills a forked process that uses it, so a forked
+process computes on one thread. The work queue, which is the slowest to wake, allows one caller at a time: a lock
+sees to that; what one call does runs on all threads anyway.
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import numba
 import torch
 from numba import njit
 
 __all__ = ["ParallelKernel", "compiled", "kernel"]
 
-if numba.config.THREADING_LAYER == "default":
-    numba.config.THREADING_LAYER = "forksafe"
-
 _turn = threading.RLock()
+_forked = False
 
 
 def _after_fork() -> None:
-    """A child has one thread: nobody else holds the lock, and PyTorch's OpenMP threads are not there (a product
-    would wait for them for ever)."""
-    global _turn
-    _turn = threading.RLock()
+    """A child has one thread: nobody else holds the lock, and the threads of OpenMP, Numba's and PyTorch's, are
+    not there (a product would wait for them for ever)."""
+    global _turn, _forked
+    _turn, _forked = threading.RLock(), True
     torch.set_num_threads(1)
 
 
@@ -50,12 +47,12 @@ def _made(function: Callable[..., Any], **options: Any) -> Any:
 
 SMALL = 1024
 """Numbers of a first argument up to which one thread does all: to wake the others takes longer (30 us and more on
-the work queue, even where there is one thread), and the step of a stream is ten such calls."""
+a work queue, even where there is one thread), and the step of a stream is ten such calls."""
 
 
 class ParallelKernel:
-    """A compiled function whose `prange` loops run on all threads, or on the caller's where there is little to do;
-    one runs at a time."""
+    """A compiled function whose `prange` loops run on all threads, or on the caller's where there is little to do
+    and in a forked process; one runs at a time."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._run = _made(function, parallel=True)
@@ -64,7 +61,7 @@ class ParallelKernel:
 
     def __call__(self, *arguments: Any) -> Any:
         with _turn:
-            return (self._alone if arguments[0].size <= SMALL else self._run)(*arguments)
+            return (self._alone if _forked or arguments[0].size <= SMALL else self._run)(*arguments)
 
     @property
     def ready(self) -> bool:
