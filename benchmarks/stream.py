@@ -64,7 +64,7 @@ def step_times(batch: int, repeats: int = 300) -> dict[str, float]:
     layer = model.get_submodule("blocks.0.ssm")
     assert isinstance(layer, QuantizedS4D)
     a, b, c, _ = layer.coefficients()
-    formats, codes, states = layer.formats(), layer.init_state(batch), model.init_state(batch)
+    formats, codes, states = layer.scan_formats(), layer.init_state(batch), model.init_state(batch)
     jobs: dict[str, Callable[[], object]] = {
         "Classifier.step": lambda: model.step(u, states),
         "its QuantizedS4D.step": lambda: layer.step(inner, codes),
