@@ -52,7 +52,8 @@ class Vector(types.Type):
 
 
 F64, F32, MASK = Vector(types.float64), Vector(types.float32), Vector(types.boolean)
-_LLVM = {F64: ir.DoubleType(), F32: ir.FloatType(), MASK: ir.IntType(1)}
+WORDS = Vector(types.uint32)
+_LLVM = {F64: ir.DoubleType(), F32: ir.FloatType(), MASK: ir.IntType(1), WORDS: ir.IntType(32)}
 _OF = {types.float64: F64, types.float32: F32}
 _SUFFIX = {F64: "f64", F32: "f32"}
 
@@ -213,6 +214,7 @@ def _instruction(emit: Callable[..., Any], result: Vector | None, doc: str) -> A
 _add = _instruction(lambda builder, a, b: builder.fadd(a, b), None, "a + b.")
 _subtract = _instruction(lambda builder, a, b: builder.fsub(a, b), None, "a - b.")
 _multiply = _instruction(lambda builder, a, b: builder.fmul(a, b), None, "a b.")
+_divide = _instruction(lambda builder, a, b: builder.fdiv(a, b), None, "a / b.")
 _least = _instruction(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y), None, "The smaller of two.")
 _most = _instruction(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y), None, "The larger of two.")
 equal = _instruction(lambda builder, a, b: builder.fcmp_ordered("==", a, b), MASK, "Where two vectors are equal.")
@@ -229,6 +231,7 @@ def _operator(symbol: Any, function: Any) -> None:
 _operator(operator.add, _add)
 _operator(operator.sub, _subtract)
 _operator(operator.mul, _multiply)
+_operator(operator.truediv, _divide)
 
 
 @overload(operator.neg, inline="always", strict=False)
