@@ -47,15 +47,17 @@ class ProgrammedMatrix:
     def at(self, time: Any = None) -> Floats:
         """(chips, 2, inputs, outputs), S, `time` seconds after programming (None: as programmed).
 
-        The same call gives the same arrays, in any order. What was fixed at programming (exponents, programming
-        noise) is kept; relaxation and 1/f noise are drawn anew at every time, as the models say nothing about
-        their correlation. Raises `DesignError` for a time the cell has no model for.
+        The same call gives the same arrays, in any order. What was fixed at programming (exponents, relaxation,
+        programming noise) is kept; 1/f and telegraph noise are functions of the time, alike at near times as
+        their spectra say. (aihwkit's models draw relaxation and 1/f noise anew at every time.) Raises
+        `DesignError` for a time the cell has no model for.
         """
         if time is None:
             return self.devices.g
         time = self.cell.check_time(time)
         seeds = [stream_seed(self.seed, chip, self.index, "time", time) for chip in self.chips]
-        return self.model.read(self.devices, time, Draws(seeds))
+        life = [stream_seed(self.seed, chip, self.index, "life") for chip in self.chips]
+        return self.model.read(self.devices, time, Draws(seeds, life))
 
     def weights(self, time: Any = None) -> Floats:
         """(g_plus - g_minus) / (g_max - g_min), (chips, inputs, outputs); `time` in s, None = as programmed."""

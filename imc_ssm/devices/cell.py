@@ -8,6 +8,7 @@ that chip i is the same alone and among others.
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from imc_ssm.config import Config
 from imc_ssm.devices.library import CellArea, Cited, Conductance, Levels, Pulse, Voltage
+from imc_ssm.devices.processes import Flicker, Switching, flicker, telegraph
 from imc_ssm.errors import DesignError
 from imc_ssm.units import DAY, HOUR, seconds
 
@@ -38,10 +40,16 @@ def stream_seed(*parts: int | float | str) -> int:
 
 
 class Draws:
-    """Random numbers of several chips, each from the stream of its own seed."""
+    """Random numbers of several chips, each from the stream of its own seed.
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.seeds = tuple(seeds)
+    `life`: seeds that are the same at every time of a chip (None: `seeds`), from which noise that is one process
+    in time is drawn. `slower`: such noise below this frequency only, Hz; the rest moves while a sequence runs.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], life: Sequence[int] | None = None, *, slower: float = math.inf
+    ) -> None:
+        self.seeds, self.life, self.slower = tuple(seeds), tuple(seeds if life is None else life), slower
         self._generators = [np.random.Generator(np.random.PCG64(seed)) for seed in self.seeds]
 
     def normal(self, shape: tuple[int, ...]) -> Array:
@@ -54,6 +62,24 @@ class Draws:
     def uniform(self, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
         """(chips, *shape) independent numbers, uniform in [0, 1)."""
         return np.stack([generator.random(shape) for generator in self._generators])
+
+    def keys(self, purpose: str) -> list[int]:
+        """One key a chip for what `purpose` names, the same at every time."""
+        return [stream_seed(life, purpose) for life in self.life]
+
+    def flicker(self, noise: Flicker | None) -> Array | float:
+        """(chips, ...), S: 1/f noise at its time, as far as it is slower than `slower`; 0 for None."""
+        if noise is None:
+            return 0.0
+        shape, band = noise.density.shape[1:], (0.0, self.slower)
+        return noise.density * flicker(self.keys("flicker"), shape, noise.time, noise.low, noise.high, band)
+
+    def switching(self, noise: Switching | None) -> Array | float:
+        """(chips, ...), S: telegraph noise at its time, of devices that switch less often than `slower`."""
+        if noise is None:
+            return 0.0
+        rate = np.where(noise.rate < self.slower, noise.rate, np.float32(0))
+        return noise.deviation * telegraph(self.keys("telegraph"), rate, noise.time)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +179,20 @@ class Cell(Config):
 
     @abstractmethod
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
-        """(chips, ...), S: the conductances `time` s after programming, with drift and read noise.
+        """(chips, ...), S: the conductances `time` s after programming, with drift and slow read noise.
 
-        `time` is one that `check_time` has passed.
+        `time` is one that `check_time` has passed. What differs from device to device is either kept since
+        programming or a function of the time (`draws.flicker`, `draws.switching`): readings at two times have in
+        common what the noise's spectrum says, whatever is read in between.
         """
+
+    def flicker(self, devices: Programmed, time: float) -> Flicker | None:
+        """The 1/f noise that `read` has at `time`; None: no such noise."""
+        return None
+
+    def switching(self, devices: Programmed, time: float, draws: Draws) -> Switching | None:
+        """The random telegraph noise that `read` has at `time`; None: no such noise."""
+        return None
 
     def fast_noise(self, devices: Programmed, g: Array) -> Array | None:
         """(chips, ...), S: standard deviation of the noise that is drawn anew in every product; None: no noise.

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from imc_ssm.devices.cell import MICRO, Array, Cell, Draws, Programmed, polynomial
 from imc_ssm.devices.library import Cited, Number
+from imc_ssm.devices.processes import Flicker
 from imc_ssm.errors import DesignError
 
 __all__ = ["ReramCmo"]
@@ -28,10 +29,13 @@ class ReramCmo(Cell):
     """Programming noise, relaxation and 1/f noise; G in uS, t in s:
 
         G_prog = G + sigma(G) N(0, 1)                                 sigma: the published line
-        G(t)   = G_prog - 0.089 ln t + (0.412 + 0.042 ln t) N(0, 1)   drawn anew at every time
+        G(t)   = G_prog - 0.089 ln t + (0.412 + 0.042 ln t) z         z ~ N(0, 1), one for each device for life
         read   = G(t) + 0.0277 log10 G(t) sqrt(ln((t + t_r) / 2 t_r)) N(0, 1)   t_r = 1 us
 
-    all of them kept in [g_min, g_max], where the filament ends.
+    all of them kept in [g_min, g_max], where the filament ends. The fit gives the spread at each time alone. That
+    it is a line in ln t, as the mean is, is what devices have that relax along lines of their own; independent
+    steps would widen it as a root. Read noise has the spectrum of its variance, 1/f from 1 / (t + t_r) to
+    1 / 2 t_r.
     """
 
     model: Literal["reram-cmo"]
@@ -56,21 +60,30 @@ class ReramCmo(Cell):
         return self.g_min.value, self.g_max.value
 
     def program(self, target: Array, draws: Draws) -> Programmed:
-        """As in the class; nothing is kept."""
+        """As in the class; `kept` is z."""
         sigma = MICRO * polynomial(PROGRAMMING[self.acceptance_range.value], target / MICRO)
         g = target + self.programming_scale * sigma * draws.normal(target.shape)
-        return Programmed(target, self.settle(g), np.empty((len(g), 0), np.float32))
+        return Programmed(target, self.settle(g), draws.normal(target.shape))
+
+    def _relaxed(self, devices: Programmed, time: float) -> Array:
+        """uS."""
+        log = math.log(time)
+        spread = RELAXATION_SPREAD[0] + RELAXATION_SPREAD[1] * log
+        return devices.g / MICRO + self.drift_scale * (RELAXATION * log + spread * devices.kept)
+
+    def flicker(self, devices: Programmed, time: float) -> Flicker | None:
+        """As in the class."""
+        if self.read_scale == 0:
+            return None
+        g = self._relaxed(devices, time)
+        log = np.log10(g, out=np.zeros_like(g), where=g > 0)  # relaxed below zero: at its limit, without noise
+        density = MICRO * self.read_scale * READ * log
+        return Flicker(density.astype(np.float32), 1 / (time + FIT_T_READ), 1 / (2 * FIT_T_READ), time)
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """As in the class."""
-        log = math.log(time)
-        spread = RELAXATION_SPREAD[0] + RELAXATION_SPREAD[1] * log
-        relaxed = RELAXATION * log + spread * draws.normal(devices.target.shape)
-        g = devices.g / MICRO + self.drift_scale * relaxed
-        with np.errstate(invalid="ignore", divide="ignore"):  # a conductance relaxed below zero: see `settle`
-            spread = self.read_scale * READ * math.sqrt(math.log((time + FIT_T_READ) / (2 * FIT_T_READ)))
-            g = g + spread * np.log10(g) * draws.normal(devices.target.shape)
-        return self.settle(np.asarray(MICRO * g, np.float32))
+        g = MICRO * self._relaxed(devices, time) + draws.flicker(self.flicker(devices, time))
+        return self.settle(np.asarray(g, np.float32))
 
     def reference(self) -> Any:
         """aihwkit's ReRamCMONoiseModel; `DesignError` if aihwkit does not take the acceptance range."""

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from imc_ssm.config import Config
 from imc_ssm.devices.cell import Array, Cell, Draws, Programmed
-from imc_ssm.devices.library import Cited, Conductance, Duration, Share, Signed
+from imc_ssm.devices.library import Cited, Conductance, Duration, Rate, Share, Signed
+from imc_ssm.devices.processes import OCTAVES, Flicker, Switching, switching_rates
 
 __all__ = ["Deviation", "Drift", "DriftTable", "Generic"]
 
@@ -130,17 +131,46 @@ class DriftTable(Config):
         return float(np.interp(log, logs, self.mean)), float(np.interp(log, logs, self.std))
 
 
+class NoiseBand(Config):
+    """Frequencies between which a noise lies, or at which devices switch."""
+
+    low: Rate
+    """Lowest frequency, Hz."""
+    high: Rate
+    """Highest frequency, Hz."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.low.value, self.high.value
+        if not 0 < low < high <= low * 2.0**OCTAVES:
+            raise ValueError(f"low = {low:g} Hz must be above 0 and below high = {high:g} Hz")
+        return self
+
+
+class TelegraphNoise(Config):
+    """Devices that switch to and fro between two conductances, at random: G + and - deviation."""
+
+    deviation: Deviation
+    """Half the difference between the two, the standard deviation; a fraction is one of the conductance."""
+    share: Share
+    """Share of the devices that do."""
+    rates: NoiseBand
+    """Switches a second, log-uniform over devices: each stays 1 / rate in a state, in the mean."""
+
+
 class Generic(Cell):
     """Programming error, drift, retention, read noise and stuck devices; what is not given does not happen:
 
         G_prog = G + sigma(G) N(0, 1)                  sigma: `programming_error` at the target
         G_d(t) = G_prog (t / t_0)^-nu                  or a table; the device's own nu (`Drift`, `DriftTable`)
         G(t)   = g_min + (G_d - g_min) exp(-t / tau)   tau: `retention`
-        read   = G(t) + s(G) (sqrt(f) N + sqrt(1 - f) N')   s: `read_noise`, f: `read_noise_1f`
+        read   = G(t) + s(G) (sqrt(f) N(t) + sqrt(1 - f) N') + d(G) T(t)
+                                                       s: `read_noise`, f: `read_noise_1f`, d: `telegraph`
 
-    none below zero. N is slow: drawn anew at every time and held during all products then; N' is fast: drawn anew
-    in every product (`fast_noise`). A device is stuck with the probability `stuck_low` or `stuck_high`, drawn once
-    for each device of each chip; it has that conductance at every time, without noise.
+    none below zero. N is slow: 1/f noise of N(0, 1) within `read_noise_band`; T is telegraph noise of +1 and -1,
+    of the devices that have it (`telegraph`). N' is fast: drawn anew in every product (`fast_noise`). A device is
+    stuck with the probability `stuck_low` or `stuck_high`, drawn once for each device of each chip; it has that
+    conductance at every time, without noise.
     """
 
     model: Literal["generic"]
@@ -156,7 +186,11 @@ class Generic(Cell):
     read_noise: Deviation | None = None
     """Standard deviation of readings of one device, one product apart; a fraction is one of its conductance."""
     read_noise_1f: Share | None = None
-    """Share of the variance of `read_noise` that is slow: the same for all products at one time. None = 0."""
+    """Share of the variance of `read_noise` that is 1/f noise. None = 0."""
+    read_noise_band: NoiseBand | None = None
+    """Where that noise lies; None: from 1 / `times.latest` to the fastest that readings see, 1 / 2 `t_read`."""
+    telegraph: TelegraphNoise | None = None
+    """Random telegraph noise, beside `read_noise`."""
     stuck_low: Share | None = None
     """Probability that a device is stuck at `g_stuck_low`."""
     stuck_high: Share | None = None
@@ -181,6 +215,8 @@ class Generic(Cell):
             raise ValueError(f"stuck_low + stuck_high = {sum(self.rates):g}; allowed is at most 1")
         if self.read_noise_1f is not None and self.read_noise is None:
             raise ValueError("read_noise_1f is a share of read_noise, which is missing")
+        if self.read_noise_band is not None and self.read_noise_1f is None:
+            raise ValueError("read_noise_band is where read_noise_1f lies, which is missing")
         return self
 
     @property
@@ -208,8 +244,8 @@ class Generic(Cell):
         g = np.where(kept[:, 1] == LOW, np.float32(low.value), g)
         return np.where(kept[:, 1] == HIGH, np.float32(high.value), g)
 
-    def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
-        """As in the class, but for the fast part of the noise."""
+    def _drifted(self, devices: Programmed, time: float) -> Array:
+        """S, without noise."""
         g, z = devices.g, devices.kept[:, 0]
         if self.drift is not None:
             mean, spread = self.drift.exponent.value, self.drift.spread.value if self.drift.spread else 0.0
@@ -221,10 +257,40 @@ class Generic(Cell):
             g = g * (1 + change) if self.drift_table.unit == "1" else g + change
         if self.retention is not None:
             g = self.g_min.value + (g - self.g_min.value) * math.exp(-time / self.retention.value)
-        g = self.settle(np.asarray(g, np.float32))
-        if self.read_noise is not None and self._slow > 0:
-            g = g + math.sqrt(self._slow) * self.read_noise.at(g) * draws.normal(devices.target.shape)
+        return self.settle(np.asarray(g, np.float32))
+
+    def flicker(self, devices: Programmed, time: float) -> Flicker | None:
+        """As in the class; none of stuck devices."""
+        if self.read_noise is None or self._slow == 0:
+            return None
+        band = self.read_noise_band
+        low, high = (band.low.value, band.high.value) if band is not None else self._widest
+        density = math.sqrt(self._slow / math.log(high / low)) * self.read_noise.at(self._drifted(devices, time))
+        return Flicker(self._working(density, devices), low, high, time)
+
+    def switching(self, devices: Programmed, time: float, draws: Draws) -> Switching | None:
+        """As in the class; none of stuck devices."""
+        own = self.telegraph
+        if own is None:
+            return None
+        deviation = self._working(own.deviation.at(self._drifted(devices, time)), devices)
+        keys, band = draws.keys("telegraph rates"), (own.rates.low.value, own.rates.high.value)
+        return Switching(deviation, switching_rates(keys, deviation.shape[1:], *band, own.share.value), time)
+
+    def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
+        """As in the class, but for the fast part of the noise."""
+        g = self._drifted(devices, time) + draws.flicker(self.flicker(devices, time))
+        g = g + draws.switching(self.switching(devices, time, draws))
         return self._held(self.settle(np.asarray(g, np.float32)), devices.kept)
+
+    @property
+    def _widest(self) -> tuple[float, float]:
+        """The band of 1/f noise whose band is not said, Hz."""
+        high = 1 / (2 * self.t_read.value)
+        return min(1 / self.times.latest, high / 2), high
+
+    def _working(self, noise: Array, devices: Programmed) -> Array:
+        return np.where(devices.kept[:, 1] == WORKS, noise, np.float32(0)).astype(np.float32)
 
     @property
     def _slow(self) -> float:
@@ -234,5 +300,4 @@ class Generic(Cell):
         """As in `Cell`: s(G) sqrt(1 - f), none of stuck devices."""
         if self.read_noise is None or self._slow == 1:
             return None
-        sigma = math.sqrt(1 - self._slow) * self.read_noise.at(g)
-        return np.where(devices.kept[:, 1] == WORKS, sigma, np.float32(0))
+        return self._working(math.sqrt(1 - self._slow) * self.read_noise.at(g), devices)

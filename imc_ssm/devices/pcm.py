@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from imc_ssm.devices.cell import MICRO, Array, Cell, Draws, Programmed, polynomial
 from imc_ssm.devices.library import Cited, Duration
+from imc_ssm.devices.processes import Flicker
 
 __all__ = ["PcmLike"]
 
@@ -28,9 +29,11 @@ class PcmLike(Cell):
         G(t)   = G_prog ((t + t_0) / t_0)^-nu            nu = |mu(x) + s(x) N(0, 1)|, drawn once, at programming
         mu     = -0.0155 ln x + 0.0244 in [0.049, 0.1]   s  = -0.0125 ln x - 0.0059 in [0.008, 0.045]
         read   = G(t) (1 + q sqrt(ln((t + t_0 + t_r) / 2 t_r)) N(0, 1))
-        q      = 0.0088 / x_prog^0.65, at most 0.2       t_r = 250 ns; drawn anew at every time
+        q      = 0.0088 / x_prog^0.65, at most 0.2       t_r = 250 ns
 
-    none of them below zero.
+    none of them below zero. The variance of a reading is that of a spectrum q^2 / f from 1 / (t + t_0 + t_r) to
+    1 / 2 t_r, and this is what each device has in time: readings a second apart, a day after programming,
+    correlate by 0.35, readings a day apart hardly (`processes.flicker`).
     """
 
     model: Literal["pcm-like"]
@@ -60,14 +63,22 @@ class PcmLike(Cell):
         nu = np.abs(mu + spread * draws.normal(target.shape)) * self.drift_scale
         return Programmed(target, self.settle(g), nu)
 
+    def _drifted(self, devices: Programmed, time: float) -> Array:
+        elapsed = time + self.t_0.value
+        return np.asarray(devices.g * np.exp(-devices.kept * math.log(elapsed / self.t_0.value)))
+
+    def flicker(self, devices: Programmed, time: float) -> Flicker | None:
+        """As in the class."""
+        if self.read_scale == 0:
+            return None
+        elapsed = time + self.t_0.value
+        x = np.exp(0.65 * np.log(np.maximum(devices.g / self.g_max.value, 1e-5)))  # below it, q is 0.2
+        density = self.read_scale * np.minimum(0.0088 / x, 0.2) * self._drifted(devices, time)
+        return Flicker(density, 1 / (elapsed + FIT_T_READ), 1 / (2 * FIT_T_READ), elapsed)
+
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """As in the class."""
-        elapsed = time + self.t_0.value
-        drifted = devices.g * np.exp(-devices.kept * math.log(elapsed / self.t_0.value))
-        x = np.exp(0.65 * np.log(np.maximum(devices.g / self.g_max.value, 1e-5)))  # below it, q is 0.2
-        spread = np.minimum(0.0088 / x, 0.2) * math.sqrt(math.log((elapsed + FIT_T_READ) / (2 * FIT_T_READ)))
-        noise = draws.normal(devices.target.shape)
-        return self.settle(drifted * (1 + self.read_scale * spread * noise))
+        return self.settle(self._drifted(devices, time) + draws.flicker(self.flicker(devices, time)))
 
     def reference(self) -> Any:
         """aihwkit's PCMLikeNoiseModel."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import field_validator
 
 from imc_ssm.devices.cell import MICRO, Array, Cell, Draws, Programmed, Times, polynomial
@@ -26,7 +25,10 @@ SPREAD = {
 class ReramWan2022(Cell):
     """The spread about the target, measured at three times, the first of which is the programmed state:
 
-    G(t) = max(G + sigma_t(G / g_max) N(0, 1), 0)   drawn anew at every time
+    G(t) = max(G + sigma_t(G / g_max) z, 0)   z ~ N(0, 1), one for each device for life
+
+    The fit says nothing about a device from one time to the next; that each keeps its place in the spread is the
+    simplest that has these spreads, and keeps errors as much alike as they can be.
     """
 
     model: Literal["reram-wan2022"]
@@ -46,18 +48,18 @@ class ReramWan2022(Cell):
             raise ValueError(f"model 'reram-wan2022' exists at these times only: only = {list(SPREAD)} s")
         return times
 
-    def _spread(self, target: Array, time: float, draws: Draws) -> Array:
+    def _spread(self, target: Array, z: Array, time: float) -> Array:
         sigma = MICRO * polynomial(SPREAD[time], target / self.g_max.value)
-        return self.settle(target + self.programming_scale * sigma * draws.normal(target.shape))
+        return self.settle(target + self.programming_scale * sigma * z)
 
     def program(self, target: Array, draws: Draws) -> Programmed:
-        """The spread at the first time; nothing is kept."""
-        g = self._spread(target, min(SPREAD), draws)
-        return Programmed(target, g, np.empty((len(g), 0), np.float32))
+        """The spread at the first time; `kept` is z."""
+        z = draws.normal(target.shape)
+        return Programmed(target, self._spread(target, z, min(SPREAD)), z)
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
-        """The programmed state at the first time, another spread about the target later."""
-        return devices.g.copy() if time == min(SPREAD) else self._spread(devices.target, time, draws)
+        """As in the class; the programmed state at the first time."""
+        return self._spread(devices.target, devices.kept, time)
 
     def reference(self) -> Any:
         """aihwkit's ReRamWan2022NoiseModel, at the g_max of the fit: its default stretches it 1.6 times."""
