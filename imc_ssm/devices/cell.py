@@ -202,8 +202,13 @@ class Cell(Config):
         return None
 
     def reference(self) -> Any:
-        """The same model in aihwkit, in uS; `DesignError` where aihwkit has none."""
+        """The same model in aihwkit, in `unit`; `DesignError` where aihwkit has none."""
         raise DesignError(f"aihwkit has no model of cell {self.name!r}; use the library's own (noise='native')")
+
+    @property
+    def unit(self) -> float:
+        """S: a conductance of 1 in `reference`."""
+        return MICRO
 
     def read_energy(self, conductance: float, activity: float) -> float:
         """Energy of one product in devices of `conductance` S together, J: activity V_read^2 G t_read.

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from imc_ssm.devices.aihwkit import Aihwkit
 from imc_ssm.devices.cell import Cell
 from imc_ssm.devices.cmo import ReramCmo
 from imc_ssm.devices.generic import Generic
+from imc_ssm.devices.hermes import Hermes
 from imc_ssm.devices.library import ENTRIES, read_entry
 from imc_ssm.devices.pcm import PcmLike
 from imc_ssm.devices.wan import ReramWan2022
@@ -19,9 +21,11 @@ __all__ = ["CELLS", "AnyCell", "load_cell", "parse_cell"]
 
 CELLS: dict[str, type[Cell]] = {
     "pcm-like": PcmLike,
+    "hermes": Hermes,
     "reram-cmo": ReramCmo,
     "reram-wan2022": ReramWan2022,
     "generic": Generic,
+    "aihwkit": Aihwkit,
 }
 """The class of every model, by the field `model` of a cell's TOML."""
 ENTRIES["cells"] = Cell

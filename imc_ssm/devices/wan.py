@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from imc_ssm.devices.cell import MICRO, Array, Cell, Draws, Programmed, Times, polynomial
-from imc_ssm.devices.library import Cited
+from imc_ssm.devices.cell import MICRO, Array, Draws, Programmed, Times, polynomial
+from imc_ssm.devices.fitted import Fitted
 
 __all__ = ["ReramWan2022"]
 
-FIT_G_MAX = 40e-6
-"""S; the polynomials are fitted for this g_max only."""
 SPREAD = {
     1.0: (0.348, 16.030, -43.853, 45.393, -16.815),
     86400.0: (0.701, 22.086, -50.773, 47.095, -16.458),
@@ -22,10 +19,10 @@ SPREAD = {
 """uS by time after programming in s; sigma = sum_i c_i (G / g_max)^i."""
 
 
-class ReramWan2022(Cell):
+class ReramWan2022(Fitted):
     """The spread about the target, measured at three times, the first of which is the programmed state:
 
-    G(t) = max(G + sigma_t(G / g_max) z, 0)   z ~ N(0, 1), one for each device for life
+    G(t) = max(G + sigma_t(G / g_max) z, 0)   z ~ N(0, 1), one for each device for life; g_max is that of the fit
 
     The fit says nothing about a device from one time to the next; that each keeps its place in the spread is the
     simplest that has these spreads, and keeps errors as much alike as they can be.
@@ -34,12 +31,10 @@ class ReramWan2022(Cell):
     model: Literal["reram-wan2022"]
     """The class: aihwkit's ReRamWan2022NoiseModel. It has one noise: `programming_scale` scales all of it."""
 
-    @field_validator("g_max")
-    @classmethod
-    def _fitted(cls, g_max: Cited) -> Cited:
-        if not math.isclose(g_max.value, FIT_G_MAX, rel_tol=1e-6):
-            raise ValueError(f"model 'reram-wan2022' is fitted for g_max = {FIT_G_MAX} S only")
-        return g_max
+    @property
+    def window(self) -> tuple[float, float]:
+        """1 to 40 uS."""
+        return 1e-6, 40e-6
 
     @field_validator("times")
     @classmethod
@@ -49,7 +44,7 @@ class ReramWan2022(Cell):
         return times
 
     def _spread(self, target: Array, z: Array, time: float) -> Array:
-        sigma = MICRO * polynomial(SPREAD[time], target / self.g_max.value)
+        sigma = MICRO * self.scale * polynomial(SPREAD[time], target / self.fit_g_max)
         return self.settle(target + self.programming_scale * sigma * z)
 
     def program(self, target: Array, draws: Draws) -> Programmed:
@@ -65,4 +60,6 @@ class ReramWan2022(Cell):
         """aihwkit's ReRamWan2022NoiseModel, at the g_max of the fit: its default stretches it 1.6 times."""
         from aihwkit.inference.noise.reram import ReRamWan2022NoiseModel
 
-        return ReRamWan2022NoiseModel(g_max=self.g_max.value / MICRO, noise_scale=self.programming_scale)
+        # its spread stays in uS whatever g_max is
+        scale = self.programming_scale * self.scale
+        return ReRamWan2022NoiseModel(g_max=self.fit_g_max / MICRO, noise_scale=scale)

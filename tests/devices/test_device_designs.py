@@ -43,9 +43,13 @@ def test_every_shipped_cell_loads_and_cites(name: str) -> None:
     for field, value in _raw("cells", name).items():
         if not isinstance(value, str):  # numbers come only inside tables with a source
             assert isinstance(value, dict), field
+            if field == "arguments":  # of a model of aihwkit: the source of the cell is theirs
+                continue
             for part in [value] if "source" in value else value.values():  # a drift has several numbers
                 source = part["source"]
                 assert source.startswith("assumed: ") or "doi:" in source or "arXiv:" in source, field
+                if source.startswith("assumed: see "):
+                    assert source.split()[2].rstrip(";") in _raw("cells", name), field
 
 
 @pytest.mark.parametrize("name", device_names("designs"))
@@ -97,7 +101,7 @@ def test_unknown_names_point_to_the_nearest() -> None:
         ("reram-cmo-falcone", "acceptance_range", 0.01, "'acceptance_range'.*measured are"),
         ("reram-cmo-falcone", "levels", 1, "'levels'.*at least 2"),
         ("reram-cmo-falcone", "v_read", -0.2, "'v_read'.*outside"),
-        ("reram-wan-2022", "g_max", 25e-6, "'g_max'.*fitted for"),
+        ("reram-wan-2022", "g_max", 41e-6, "g_max = 41 uS is outside the 1 to 40 uS .* fitted for"),
         ("reram-wan-2022", "read_scale", 0.5, "unknown field 'read_scale'"),
         ("reram-wan-2022", "t_0", 20.0, "unknown field 't_0'"),
         ("pcm-nandakumar-2019", "acceptance_range", 0.02, "unknown field 'acceptance_range'"),
