@@ -72,7 +72,7 @@ class Switching:
 
 
 @compiled
-def _word(key: Any, number: Any) -> Any:
+def word(key: Any, number: Any) -> Any:
     """Number `number` of the SplitMix64 sequence of `key` (Steele et al. 2014, doi:10.1145/2660193.2660195)."""
     z = key + GOLDEN * (number + u64(1))
     z = (z ^ (z >> u64(30))) * M1
@@ -81,7 +81,7 @@ def _word(key: Any, number: Any) -> Any:
 
 
 @compiled
-def _uniform(word: Any) -> float:
+def uniform(word: Any) -> float:
     """In (0, 1)."""
     return (np.float64(word >> u64(11)) + 0.5) * UNIT
 
@@ -109,8 +109,8 @@ def flicker_lines(key: Any, device: int, line: int, high: float, time: float) ->
     amplitude cos(2 pi phase) is exactly N(0, 1).
     """
     place = u64(device) * u64(2 * OCTAVES) + u64(2 * line)
-    one, two = _word(key, place), _word(key, place + u64(1))
-    frequency = high * math.exp2(-line - _uniform(two))
+    one, two = word(key, place), word(key, place + u64(1))
+    frequency = high * math.exp2(-line - uniform(two))
     _, turns = _product(frequency, time)
     turns += np.float64(one & u64(0xFFFFFFFF)) * HALF
     return math.sqrt(-2.0 * math.log((np.float64(one >> u64(32)) + 0.5) * HALF)), turns, frequency
@@ -132,13 +132,13 @@ def _flicker(out: Any, key: Any, high: float, time: float, weights: Any) -> None
 def telegraph_state(key: Any, device: int, rate: float, time: float, same: Any) -> int:
     """+1 or -1: where the device is at `time`. Markov bridges between states drawn every `CELL` dwell times."""
     cell, rest = _product(rate / CELL, time)
-    own = _word(key, u64(device))
+    own = word(key, u64(device))
     place = u64(np.int64(cell))
-    first, last = _word(own, place) & u64(1), _word(own, place + u64(1)) & u64(1)
-    own, node = _word(~own, place), u64(1)
+    first, last = word(own, place) & u64(1), word(own, place + u64(1)) & u64(1)
+    own, node = word(~own, place), u64(1)
     for level in range(LEVELS):
         # The state halfway, given both ends: theirs, or the other one, where they agree; either where they do not.
-        draw = _uniform(_word(own, node))
+        draw = uniform(word(own, node))
         if first == last:
             middle = first if draw < same[level] else first ^ u64(1)
         else:
@@ -149,7 +149,7 @@ def telegraph_state(key: Any, device: int, rate: float, time: float, same: Any) 
             last = middle
         else:
             first, rest, node = middle, rest - 1.0, node + u64(1)
-    if first != last and rest > _uniform(_word(own, node)):
+    if first != last and rest > uniform(word(own, node)):
         first = last
     return 1 if first else -1
 
@@ -232,7 +232,7 @@ def switching_rates(
 
 
 def _uniforms(key: Any, numbers: Any) -> npt.NDArray[np.float64]:
-    """`_uniform` of `_word`, of many."""
+    """`uniform` of `word`, of many."""
     z = key + GOLDEN * (numbers + u64(1))
     z = (z ^ (z >> u64(30))) * M1
     z = (z ^ (z >> u64(27))) * M2
