@@ -54,6 +54,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 $(BIN)/python benchmarks/recurrence.py
+	OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 $(BIN)/python benchmarks/tiles.py --chips 4 --times 2 --images 1000
 	$(BIN)/python benchmarks/micro_batches.py
 	$(BIN)/python benchmarks/pages.py
 

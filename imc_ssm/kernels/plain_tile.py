@@ -87,8 +87,9 @@ def tile_product(
                     part.square() @ variance + (0.0 if spread is None else spread.square()[:, None])
                 )
             sums = sums + sigma * normals(seeds, position + start, part.shape[1], outputs)
-        codes = sums.round().clamp(low, high) * factor[:, None]
-        y.append(codes if bias is None else codes + bias)
+        # In double precision, where the products of codes are exact: rounded once, as a fused multiply-add is.
+        exact = sums.round().clamp(low, high).double() * factor.double()[:, None]
+        y.append((exact if bias is None else exact + bias.double()).float())
     whole = torch.cat(y, dim=1).reshape(out.shape) if y else out
     if add:
         out.add_(whole)

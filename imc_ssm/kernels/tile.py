@@ -42,7 +42,7 @@ def tile_product(
 
         d_i = clip(round(x_i / full_scale / step_in), codes_in)
         s_j = offset_j + sum_i d_i w_ij + sigma_j N(0, 1)           sigma_j^2 = spread_j^2 + sum_i d_i^2 v_ij
-        y_j = bias_j + factor_j clip(round(s_j), codes_out)         round: half to even
+        y_j = factor_j clip(round(s_j), codes_out) + bias_j         rounded once; round: half to even
 
     x (chips or 1, ..., inputs), weight and variance (chips, inputs, outputs) in ADC codes per DAC code, spread,
     offset (ADC codes) and factor (chips, outputs), bias (outputs,), all float32; seed (chips,) int64. Returns

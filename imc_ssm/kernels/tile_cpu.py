@@ -182,7 +182,7 @@ def _decode(
     noisy: bool,
     varies: bool,
 ) -> None:
-    """sums (output, PANEL) become bias + factor clip(round(sum + sigma n)), in place."""
+    """sums (output, PANEL) become factor clip(round(sum + sigma n)) + bias, rounded once, in place."""
     at, more = pointer(sums), pointer(squares)
     sigmas, factors, biases = pointer(spread), pointer(factor), pointer(bias)
     low, high = broadcast(converters[4]), broadcast(converters[5])
@@ -199,10 +199,10 @@ def _decode(
                     d3 = root(fma(d3, d3, load(more, p + 3 * PANEL)))
                 s0, s1, s2, s3 = fma(d0, z0, s0), fma(d1, z1, s1), fma(d2, z2, s2), fma(d3, z3, s3)
             s0, s1, s2, s3 = rint(s0), rint(s1), rint(s2), rint(s3)
-            store(at, p, splat(biases, g) + clamp(s0, low, high) * splat(factors, g))
-            store(at, p + PANEL, splat(biases, g + 1) + clamp(s1, low, high) * splat(factors, g + 1))
-            store(at, p + 2 * PANEL, splat(biases, g + 2) + clamp(s2, low, high) * splat(factors, g + 2))
-            store(at, p + 3 * PANEL, splat(biases, g + 3) + clamp(s3, low, high) * splat(factors, g + 3))
+            store(at, p, fma(clamp(s0, low, high), splat(factors, g), splat(biases, g)))
+            store(at, p + PANEL, fma(clamp(s1, low, high), splat(factors, g + 1), splat(biases, g + 1)))
+            store(at, p + 2 * PANEL, fma(clamp(s2, low, high), splat(factors, g + 2), splat(biases, g + 2)))
+            store(at, p + 3 * PANEL, fma(clamp(s3, low, high), splat(factors, g + 3), splat(biases, g + 3)))
 
 
 @compiled

@@ -53,8 +53,8 @@ def test_implementations_give_the_formula(inputs: int, outputs: int, chips: int,
     factor, bias, offset = drawn(3, chips, outputs), drawn(4, outputs), whole(5, chips, outputs)
     for with_bias, with_offset in itertools.product((None, bias), (None, offset)):
         made, reference = both(x, weight, factor=factor, bias=with_bias, offset=with_offset)
-        codes = torch.from_numpy(formula(x, weight, with_offset)).float()
-        assert torch.equal(made, codes * factor[:, None] + (0 if with_bias is None else with_bias))
+        exact = torch.from_numpy(formula(x, weight, with_offset)) * factor.double()[:, None]
+        assert torch.equal(made, (exact + (0 if with_bias is None else with_bias.double())).float())
         assert torch.equal(made, reference)
 
 
