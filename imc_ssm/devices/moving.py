@@ -122,8 +122,8 @@ def add_flicker(
 
     N_ij are independent, of the one-sided spectrum 1 / f within `band`, Hz, which ends at half the rate of the
     products or below: they are correlated along a stream as that spectrum says. drive (streams, products, inputs),
-    density (inputs, outputs), out (streams, products, outputs), float32; starts: number of the first product of each
-    stream.
+    density (inputs, outputs), out (streams, products, outputs), float32; starts: number of the first product of
+    each stream.
     """
     weights = octaves(*band, (0.0, math.inf)).astype(np.float32)
     if weights.size and out.size:
