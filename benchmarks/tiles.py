@@ -4,8 +4,8 @@
     python benchmarks/tiles.py --chips 4 --times 2 --images 1000          and the evaluation (whole: 20, 5, 10000)
 
 Everything runs in one process and takes turns; times are medians. 8-bit converters, float32; the noise is the
-output noise of the design. The evaluation programs, ages and runs chips of `s4d-16h` on sequential MNIST twice, with
-the same kernels for all that is digital: `evaluate` with our tiles, and the loop over chips and times with aihwkit's.
+output noise of the design. The evaluation programs, ages and runs chips of `s4d-16h` on sequential MNIST twice,
+with the same kernels for all that is digital: `evaluate` with our tiles, and with aihwkit's, chip by chip.
 """
 
 from __future__ import annotations

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from imc_ssm.fixedpoint.normal import MULTIPLIERS, ROUNDS, WEYL
 
-__all__ = ["normals", "tile_product"]
+__all__ = ["GROUP", "converted", "normals", "tile_product"]
 
 MASK = 0xFFFFFFFF
+GROUP = 4
+"""Outputs of a counter."""
 PIECE = 1 << 20
 """Numbers drawn at a time."""
 
@@ -43,7 +45,7 @@ def normals(seeds: Tensor, first: int, products: int, outputs: int) -> Tensor:
     """Standard normal numbers (chip, product, output) float32 of products `first` ... and seeds (chip,) int64."""
     device = seeds.device
     number = torch.arange(first, first + products, device=device)[None, :, None]
-    group = torch.arange(-(-outputs // 4), device=device)[None, None, :]
+    group = torch.arange(-(-outputs // GROUP), device=device)[None, None, :]
     w = _words(seeds, number, group)
     parts = []
     for one, two in ((w[0], w[1]), (w[2], w[3])):
@@ -53,6 +55,14 @@ def normals(seeds: Tensor, first: int, products: int, outputs: int) -> Tensor:
         for bit, angle in ((0, 1.0 - v), (1, v)):
             parts.append(radius * torch.sin(angle * (math.pi / 2)) * (1 - 2 * ((two >> bit) & 1)))
     return torch.stack(parts, dim=-1).reshape(len(seeds), products, -1)[..., :outputs]
+
+
+def converted(x: Tensor, converters: list[float]) -> Tensor:
+    """Codes of the DAC, (chips, products, inputs), for x (chips, sequence, step, inputs)."""
+    # Divided by tensors: a GPU would multiply by the reciprocal of a number.
+    full, step, low, high = torch.tensor(converters[:4], dtype=x.dtype, device=x.device)
+    ratio = x.reshape(len(x), -1, x.shape[-1]) / full / step
+    return torch.clamp(ratio.round_(), low, high)
 
 
 def tile_product(
@@ -69,10 +79,8 @@ def tile_product(
     out: Tensor,
     add: bool,
 ) -> None:
-    chips, inputs, outputs = weight.shape
-    # Divided by tensors: a GPU would multiply by the reciprocal of a number.
-    full, step, low_in, high_in, low, high = torch.tensor(converters, dtype=torch.float32, device=x.device)
-    drive = (x.reshape(len(x), -1, inputs) / full / step).round_().clamp_(low_in, high_in)
+    chips, _, outputs = weight.shape
+    drive, (low, high) = converted(x, converters), converters[4:]
     products, y = drive.shape[1], []
     rows = max(1, PIECE // max(chips * outputs, 1))
     for start in range(0, products, rows):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from imc_ssm.errors import DataError
-from imc_ssm.kernels import plain_tile, tile_cpu
+from imc_ssm.kernels import cuda_tile, plain_tile, tile_cpu
 from imc_ssm.kernels.operators import Pass
 
 __all__ = ["tile_product"]
@@ -18,6 +18,7 @@ TILE = Pass(
     "Tensor? bias, Tensor seeds, int position, float[] converters, Tensor(a!) out, bool add) -> ()",
     plain_tile.tile_product,
     tile_cpu.tile_product,
+    cuda_tile.tile_product,
 )
 
 
