@@ -66,8 +66,8 @@ def first_order(g: Array, row: float, column: float) -> Array:
 
     The current through segment k of a row is that of the cells from k on, so the first sum is a cumulative sum of
     cumulative sums. The second is the same along the column: by reciprocity, current from a cell to the amplifier
-    is as voltage from the amplifier's end to the cell. The relative error of the drop is about the drop itself: for
-    a few percent, and to see where `closed_form` comes from. Raises as `effective`.
+    is as voltage from the amplifier's end to the cell. The relative error of the drop is about the drop itself:
+    for a few percent, and to see where `closed_form` comes from. Raises as `effective`.
     """
     values = _checked(g, row, column)
     rising = _turned(values)
