@@ -1,19 +1,21 @@
 """A model on a chip: mapping of weights onto tiles, programming, drift, the product, deployments, evaluation."""
 
+from imc_ssm.chip.compensation import factors
 from imc_ssm.chip.compiler import compile
 from imc_ssm.chip.deployment import Deployment, deployment_of
 from imc_ssm.chip.evaluation import DAY, HOUR, TIMES, evaluate
+from imc_ssm.chip.layout import Layout, layout_of
 from imc_ssm.chip.linear import AnalogLinear, Implementation
 from imc_ssm.chip.mapping import (
     MappedMatrix,
     Tile,
-    check_fit,
     column_sums,
     map_matrix,
     tiles_needed,
     with_output_ranges,
 )
-from imc_ssm.chip.programming import Noise, ProgrammedMatrix, compensation, program
+from imc_ssm.chip.packing import check_fit, tiles_of, utilisation
+from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
 from imc_ssm.chip.reference import Reference
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "AnalogLinear",
     "Deployment",
     "Implementation",
+    "Layout",
     "MappedMatrix",
     "Noise",
     "ProgrammedMatrix",
@@ -30,12 +33,15 @@ __all__ = [
     "Tile",
     "check_fit",
     "column_sums",
-    "compensation",
     "compile",
     "deployment_of",
     "evaluate",
+    "factors",
+    "layout_of",
     "map_matrix",
     "program",
     "tiles_needed",
+    "tiles_of",
+    "utilisation",
     "with_output_ranges",
 ]

@@ -7,23 +7,22 @@ for their noise to average out; what they then depend on are the weights, in whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from imc_ssm.devices.designs import Compensation
 from imc_ssm.errors import ConfigError, DataError, unknown
 
-__all__ = ["MODES", "Mode", "factors"]
+__all__ = ["MODES", "factors"]
 
 Floats = npt.NDArray[np.float32]
-Mode = Literal["none", "global", "tile", "column"]
-"""How a design compensates drift (`factors`)."""
-MODES: tuple[Mode, ...] = get_args(Mode)
+MODES: tuple[Compensation, ...] = get_args(Compensation)
 
 
 def factors(
-    before: Floats, now: Floats, mode: Mode, columns: Sequence[tuple[int, int]] | None = None
+    before: Floats, now: Floats, mode: Compensation, columns: Sequence[tuple[int, int]] | None = None
 ) -> npt.NDArray[np.float64]:
     """What outputs are multiplied by, (chips, outputs):
 

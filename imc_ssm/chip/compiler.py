@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from imc_ssm.chip.deployment import Deployment
-from imc_ssm.chip.mapping import check_fit, map_matrix, with_output_ranges
+from imc_ssm.chip.mapping import map_matrix, with_output_ranges
+from imc_ssm.chip.packing import check_fit
 from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.devices import Chip, Design, resolve
 from imc_ssm.errors import DataError, ImcSsmError
@@ -108,8 +109,11 @@ def compile(
             input_range=span,
             rate=op.rate,
         )
-        mapped = with_output_ranges(mapped, inputs.numpy(), output_percentile, chip.dac.limits)
-        activity = float((inputs / mapped.input_range).clamp(*chip.dac.limits).square().mean())
+        mapped = with_output_ranges(mapped, inputs.numpy(), chip, output_percentile)
+        if chip.dac.encoding == "amplitude":  # not rounded
+            activity = float((inputs / mapped.input_range).clamp(*chip.dac.limits).square().mean())
+        else:
+            activity = chip.dac.activity(chip.dac.transfer(inputs, mapped.input_range))
         matrices.append(replace(mapped, input_activity=activity))
     check_fit(matrices, chip)
     return Deployment(

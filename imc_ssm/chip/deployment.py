@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imc_ssm.chip.linear import AnalogLinear
-from imc_ssm.chip.mapping import MappedMatrix, Tile, check_fit
+from imc_ssm.chip.mapping import MappedMatrix, Tile
+from imc_ssm.chip.packing import check_fit, tiles_of, utilisation
 from imc_ssm.devices import Chip, Design
 from imc_ssm.errors import DesignError, FileError, ImcSsmError, shown
 from imc_ssm.files import canonical_json, load_tensors, save_tensors
@@ -64,7 +65,7 @@ class Deployment:
             "model": f"{self.steps} steps, scheme {self.scheme.label}, {len(self.graph.operators)} operators",
         }
         rows |= {
-            f"matrix {m.name}": f"{m.inputs} x {m.outputs}, tiles {len(m.tiles)}, DAC range {m.input_range:.3g}, "
+            f"matrix {m.name}": f"{m.inputs} x {m.outputs}, tiles {len(m.parts)}, DAC range {m.input_range:.3g}, "
             f"per {m.rate}"
             for m in self.matrices
         }
@@ -157,6 +158,7 @@ class Deployment:
                 raise TypeError(f"{shown(other[0]) if other else f'{shown(steps)} steps of {shown(name)}'}")
             model, _ = rebuild(tensors, header, str(path))
             _check_placed(matrices, model.graph())
+            _check_sliced(matrices, chip)
             check_fit(matrices, chip)
         except (KeyError, IndexError, TypeError, AttributeError, DesignError, ValueError) as error:
             if isinstance(error, ImcSsmError) and not isinstance(error, DesignError):
@@ -171,7 +173,10 @@ class Deployment:
         from rich.table import Table
 
         table = Table(
-            title=f"{self.name} on {self.design.name}: matrices on tiles", box=SIMPLE, padding=(0, 1, 0, 0)
+            title=f"{self.name} on {self.design.name}: matrices on {tiles_of(self.matrices, self.chip)} tiles, "
+            f"of which {utilisation(self.matrices, self.chip):.1%} are used",
+            box=SIMPLE,
+            padding=(0, 1, 0, 0),
         )
         for column in (
             "matrix",
@@ -184,14 +189,15 @@ class Deployment:
         ):
             table.add_column(column, justify="left" if column in ("matrix", "rate") else "right")
         for m in self.matrices:
-            used = m.target.size / (len(m.tiles) * self.design.rows * self.design.columns)
+            places = len(m.parts) * self.design.rows * self.design.columns
+            used = m.target.size * self.design.slices / places
             ranges = [t.output_range for t in m.tiles]
             adc = f"{min(ranges):.3g}" if len(ranges) == 1 else f"{min(ranges):.3g} to {max(ranges):.3g}"
             table.add_row(
                 m.name,
                 m.rate,
                 f"{m.inputs} x {m.outputs}",
-                str(len(m.tiles)),
+                str(len(m.parts)),
                 f"{used:.1%}",
                 f"{m.input_range:.3g}",
                 adc,
@@ -202,7 +208,9 @@ class Deployment:
 def _matrix(entry: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> MappedMatrix:
     """A matrix as a file has it; `KeyError` or `TypeError` for what is missing."""
     at = f"matrix/{entry['module']}"
-    tiles = tuple(Tile(tuple(t["row"]), tuple(t["column"]), t["output_range"]) for t in entry["tiles"])
+    tiles = tuple(
+        Tile(tuple(t["row"]), tuple(t["column"]), t["output_range"], t.get("slice", 0)) for t in entry["tiles"]
+    )
     return MappedMatrix(
         entry["name"],
         entry["module"],
@@ -226,6 +234,14 @@ def _check_placed(matrices: tuple[MappedMatrix, ...], graph: Graph) -> None:
     ]
     if sorted(there) != sorted(needed):
         raise DesignError(f"its matrices are {shown(there)}, those of the model {shown(needed)}")
+
+
+def _check_sliced(matrices: tuple[MappedMatrix, ...], chip: Chip) -> None:
+    """`DesignError` unless every matrix has the design's slices."""
+    for matrix in matrices:
+        slices = 1 + max(tile.slice for tile in matrix.tiles)
+        if slices != chip.design.slices:
+            raise DesignError(f"matrix {shown(matrix.name)} has {slices} slices, the design {chip.design.slices}")
 
 
 def deployment_of(given: Any, what: str) -> Deployment:

@@ -1,22 +1,27 @@
-"""A matrix-vector product as a chip does it: DAC, column sums with noise, ADC, digital scales and sums."""
+"""A matrix-vector product as chips do it: DAC, column sums with noise, ADC, digital scales and sums."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from imc_ssm.chip.compensation import factors
+from imc_ssm.chip.layout import layout_of
 from imc_ssm.chip.mapping import Floats, MappedMatrix
-from imc_ssm.chip.programming import Noise, ProgrammedMatrix, compensation, program
+from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
 from imc_ssm.chip.reference import GLOBAL, probe_cpp, reference_tile
-from imc_ssm.devices import Chip, stream_seed
+from imc_ssm.devices import Chip, Draws, Transfers, stream_seed
 from imc_ssm.errors import ConfigError, DataError, DesignError, unknown
 from imc_ssm.kernels.device import single_precision
 
 __all__ = ["AnalogLinear", "Implementation"]
 
+Numbers = npt.NDArray[np.float64]
 Implementation = Literal["fast", "aihwkit", "aihwkit-cpp"]
 _IMPLEMENTATIONS = ("aihwkit", "aihwkit-cpp", "fast")
 _CHUNK = 1 << 19
@@ -25,22 +30,25 @@ _CHUNK = 1 << 19
 
 
 class AnalogLinear(nn.Module):
-    """y = W x + bias on the tiles of one chip.
+    """y = W x + bias on the tiles of one chip, or of several side by side.
 
-        d_i  = dac.transfer(x_i, input_range) q_in                q_in  = dac.step
-        s_j  = sum_i d_i w_ij + sigma_j N(0, 1)                   w     = (G+ - G-) / (g_max - g_min)
-        a_j  = adc.transfer(s_j, output_range) q_out              q_out = output_range adc.step
-        y_j  = input_range scale_j sum_tiles alpha a_j + bias_j   alpha = global drift compensation
-        sigma_j^2 = read_noise^2 + sum_i d_i^2 v_ij               v     = variance of w (`Cell.fast_noise`)
+        d_i  = dac.transfer(x_i, input_range)                 codes; v_ip the drive of pulse p (`Converter.drives`)
+        s_js = sum_i v_ip w_ijs + sigma_js N(0, 1)            w     = weights of slice s (`Layout`)
+        a_js = adc(s_js / q_out)                              q_out = output_range adc.step
+        y_j  = input_range scale_j alpha_j sum_(tiles, slices, pulses) share_s share_p q_out a_js + bias_j
+        sigma_js^2 = read_noise^2 + sum_i v_ip^2 var(w_ijs)   alpha = drift compensation, var = `Cell.fast_noise`
 
-    A new one holds the ideal targets: converters on, no noise (`ideal_weights` is True). `program` makes it
-    one chip, `set_time` ages it. `implementation`: "fast" (the formula above, in place, in pieces that fit
+    The ADC has the errors of its converters (`converters.Adc`), drawn once for each chip. A new layer holds the
+    ideal targets: converters uniform, no noise (`ideal_weights` is True). `program` makes it one chip or several,
+    `set_time` ages them. Of several chips the first axis of the input is (chip, sequence), chip by chip.
+
+    `implementation`: "fast" (the formula above, in place, in pieces that fit
     the cache), "aihwkit" (every tile is aihwkit's torch tile, with noise and bound management off),
     "aihwkit-cpp" (its C++ tile, where it runs; `DesignError` where it does not). Both program with the library's
     own cells unless `noise="aihwkit"`.
 
-    Random numbers: with "fast" a generator of its own; both are seeded by (seed, chip, index, time), and
-    successive calls continue the stream. `index` is the matrix's place on the chip.
+    Random numbers: with "fast" generators of its own; all are seeded by (seed, chip, index, time), and
+    successive calls continue the streams. `index` is the matrix's place on the chip.
 
     The gradient is straight-through: that of the sums without noise and rounding, zero where a converter
     saturates. It reaches the input, and so what is in front; the weights are conductances, no parameters.
@@ -63,101 +71,151 @@ class AnalogLinear(nn.Module):
             probe_cpp()
         self.mapped = mapped
         self.chip = chip
+        self.layout = layout_of(chip)
         self.implementation = implementation
         self.index, self.noise = index, noise
         self.programmed: ProgrammedMatrix | None = None
         self.time: float | None = None
         """Seconds since programming; None = right after it (or ideal)."""
-        self.alphas: tuple[float, ...] = ()
-        """Drift compensation of each tile."""
-        self._tiles: list[Any] = []
-        self._generators: dict[torch.device, torch.Generator] = {}
+        self.alphas: tuple[Numbers, ...] = ()
+        """Drift compensation of each part of the matrix, (chips, columns)."""
+        self._tiles: list[list[Any]] = []
+        self._generators: dict[tuple[torch.device, int], torch.Generator] = {}
         self._global_state: Tensor | None = None
-        self._seed = 0
+        self._seeds: tuple[int, ...] = (0,)
         bias = None if mapped.bias is None else torch.from_numpy(mapped.bias.copy())
         self.register_buffer("bias", bias, persistent=False)
         self.bias: Tensor | None
-        self._load(mapped.target, mapped.target)
+        whole = mapped.target[None]
+        self._load(whole, whole, self.layout.split(mapped.target)[None])
 
     @property
     def ideal_weights(self) -> bool:
         """Whether the targets themselves are used: no chip has been programmed."""
         return self.programmed is None
 
-    def program(self, seed: int, chip: int) -> AnalogLinear:
-        """Become chip number `chip`, right after programming."""
-        self.programmed = program(self.mapped, self.chip, seed, (chip,), index=self.index, noise=self.noise)
+    @property
+    def chips(self) -> int:
+        """How many chips it is."""
+        return 1 if self.programmed is None else len(self.programmed.chips)
+
+    def program(self, seed: int, chip: int | Sequence[int]) -> AnalogLinear:
+        """Become chip number `chip`, or the chips of several numbers, right after programming."""
+        numbers = chip if isinstance(chip, Sequence) else (chip,)
+        if not numbers:
+            raise ConfigError(f"{self.mapped.name!r}: program at least one chip; no number was given")
+        self.programmed = program(self.mapped, self.chip, seed, numbers, index=self.index, noise=self.noise)
         self.time = None
-        (weights,), variance = self.programmed.state()
-        self._load(weights, weights, variance)
+        sliced, variance = self.programmed.state()
+        whole = self.programmed.whole(sliced)
+        self._load(whole, whole, sliced, variance)
         return self
 
     def set_time(self, time: Any) -> AnalogLinear:
-        """Age the chip to a time (`units.seconds`), with drift compensation if the design has it.
+        """Age the chips to a time (`units.seconds`), with drift compensation if the design has it.
 
         Raises `DesignError` before `program`, or for a time the cell has no model for.
         """
         if self.programmed is None:
             raise DesignError(f"{self.mapped.name!r} is not programmed; call program(seed, chip) before set_time")
         self.time = self.chip.cell.check_time(time)
-        ((now,), variance), (before,) = self.programmed.state(self.time), self.programmed.weights()
-        self._load(before, now, variance)
+        sliced, variance = self.programmed.state(self.time)
+        self._load(self.programmed.weights(), self.programmed.whole(sliced), sliced, variance)
         return self
 
-    def _load(self, before: Floats, now: Floats, variance: Floats | None = None) -> None:
-        """Take the weights `now` (inputs, outputs), compensated to those `before`; reseed the noise.
+    def _load(self, before: Floats, now: Floats, sliced: Floats, variance: Floats | None = None) -> None:
+        """Take the weights `now` (chips, inputs, outputs), compensated to those `before`; reseed the noise.
 
-        `variance` (1, inputs, outputs): of the weights from product to product; None: none.
+        `sliced` (chips, slices, inputs, outputs): `now` slice by slice; `variance`, of the same shape: that of the
+        weights from product to product; None: none.
         """
         if variance is not None and self.implementation != "fast":
             raise DesignError(
                 f"cell {self.chip.cell.name!r} has read noise that is drawn in every product, which aihwkit's "
                 "tiles do not have; use implementation 'fast'"
             )
-        mapped, of = self.mapped, self.programmed
-        self._seed = 0 if of is None else stream_seed(of.seed, of.chips[0], of.index, "read", str(self.time))
-        self._generators, self._global_state, self._tiles = {}, None, []
-        alphas = []
+        mapped, of, design = self.mapped, self.programmed, self.chip.design
+        if of is not None:
+            self._seeds = tuple(stream_seed(of.seed, c, of.index, "read", str(self.time)) for c in of.chips)
+        self._generators, self._global_state = {}, None
+        self._tiles = [[] for _ in range(len(now))]
+        alphas = {
+            part: factors(before[(..., *_cut(part))], now[(..., *_cut(part))], design.drift_compensation)
+            for part in mapped.parts
+        }
+        self.alphas = tuple(alphas.values())
         for index, tile in enumerate(mapped.tiles):
-            part = (slice(*tile.row), slice(*tile.column))
-            on = self.chip.design.drift_compensation == "global"
-            alphas.append(compensation(before[part], now[part]) if on else 1.0)
-            step_in, step_out = self.chip.dac.step, tile.output_range / self.chip.adc.codes[1]
+            part = (slice(None), tile.slice, slice(*tile.row), slice(*tile.column))
+            step_out = tile.output_range / self.chip.adc.codes[1]
             # From ADC code to output: one factor per column.
-            factor = mapped.scale[part[1]].astype(np.float64) * (step_out * alphas[-1] * mapped.input_range)
-            self.register_buffer(f"factor{index}", torch.from_numpy(factor.astype(np.float32)), persistent=False)
-            self.register_buffer(f"now{index}", torch.from_numpy(now[part].copy()), persistent=False)
-            # From DAC codes to ADC codes (not yet rounded): both steps are folded into the weights.
-            folded = now[part].astype(np.float64) * (step_in / step_out)
-            if self.implementation == "fast":
-                self.register_buffer(
-                    f"weight{index}", torch.from_numpy(folded.astype(np.float32)), persistent=False
-                )
-                squares = None if variance is None else variance[0][part] * np.float32((step_in / step_out) ** 2)
-                kept = None if squares is None else torch.from_numpy(squares)
-                self.register_buffer(f"variance{index}", kept, persistent=False)
-            else:
-                cpp = self.implementation == "aihwkit-cpp"
-                dac, adc = self.chip.dac, self.chip.adc
-                made = reference_tile(now[part], tile.output_range, dac, adc, self._read_noise, cpp=cpp)
-                self._tiles.append(made)
-        self.alphas = tuple(alphas)
+            share = step_out * mapped.input_range * self.layout.shares[tile.slice]
+            factor = mapped.scale[part[-1]].astype(np.float64) * share * alphas[tile.row, tile.column]
+            self._keep(f"factor{index}", factor.astype(np.float32))
+            self._keep(f"now{index}", sliced[part].copy())
+            if self.implementation != "fast":
+                cpp, (dac, adc) = self.implementation == "aihwkit-cpp", (self.chip.dac, self.chip.adc)
+                for tiles, weight in zip(self._tiles, sliced[part], strict=True):
+                    tiles.append(reference_tile(weight, tile.output_range, dac, adc, self._read_noise, cpp=cpp))
+                continue
+            # From the drive to ADC codes (not yet rounded): both steps are folded into the weights.
+            step = self._drive_step / step_out
+            errors = self._transfers(index, tile.column[1] - tile.column[0])
+            gain = 1.0 if errors is None else errors.gain[:, None].astype(np.float64)
+            self._keep(f"weight{index}", (sliced[part].astype(np.float64) * step * gain).astype(np.float32))
+            squares = None if variance is None else variance[part] * np.square(step * gain).astype(np.float32)
+            self._keep(f"variance{index}", squares)
+            self._keep(f"offset{index}", None if errors is None else errors.offset)
+            self._keep(f"inl{index}", None if errors is None else errors.inl)
+
+    def _keep(self, name: str, value: Floats | None) -> None:
+        """A buffer that goes where the layer goes, and into no file."""
+        kept = None if value is None else torch.from_numpy(np.ascontiguousarray(value))
+        self.register_buffer(name, kept, persistent=False)
+
+    def _transfers(self, index: int, columns: int) -> Transfers | None:
+        """The errors of the converters of tile `index`; None: there are none."""
+        of, adc = self.programmed, self.chip.adc
+        if of is None or not adc.erroneous:
+            return None
+        seeds = [stream_seed(of.seed, chip, of.index, "adc", index) for chip in of.chips]
+        return adc.drawn(Draws(seeds), columns, self.chip.design.columns_per_adc)
+
+    @property
+    def _drive_step(self) -> float:
+        """Full voltages of a unit of drive: a DAC code's, or that of a bit's pulse."""
+        return self.chip.dac.step if self.chip.dac.encoding != "bit-serial" else 1.0
 
     @property
     def _read_noise(self) -> float:
         return 0.0 if self.ideal_weights else self.chip.design.read_noise.value
 
+    def _spread(self, tile: int) -> float:
+        """Deviation of the noise in front of the ADC's rounding, in codes: read noise and the converter's own."""
+        if self.ideal_weights:
+            return 0.0
+        adc = self.chip.adc
+        return float(np.hypot(self._read_noise * adc.codes[1] / self.mapped.tiles[tile].output_range, adc.noise))
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(..., inputs) -> (..., outputs), float32; `DataError` for another number of inputs."""
+        """(..., inputs) -> (..., outputs), float32; `DataError` for another number of inputs.
+
+        With several chips the first axis is theirs times anything: chip by chip.
+        """
         if x.ndim == 0 or x.shape[-1] != self.mapped.inputs:
             raise DataError(f"{self.mapped.name!r} takes (..., {self.mapped.inputs}), got {tuple(x.shape)}")
-        flat = x.detach().reshape(-1, self.mapped.inputs).to(torch.float32)
-        y = flat.new_empty(len(flat), self.mapped.outputs)
+        if self.chips > 1 and (x.ndim < 2 or x.shape[0] % self.chips):
+            raise DataError(
+                f"{self.mapped.name!r} is {self.chips} chips and takes ({self.chips} x sequences, ..., "
+                f"{self.mapped.inputs}), got {tuple(x.shape)}"
+            )
+        flat = x.detach().reshape(self.chips, -1, self.mapped.inputs).to(torch.float32)
+        y = flat.new_empty(*flat.shape[:2], self.mapped.outputs)
         rows = max(1, _CHUNK // max(self.mapped.inputs, self.mapped.outputs))
         with torch.no_grad():
             if self.implementation == "fast":
-                for start in range(0, len(flat), rows):
-                    self._fast(flat[start : start + rows], y[start : start + rows])
+                for chip in range(self.chips):
+                    for start in range(0, flat.shape[1], rows):
+                        self._fast(flat[chip, start : start + rows], y[chip, start : start + rows], chip)
             else:
                 self._aihwkit(flat, y)
         y = y.reshape(*x.shape[:-1], self.mapped.outputs)
@@ -169,65 +227,98 @@ class AnalogLinear(nn.Module):
     def _smooth(self, x: Tensor) -> Tensor:
         """The products in full precision, clipped as converters do: what the gradient is taken of."""
         dac, adc = self.chip.dac, self.chip.adc
-        drive = (x / self.mapped.input_range).clamp(*dac.limits)
+        drive = (x.reshape(self.chips, -1, self.mapped.inputs) / self.mapped.input_range).clamp(*dac.limits)
         blocks: dict[tuple[int, int], Tensor] = {}
         for index, tile in enumerate(self.mapped.tiles):
             sums = drive[..., slice(*tile.row)] @ getattr(self, f"now{index}").to(x.dtype)
-            codes = (sums / tile.output_range).clamp(*adc.limits) * adc.codes[1]
-            part = codes * getattr(self, f"factor{index}").to(x.dtype)
+            codes = sums / tile.output_range
+            if dac.pulses == 1:  # bits are converted one by one
+                codes = codes.clamp(*adc.limits)
+            part = codes * adc.codes[1] * getattr(self, f"factor{index}").to(x.dtype)[:, None]
             blocks[tile.column] = blocks[tile.column] + part if tile.column in blocks else part
-        return torch.cat([blocks[column] for column in sorted(blocks)], dim=-1)
+        return torch.cat([blocks[column] for column in sorted(blocks)], dim=-1).reshape(*x.shape[:-1], -1)
 
-    def _fast(self, x: Tensor, y: Tensor) -> None:
-        """The formula of the class on codes: x (samples, inputs) -> y (samples, outputs), in place."""
-        adc, noise = self.chip.adc, self._read_noise
-        drive = self.chip.dac.transfer(x, self.mapped.input_range)
+    def _fast(self, x: Tensor, y: Tensor, chip: int) -> None:
+        """The formula of the class on codes: x (samples, inputs) -> y (samples, outputs) of one chip, in place."""
+        dac, adc = self.chip.dac, self.chip.adc
+        drives = dac.drives(dac.transfer(x, self.mapped.input_range))
         for index, tile in enumerate(self.mapped.tiles):
-            weight, variance = getattr(self, f"weight{index}"), getattr(self, f"variance{index}")
-            part = drive[:, slice(*tile.row)]
-            spread = noise * adc.codes[1] / tile.output_range
-            if variance is not None:
-                codes = x.new_empty(len(x), weight.shape[1])
-                codes.normal_(generator=self._generator(x.device))
-                codes.mul_((part.square() @ variance).add_(spread**2).sqrt_()).addmm_(part, weight)
-            elif noise > 0:
-                codes = x.new_empty(len(x), weight.shape[1])
-                codes.normal_(0.0, spread, generator=self._generator(x.device))
-                codes.addmm_(part, weight)
-            else:
-                codes = part @ weight
-            self._decode(index, adc.convert_(codes), y)
+            weight, variance = getattr(self, f"weight{index}")[chip], getattr(self, f"variance{index}")
+            offset, inl = getattr(self, f"offset{index}"), getattr(self, f"inl{index}")
+            spread = self._spread(index)
+            for pulse, (drive, share) in enumerate(drives):
+                part = drive[:, slice(*tile.row)]
+                if variance is not None:
+                    codes = x.new_empty(len(x), weight.shape[1])
+                    codes.normal_(generator=self._generator(x.device, chip))
+                    codes.mul_((part.square() @ variance[chip]).add_(spread**2).sqrt_()).addmm_(part, weight)
+                elif spread > 0:
+                    codes = x.new_empty(len(x), weight.shape[1])
+                    codes.normal_(0.0, spread, generator=self._generator(x.device, chip))
+                    codes.addmm_(part, weight)
+                else:
+                    codes = part @ weight
+                if offset is not None:
+                    codes += offset[chip]
+                if inl is not None:
+                    codes += _looked_up(inl[chip], codes, adc.codes)
+                self._decode(index, chip, adc.convert_(codes), y, share * self._drive_share, first=pulse == 0)
 
-    def _decode(self, index: int, codes: Tensor, y: Tensor) -> None:
-        """Digital side of tile `index`: add its ADC codes, scaled, to y; a first row tile brings the bias."""
+    @property
+    def _drive_share(self) -> float:
+        """Full scales of the input that a unit of a pulse's share stands for."""
+        return self.chip.dac.step if self.chip.dac.encoding == "bit-serial" else 1.0
+
+    def _decode(self, index: int, chip: int, codes: Tensor, y: Tensor, share: float, *, first: bool) -> None:
+        """Digital side of tile `index`: add its ADC codes, scaled, to y; the first of a column brings the bias."""
         tile = self.mapped.tiles[index]
-        factor, out = getattr(self, f"factor{index}"), y[:, slice(*tile.column)]
-        if tile.row[0] > 0:
+        factor, out = getattr(self, f"factor{index}")[chip], y[:, slice(*tile.column)]
+        factor = factor if share == 1.0 else factor * share
+        if tile.row[0] > 0 or tile.slice > 0 or not first:
             out.addcmul_(codes, factor)
         elif self.bias is None:
             torch.mul(codes, factor, out=out)
         else:
             torch.addcmul(self.bias[slice(*tile.column)], codes, factor, out=out)
 
-    def _generator(self, device: torch.device) -> torch.Generator:
-        if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
-        return self._generators[device]
+    def _generator(self, device: torch.device, chip: int) -> torch.Generator:
+        if (device, chip) not in self._generators:
+            self._generators[device, chip] = torch.Generator(device).manual_seed(self._seeds[chip])
+        return self._generators[device, chip]
 
     def _aihwkit(self, x: Tensor, y: Tensor) -> None:
         """The same through aihwkit's tiles, whose outputs are ADC code times step."""
-        drive = x / self.mapped.input_range
+        dac = self.chip.dac
         with GLOBAL, single_precision(), torch.random.fork_rng(devices=[]):
             if self._global_state is None:
-                torch.default_generator.manual_seed(self._seed)
+                torch.default_generator.manual_seed(self._seeds[0])
             else:
                 torch.set_rng_state(self._global_state)
-            for index, (tile, part) in enumerate(zip(self._tiles, self.mapped.tiles, strict=True)):
-                out = tile.forward(drive[:, slice(*part.row)].contiguous(), is_test=True)
-                self._decode(index, torch.round(out * (self.chip.adc.codes[1] / part.output_range)), y)
+            for chip, tiles in enumerate(self._tiles):
+                if dac.pulses == 1:
+                    drives = [(x[chip] / self.mapped.input_range, 1.0)]
+                else:
+                    drives = dac.drives(dac.transfer(x[chip], self.mapped.input_range))
+                for index, (tile, part) in enumerate(zip(tiles, self.mapped.tiles, strict=True)):
+                    for pulse, (drive, share) in enumerate(drives):
+                        out = tile.forward(drive[:, slice(*part.row)].contiguous(), is_test=True)
+                        codes = torch.round(out * (self.chip.adc.codes[1] / part.output_range))
+                        self._decode(index, chip, codes, y[chip], share * self._drive_share, first=pulse == 0)
             self._global_state = torch.get_rng_state()
 
     def extra_repr(self) -> str:
         """One line for `print(model)`."""
-        state = "ideal" if self.programmed is None else f"chip {self.programmed.chips[0]}, time {self.time}"
-        return f"{self.mapped.inputs}, {self.mapped.outputs}, tiles={len(self.mapped.tiles)}, {state}"
+        of = self.programmed
+        state = "ideal" if of is None else f"chip {', '.join(map(str, of.chips))}, time {self.time}"
+        return f"{self.mapped.inputs}, {self.mapped.outputs}, tiles={len(self.mapped.parts)}, {state}"
+
+
+def _cut(part: tuple[tuple[int, int], tuple[int, int]]) -> tuple[slice, slice]:
+    """The rows and columns of a part."""
+    return slice(*part[0]), slice(*part[1])
+
+
+def _looked_up(table: Tensor, signal: Tensor, codes: tuple[int, int]) -> Tensor:
+    """table (columns, codes) at the codes next to `signal` (samples, columns)."""
+    place = signal.round().clamp_(*codes).sub_(codes[0]).to(torch.int64)
+    return table.T.gather(0, place)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from imc_ssm.devices import Chip, device_names
+from imc_ssm.chip.layout import layout_of
+from imc_ssm.chip.packing import check_tiles
+from imc_ssm.devices import Chip
 from imc_ssm.errors import ConfigError, DataError, DesignError, brief, shown
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph import Action, Rate, grown
@@ -20,7 +23,6 @@ from imc_ssm.kernels import full_scale
 __all__ = [
     "MappedMatrix",
     "Tile",
-    "check_fit",
     "column_sums",
     "map_matrix",
     "tiles_needed",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float32]
+Block = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,10 @@ class Tile:
     column: tuple[int, int]
     """Half-open range of the matrix's outputs."""
     output_range: float
-    """ADC full scale, in units of the normalised column sum sum_i (x_i / input_range) target_ij."""
+    """ADC full scale, in units of the normalised column sum sum_i d_i w_ij: d the drive of a pulse in full
+    voltages, w the weights of the slice."""
+    slice: int = 0
+    """Which slice of the weights; the slices of one part of a matrix share a tile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,8 @@ class MappedMatrix:
     rate: Rate = "step"
     """How often the product runs."""
     input_activity: float | None = None
-    """Calibrated mean square of the inputs over input_range squared, for the cells' energy; None: unknown."""
+    """Calibrated mean energy of a device over that in a full-scale pulse (`Converter.activity`; with amplitudes
+    the mean square of the inputs over input_range squared); None: unknown."""
 
     __repr__ = brief
 
@@ -84,12 +91,15 @@ class MappedMatrix:
         activity = self.input_activity
         if activity is not None and not (type(activity) in (int, float) and 0 <= activity < math.inf):
             raise DesignError(f"{what}: the mean square of its inputs is {shown(activity)}")
-        covered = np.zeros(target.shape, np.int8)
+        slices = 1 + max((tile.slice for tile in self.tiles if type(tile.slice) is int), default=0)
+        if slices > 16 or any(not (type(tile.slice) is int and tile.slice >= 0) for tile in self.tiles):
+            raise DesignError(f"{what}: its slices are {shown([tile.slice for tile in self.tiles])}")
+        covered = np.zeros((slices, *target.shape), np.int8)
         for tile in self.tiles:
             for (first, end), size in zip((tile.row, tile.column), target.shape, strict=True):
                 if not (type(first) is type(end) is int and 0 <= first < end <= size):
                     raise DesignError(f"{what}: {shown(tile)} lies outside {target.shape}")
-            covered[slice(*tile.row), slice(*tile.column)] += 1
+            covered[tile.slice, slice(*tile.row), slice(*tile.column)] += 1
         if not (covered == 1).all():
             raise DesignError(f"{what}: its tiles do not hold every weight once")
 
@@ -104,49 +114,81 @@ class MappedMatrix:
         return int(self.target.shape[1])
 
     @property
+    def parts(self) -> tuple[tuple[Block, Block], ...]:
+        """(rows, columns) of the parts that lie on a tile each, all slices together."""
+        return tuple((tile.row, tile.column) for tile in self.tiles if tile.slice == 0)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The column blocks, in order."""
+        return tuple(sorted({tile.column for tile in self.tiles}))
+
+    @property
     def columns(self) -> int:
-        """Used columns over all tiles: row tiles of one column count each."""
+        """Used columns over all tiles: row tiles and slices of one column count each."""
         return sum(tile.column[1] - tile.column[0] for tile in self.tiles)
+
+    def widest(self) -> int:
+        """Most columns in use on one tile."""
+        slices = 1 + max(tile.slice for tile in self.tiles)
+        return slices * max(end - start for start, end in self.blocks)
 
     def sum_bits(self, chip: Chip) -> int:
         """Width of an output before it is rounded: ADC code times multiplier, summed over row tiles and bias."""
-        terms = len({tile.row for tile in self.tiles}) + 1
-        return grown(chip.adc.bits + MULTIPLIER_BITS, terms)
+        terms = len({row for row, _ in self.parts}) + 1
+        return grown(self.code_bits(chip) + MULTIPLIER_BITS, terms)
+
+    def code_bits(self, chip: Chip) -> int:
+        """Width of a column's code when its pulses and slices are shifted and added up."""
+        layout, pulses = layout_of(chip), chip.dac.pulses
+        places = 0 if layout.base is None else (layout.slices - 1) * (layout.base.bit_length() - 1)
+        return grown(chip.adc.bits + places + pulses - 1, 2 if places + pulses > 1 else 1)
 
     def conductance(self, chip: Chip) -> float:
-        """All devices in use together, S: the sum over weights of 2 g_min + |target| (g_max - g_min)."""
-        least = 2 * chip.cell.g_min.value * self.target.size
-        return least + chip.cell.span * float(np.abs(self.target).sum(dtype=np.float64))
+        """All devices in use together, S: those of every weight's slices and polarities, and of references."""
+        return layout_of(chip).conductance(self.target, self.blocks)
+
+    def device_count(self, chip: Chip) -> int:
+        """Devices in use: of weights, and of the reference columns of every tile."""
+        layout = layout_of(chip)
+        references = 0 if layout.pair else self.inputs * len(self.blocks)
+        return layout.bit_lines * self.target.size + layout.slices * layout.devices * references
 
     def actions(self, chip: Chip, input_bits: int, bias_bits: int, input_constants: int = 1) -> list[Action]:
         """What one product does, from the codes of its inputs to the sums before they are rounded.
 
         The activation's grid is not the DAC's (its range is another one, and it may have a zero point): every
         input is requantized by a multiplier of 24 bits, of which `input_constants` are stored (a single one sits
-        at the lane and is not read again). Then: inputs to the tiles, conversion of every used row, the cells,
-        hold and conversion of every used column, codes to the digital unit, their multiplication (weight scale,
-        converter range and drift compensation in one number), partial sums of row tiles, bias. A differential pair
-        is subtracted as currents.
+        at the lane and is not read again). Then: inputs to the tiles; for every pulse of the inputs the conversion
+        of every used row, and hold and conversion of every used column; the cells; codes to the digital unit,
+        where those of pulses and slices are shifted and added; their multiplication (weight scale, converter
+        range and drift compensation in one number), partial sums of row tiles, bias. A differential pair, or a
+        reference column, is subtracted as currents.
         """
-        sizes = [(t.row[1] - t.row[0], t.column[1] - t.column[0]) for t in self.tiles]
-        rows, columns, outputs = sum(r for r, _ in sizes), self.columns, self.outputs
+        rows, columns, outputs = sum(end - start for (start, end), _ in self.parts), self.columns, self.outputs
+        scaled = sum(end - start for _, (start, end) in self.parts)
         at, dac, adc, total = Actions(self.rate), chip.dac.bits, chip.adc.bits, self.sum_bits(chip)
+        pulses, code = chip.dac.pulses, self.code_bits(chip)
         out = []
         if input_constants > 1:
             out.append(at.read("coefficients", input_constants, CONSTANT_BITS, "requantization of the inputs"))
         out += [
             at.multiply(self.inputs, input_bits, MULTIPLIER_BITS, "requantize the inputs"),
             at.other("movement", "bus", rows, dac, "inputs to the tiles"),
-            at.other("dac", "dac", rows, dac, "one conversion per used row and tile"),
-            at.other("cells", "cell", 2 * sum(r * c for r, c in sizes), 1, "used devices, two per weight"),
-            at.other("adc", "sample hold", columns, adc, "one per used column and tile"),
-            at.other("adc", "adc", columns, adc, "one conversion per used column and tile"),
-            at.other("movement", "bus", columns, adc, "codes to the digital unit"),
-            at.read("coefficients", columns, CONSTANT_BITS, "scale of each tile column"),
-            at.multiply(columns, adc, MULTIPLIER_BITS, "scale of each tile column"),
+            at.other("dac", "dac", pulses * rows, dac, "one conversion per used row, tile and pulse"),
+            at.other("cells", "cell", self.device_count(chip), 1, "used devices"),
+            at.other("adc", "sample hold", pulses * columns, adc, "one per used column, tile and pulse"),
+            at.other("adc", "adc", pulses * columns, adc, "one conversion per used column, tile and pulse"),
+            at.other("movement", "bus", pulses * columns, adc, "codes to the digital unit"),
         ]
-        if columns > outputs:
-            out += at.add(columns - outputs, total, "partial sums of row tiles")
+        if pulses * columns > scaled:
+            out += at.add(pulses * columns - scaled, code, "shift and add pulses and slices", own_slot=True)
+        out += [
+            at.read("coefficients", scaled, CONSTANT_BITS, "scale of each tile column"),
+            at.multiply(scaled, code, MULTIPLIER_BITS, "scale of each tile column"),
+        ]
+        if scaled > outputs:
+            out += at.add(scaled - outputs, total, "partial sums of row tiles")
         if self.bias is not None:
             out.append(at.read("coefficients", outputs, bias_bits, "bias"))
             out += at.add(outputs, total, "bias", own_slot=True)
@@ -159,25 +201,13 @@ def _blocks(size: int, step: int) -> list[tuple[int, int]]:
 
 
 def tiles_needed(inputs: int, outputs: int, chip: Chip) -> int:
-    """ceil(inputs / rows) * ceil(outputs / columns)."""
-    return -(-inputs // chip.design.rows) * -(-outputs // chip.design.columns)
+    """ceil(inputs / rows) * ceil(outputs / (columns / slices)): tiles of one matrix that shares none."""
+    return -(-inputs // chip.design.rows) * -(-outputs // _width(chip))
 
 
-def check_fit(matrices: Iterable[MappedMatrix], chip: Chip) -> int:
-    """The tiles all `matrices` need together; `DesignError` if the chip has fewer."""
-    needed = sum(len(matrix.tiles) for matrix in matrices)
-    _check_tiles(needed, chip, "model")
-    return needed
-
-
-def _check_tiles(needed: int, chip: Chip, what: str) -> None:
-    design = chip.design
-    if needed > design.tiles:
-        others = ", ".join(name for name in device_names("designs") if name != design.name)
-        raise DesignError(
-            f"{what} needs {needed} tiles of {design.rows} x {design.columns}, design {design.name!r} has "
-            f"{design.tiles}; use a smaller model or a larger design (shipped: {others})"
-        )
+def _width(chip: Chip) -> int:
+    """Weights side by side on one tile."""
+    return chip.design.columns // chip.design.slices
 
 
 def map_matrix(
@@ -194,14 +224,13 @@ def map_matrix(
 ) -> MappedMatrix:
     """Put `weight` (outputs, inputs) on tiles of `chip`.
 
-    target[i, j] = round_levels(weight[j, i] / scale[j]). With `scale="column"`,
+    target[i, j] = round_levels(weight[j, i] / scale[j]) (`Layout.on_levels`). With `scale="column"`,
     scale[j] = max_i |weight[j, i]| over the whole matrix, so that row tiles of a column share it and their
-    sums can be added in digital; with "tile", one scale serves all columns of a column block. A device has L
-    levels from g_min to g_max and one of the pair stays at g_min, so targets are multiples of 1 / (L - 1).
+    sums can be added in digital; with "tile", one scale serves all columns of a column block.
 
-    `input_range`: DAC full scale, in units of the input. `output_ranges`: ADC full scale of each tile in
-    units of the normalised column sum; None = the largest sum possible, max_j sum_i |target_ij|, which
-    never clips (set tighter ones with `with_output_ranges`).
+    `input_range`: DAC full scale, in units of the input. `output_ranges`: ADC full scale of each tile (and slice)
+    in units of the normalised column sum; None = the largest sum possible, max_j sum_i |w_ij|, which never clips
+    (set tighter ones with `with_output_ranges`).
 
     Raises `DataError` for a weight or bias of the wrong shape or not finite, `ConfigError` for a range that
     is not positive, `DesignError` if the matrix alone needs more tiles than the design has.
@@ -218,30 +247,37 @@ def map_matrix(
     if scale not in ("column", "tile"):
         raise ConfigError(f"scale = {scale!r}; use 'column' or 'tile'")
     outputs, inputs = matrix.shape
-    _check_tiles(tiles_needed(inputs, outputs, chip), chip, f"matrix {name!r} ({inputs} x {outputs})")
+    check_tiles(tiles_needed(inputs, outputs, chip), chip, f"matrix {name!r} ({inputs} x {outputs})")
 
-    columns = _blocks(outputs, chip.design.columns)
+    layout, levels = layout_of(chip), chip.cell.levels
+    columns = _blocks(outputs, _width(chip))
     factor = np.abs(matrix).max(axis=1).astype(np.float32)
     if scale == "tile":
         for start, stop in columns:
             factor[start:stop] = factor[start:stop].max()
     # A column of zeros keeps scale 0: the digital unit then removes its read noise as well.
     safe = np.where(factor > 0, factor, np.float32(1)).astype(np.float64)
-    target = np.clip(matrix.T / safe, -1.0, 1.0)
-    levels = chip.cell.levels
-    if levels is not None:
-        target = np.rint(target * (levels.value - 1)) / (levels.value - 1)
+    target = layout.on_levels(np.clip(matrix.T / safe, -1.0, 1.0), None if levels is None else int(levels.value))
     on_levels = np.ascontiguousarray(target, dtype=np.float32)
 
-    places = [(row, column) for column in columns for row in _blocks(inputs, chip.design.rows)]
+    sliced = layout.split(on_levels)
+    places = [
+        (row, column, number)
+        for column in columns
+        for row in _blocks(inputs, chip.design.rows)
+        for number in range(layout.slices)
+    ]
     if output_ranges is None:
-        output_ranges = [_largest_sum(on_levels[slice(*row), slice(*column)]) for row, column in places]
+        output_ranges = [
+            _largest_sum(sliced[number, slice(*row), slice(*column)]) for row, column, number in places
+        ]
     if len(output_ranges) != len(places):
         raise ConfigError(f"{name!r} has {len(places)} tiles, {len(output_ranges)} output_ranges were given")
     for value in output_ranges:
         _check_range(name, "output_range", value)
     tiles = tuple(
-        Tile(row, column, float(full)) for (row, column), full in zip(places, output_ranges, strict=True)
+        Tile(row, column, float(full), number)
+        for (row, column, number), full in zip(places, output_ranges, strict=True)
     )
     return MappedMatrix(name, module, on_levels, factor, offset, float(input_range), tiles, rate)
 
@@ -259,26 +295,32 @@ def _largest_sum(target: Floats) -> float:
     return largest if largest > 0 else 1.0
 
 
-def column_sums(mapped: MappedMatrix, x: npt.ArrayLike, limits: tuple[float, float] = (-1.0, 1.0)) -> list[Floats]:
+def column_sums(mapped: MappedMatrix, x: npt.ArrayLike, chip: Chip) -> list[Floats]:
     """The normalised column sums of every tile for inputs `x` (samples, inputs), without noise or rounding.
 
-    sum_i clip(x_i / input_range, limits) target_ij, one array (samples, columns of the tile) per tile; `limits`
-    are the DAC's (`Converter.limits`). Raises `DataError` if `x` has another shape.
+    sum_i d_i w_ij with d the drives (`_drives`), one array (samples x pulses, columns of the tile) per tile.
+    Raises `DataError` if `x` has another shape.
     """
     values = np.asarray(x, dtype=np.float32)
     if values.ndim != 2 or values.shape[1] != mapped.inputs or len(values) == 0:
         raise DataError(f"inputs of {mapped.name!r} have shape {values.shape}; give (samples, {mapped.inputs})")
-    drive = np.clip(values / np.float32(mapped.input_range), *limits)
+    drive, sliced = _drives(mapped, values, chip), layout_of(chip).split(mapped.target)
     return [
-        drive[:, slice(*tile.row)] @ mapped.target[slice(*tile.row), slice(*tile.column)] for tile in mapped.tiles
+        drive[:, slice(*tile.row)] @ sliced[tile.slice, slice(*tile.row), slice(*tile.column)]
+        for tile in mapped.tiles
     ]
 
 
+def _drives(mapped: MappedMatrix, values: Floats, chip: Chip) -> Floats:
+    """Full voltages on the rows (samples x pulses, inputs): the clipped inputs, not rounded, or bits."""
+    if chip.dac.pulses == 1:
+        return np.asarray(np.clip(values / np.float32(mapped.input_range), *chip.dac.limits), np.float32)
+    codes = chip.dac.transfer(torch.from_numpy(values), mapped.input_range)
+    return np.concatenate([drive.numpy() for drive, _ in chip.dac.drives(codes)])
+
+
 def with_output_ranges(
-    mapped: MappedMatrix,
-    x: npt.ArrayLike,
-    percentile: float = 99.99,
-    limits: tuple[float, float] = (-1.0, 1.0),
+    mapped: MappedMatrix, x: npt.ArrayLike, chip: Chip, percentile: float = 99.99
 ) -> MappedMatrix:
     """`mapped` with the ADC full scale of each tile at a percentile of |column sum| over calibration inputs.
 
@@ -288,12 +330,12 @@ def with_output_ranges(
     """
     if not 0 < percentile <= 100:
         raise ConfigError(f"percentile = {percentile}; use a value above 0 and at most 100, e.g. 99.99")
-    tiles = []
-    for tile, sums in zip(mapped.tiles, column_sums(mapped, x, limits), strict=True):
+    tiles, sliced = [], layout_of(chip).split(mapped.target)
+    for tile, sums in zip(mapped.tiles, column_sums(mapped, x, chip), strict=True):
         if not np.isfinite(sums).all():
             raise DataError(f"calibration inputs of {mapped.name!r} hold NaN or infinite values")
         full = full_scale(sums, percentile)
         if full < np.finfo(np.float32).tiny:
-            full = _largest_sum(mapped.target[slice(*tile.row), slice(*tile.column)])
+            full = _largest_sum(sliced[tile.slice, slice(*tile.row), slice(*tile.column)])
         tiles.append(replace(tile, output_range=full))
     return replace(mapped, tiles=tuple(tiles))

@@ -32,6 +32,11 @@ def reference_tile(
     for converter in (dac, adc):
         if not converter.signed or type(converter).convert_ is not Converter.convert_:
             raise DesignError(f"aihwkit has no converter of type {converter.type!r}; use implementation 'fast'")
+        if converter.erroneous or converter.noise:
+            raise DesignError(
+                "aihwkit's tiles have no converters with offset, gain error, nonlinearity or noise of their own; "
+                "use implementation 'fast'"
+            )
     with GLOBAL, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from aihwkit.simulator.configs import InferenceRPUConfig, TorchInferenceRPUConfig

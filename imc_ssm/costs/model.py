@@ -36,6 +36,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.chip.deployment import deployment_of
+from imc_ssm.chip.packing import tiles_of, utilisation
 from imc_ssm.costs.counts import Taken, actions_of, matrix_of, stores
 from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.errors import ConfigError, DesignError
@@ -86,7 +87,7 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     whole = {name: steps * energy["step"][name] + energy["sequence"][name] for name in COMPONENTS}
     time = {name: steps * latency["step"][name] + latency["sequence"][name] for name in COMPONENTS}
     used = {op.module: matrix_of(deployment, op) for op in _matrices(deployment)}
-    devices = sum(2 * matrix.target.size for matrix in used.values())
+    devices = sum(matrix.device_count(chip) for matrix in used.values())
 
     out = xr.Dataset(coords={"component": list(COMPONENTS), "part": list(parts)})
     for name, values, units, label in (
@@ -108,7 +109,12 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
         {"units": "bit", "long_name": "Digital memory by content"},
     )
     out["devices"] = ((), float(devices), {"units": "1", "long_name": "Memristive devices in use"})
-    tiles = sum(len(matrix.tiles) for matrix in used.values())
+    tiles = tiles_of(list(used.values()), chip)
+    out["utilisation"] = (
+        (),
+        utilisation(list(used.values()), chip),
+        {"units": "1", "long_name": "Share of the tiles' places that hold a weight"},
+    )
     out["tiles"] = ((), float(tiles), {"units": "1", "long_name": "Tiles in use"})
     out.attrs = {
         "title": f"Cost on {chip.design.name}",
@@ -201,7 +207,7 @@ def _latency(
     clock, lanes, bus = chip.design.clock.value, chip.design.lanes, chip.digital.bus
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
     for operator in _matrices(deployment):
-        widest = max(tile.column[1] - tile.column[0] for tile in matrix_of(deployment, operator).tiles)
+        widest = matrix_of(deployment, operator).widest()
         for component, time in chip.product_latency(widest).items():
             out[operator.rate][component] += time
 
@@ -237,7 +243,7 @@ def _latency(
 def _area(deployment: Deployment, memories: dict[str, Memory], operations: list[Taken]) -> dict[str, float]:
     """Area by component, m2."""
     digital, lanes = deployment.chip.digital, deployment.design.lanes
-    tiles = sum(len(matrix_of(deployment, operator).tiles) for operator in _matrices(deployment))
+    tiles = tiles_of([matrix_of(deployment, operator) for operator in _matrices(deployment)], deployment.chip)
     actions = [taken.action for taken in operations]
     multiplier = max((digital.multiply.scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0)
     widest = max((op.bits[0] for op in actions if op.verb == "add"), default=0)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from imc_ssm.devices.cell import Cell, Draws, Programmed, Times, stream_seed
 from imc_ssm.devices.cells import CELLS, load_cell, parse_cell
 from imc_ssm.devices.components import Component, Components, Digital, Memory, load_components
-from imc_ssm.devices.converters import CONVERTERS, Choice, Converter
-from imc_ssm.devices.designs import Chip, Design, load_design, load_entry, resolve
+from imc_ssm.devices.converters import CONVERTERS, Adc, Choice, Converter, Dac, Transfers
+from imc_ssm.devices.designs import Chip, Design, Slicing, load_design, load_entry, resolve
 from imc_ssm.devices.generic import Generic
 from imc_ssm.devices.library import Cited, cited, device_names, device_path
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CELLS",
     "CONVERTERS",
+    "Adc",
     "Cell",
     "CellFit",
     "Chip",
@@ -24,13 +25,16 @@ __all__ = [
     "Component",
     "Components",
     "Converter",
+    "Dac",
     "Design",
     "Digital",
     "Draws",
     "Generic",
     "Memory",
     "Programmed",
+    "Slicing",
     "Times",
+    "Transfers",
     "cited",
     "device_names",
     "device_path",

@@ -12,7 +12,7 @@ from imc_ssm.config import Config, read_toml
 from imc_ssm.devices.cell import Cell
 from imc_ssm.devices.cells import AnyCell, load_cell
 from imc_ssm.devices.components import Component, Components, Digital, load_components
-from imc_ssm.devices.converters import AnyConverter, Choice, converter
+from imc_ssm.devices.converters import Adc, AnyConverter, Dac, converter
 from imc_ssm.devices.library import (
     ENTRIES,
     Frequency,
@@ -27,10 +27,23 @@ from imc_ssm.devices.library import (
 )
 from imc_ssm.errors import ConfigError, DesignError, unknown
 
-__all__ = ["PLAIN", "Chip", "Design", "load_design", "load_entry", "resolve"]
+__all__ = ["PLAIN", "Chip", "Compensation", "Design", "Slicing", "load_design", "load_entry", "resolve"]
 
 PLAIN = ("rows", "columns", "dac", "adc", "tiles", "columns_per_adc", "lanes")
 """Fields of a design without a source of their own; their sources stand in its table `sources`."""
+Compensation = Literal["none", "global", "tile", "column"]
+"""How drift is compensated."""
+CHOICES = ("devices", "polarity", "slicing", "packing", "drift_compensation")
+"""Fields that may have one there too."""
+
+
+class Slicing(Config):
+    """The magnitude of a weight cut into digits, each in devices of its own, with a column of its own."""
+
+    cells: int = Field(ge=2, le=16)
+    """Number of slices."""
+    bits: int = Field(ge=1, le=8)
+    """Bits of a slice: a device takes 2^bits conductances, equally spaced from g_min to g_max."""
 
 
 class Design(Config):
@@ -45,16 +58,28 @@ class Design(Config):
     rows: int = Field(ge=1, le=65536)
     """Inputs of a tile (word lines)."""
     columns: int = Field(ge=1, le=65536)
-    """Signed outputs of a tile; each is a differential pair of bit lines, two devices a weight."""
-    dac: Choice
-    """Input converter, one a row: `{ type = "capacitive", bits = 8 }`."""
-    adc: Choice
-    """Output converter: `{ type = "sar", bits = 8 }`."""
+    """Signed outputs of a tile, each converted by itself; a slice of a weight takes one."""
+    devices: int = Field(1, ge=1, le=16)
+    """Devices of one polarity of a weight (or slice), whose currents add up."""
+    polarity: Literal["pair", "reference"] = "pair"
+    """"pair": every weight has devices that add and devices that subtract, on two bit lines. "reference": it has
+    those of one bit line, of which a column of devices in the middle of the range is subtracted, one for each
+    column block of a matrix."""
+    slicing: Slicing | None = None
+    """Weights cut into digits on columns of their own, shifted and added after conversion; None: whole weights."""
+    packing: bool = False
+    """Whether several matrices may share a tile, side by side, running one after the other; if not, each part of
+    a matrix has a tile of its own."""
+    dac: Dac
+    """Input converter, one a row: `{ type = "capacitive", bits = 8, encoding = "amplitude" }`."""
+    adc: Adc
+    """Output converter: `{ type = "sar", bits = 8 }`, with its errors (`converters.Adc`)."""
     read_noise: Number
     """Standard deviation of the Gaussian noise on every column sum of every matrix-vector product, in units
     of (full-scale input) x (full-scale weight); added before the output converter."""
-    drift_compensation: Literal["global", "none"]
-    """"global": every tile's outputs are multiplied by readout(programmed) / readout(now) in digital."""
+    drift_compensation: Compensation
+    """The factor that outputs are multiplied with in digital (`chip.factors`): of each tile from mean magnitudes
+    ("global"), of each tile or of each of its columns from least squares, or none."""
     tiles: int = Field(ge=1, le=10**9)
     """Tiles on the chip."""
     columns_per_adc: int = Field(ge=1, le=65536)
@@ -101,13 +126,31 @@ class Design(Config):
             raise ValueError(f"a tile has only {columns} columns to share one ADC")
         return count
 
+    @model_validator(mode="after")
+    def _wide_enough(self) -> Self:
+        if self.slices > self.columns:
+            raise ValueError(f"a weight of {self.slices} slices does not fit {self.columns} columns of a tile")
+        return self
+
+    @property
+    def slices(self) -> int:
+        """Slices of a weight."""
+        return 1 if self.slicing is None else self.slicing.cells
+
+    @property
+    def bit_lines(self) -> int:
+        """Bit lines of a tile; a reference takes as many as one column."""
+        if self.polarity == "pair":
+            return 2 * self.devices * self.columns
+        return self.devices * (self.columns + self.slices)
+
     @field_validator("sources")
     @classmethod
     def _known(cls, sources: dict[str, str]) -> dict[str, str]:
         for field in sources:
-            if field not in PLAIN:
+            if field not in PLAIN + CHOICES:
                 raise ValueError(
-                    f"{field!r} is none of the fields without a source of their own: {', '.join(PLAIN)}"
+                    f"{field!r} is none of the fields without a source of their own: {', '.join(PLAIN + CHOICES)}"
                 )
         return sources
 
@@ -136,19 +179,32 @@ class Chip(Config):
     def _one_resolution(self) -> Self:
         for kind in ("dac", "adc"):
             made, named = getattr(self, kind), getattr(self.design, kind)
-            if (made.type, made.bits) != (named.type, named.bits):
+            if any(getattr(made, field) != value for field, value in named):
                 raise ValueError(
                     f"its {kind} is not the design's {named.type!r} of {named.bits} bits; resolve again"
                 )
         return self
 
+    @model_validator(mode="after")
+    def _fine_enough(self) -> Self:
+        cut, levels = self.design.slicing, self.cell.levels
+        if cut is not None and levels is not None and 2**cut.bits > levels.value:
+            raise ValueError(
+                f"slices of {cut.bits} bits need {2**cut.bits} levels a device, cell {self.cell.name!r} has "
+                f"{levels.value:g}; use slices of fewer bits"
+            )
+        return self
+
     def product_latency(self, columns: int) -> dict[str, float]:
-        """Serial time of one product by component, s, for tiles of which the widest uses so many columns."""
-        shared = min(self.design.columns_per_adc, columns)
+        """Serial time of one product by component, s, for tiles of which the widest uses so many columns.
+
+        Every pulse of the inputs (`Converter.pulses`) is driven, read and converted by itself.
+        """
+        shared, pulses = min(self.design.columns_per_adc, columns), self.dac.pulses
         return {
-            "dac": self.dac.priced().latency.value,
-            "cells": self.cell.t_read.value,
-            "adc": self.sample_hold.latency.value + shared * self.adc.priced().latency.value,
+            "dac": pulses * self.dac.priced().latency.value,
+            "cells": pulses * self.cell.t_read.value,
+            "adc": pulses * (self.sample_hold.latency.value + shared * self.adc.priced().latency.value),
         }
 
     def tile_area(self) -> dict[str, float]:
@@ -157,7 +213,7 @@ class Chip(Config):
         converters = math.ceil(design.columns / design.columns_per_adc)
         hold = design.columns * self.sample_hold.area.value
         return {
-            "cells": 2 * design.rows * design.columns * self.cell.area.value,
+            "cells": design.rows * design.bit_lines * self.cell.area.value,
             "dac": design.rows * self.dac.priced().area.value,
             "adc": converters * self.adc.priced().area.value + hold,
         }

@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # a type checker sees the class, pydantic the class with its 
     Number: TypeAlias = Cited
     Pulse: TypeAlias = Cited
     Rate: TypeAlias = Cited
+    Resistance: TypeAlias = Cited
     Share: TypeAlias = Cited
     Signed: TypeAlias = Cited
     Voltage: TypeAlias = Cited
@@ -76,6 +77,7 @@ else:
     Number = cited("1", high=1e6)
     Pulse = cited("s", low=1e-12, high=1.0)
     Rate = cited("Hz", low=1e-15, high=1e11)
+    Resistance = cited("ohm", high=1e9)
     Share = cited("1", high=1.0)
     Signed = cited("1", low=-1.0, high=1.0)
     Voltage = cited("V", low=1e-6, high=100.0)

@@ -79,24 +79,26 @@ def test_columns_of_zeros_and_a_matrix_of_zeros() -> None:
     zeros = map_matrix("z", "z", np.zeros((3, 4)), None, PCM, input_range=1.0)
     assert not zeros.scale.any()
     assert [tile.output_range for tile in zeros.tiles] == [1.0]
-    again = with_output_ranges(zeros, np.zeros((10, 4)))
+    again = with_output_ranges(zeros, np.zeros((10, 4)), PCM)
     assert all(tile.output_range > 0 for tile in again.tiles)
 
 
 def test_default_output_ranges_are_the_largest_sum() -> None:
-    mapped = map_matrix("m", "m", _gaussian(20, 30), None, _sized(8, 8), input_range=1.0)
+    chip = _sized(8, 8)
+    mapped = map_matrix("m", "m", _gaussian(20, 30), None, chip, input_range=1.0)
     worst = np.where(mapped.target > 0, 1.0, -1.0).T  # one input per column that drives it to its largest sum
-    for tile, sums in zip(mapped.tiles, column_sums(mapped, worst), strict=True):
+    for tile, sums in zip(mapped.tiles, column_sums(mapped, worst, chip), strict=True):
         assert np.abs(sums).max() == pytest.approx(tile.output_range, rel=1e-6)
 
 
 def test_calibrated_output_ranges_are_the_percentile_of_the_sums() -> None:
     rng = np.random.default_rng(1)
-    mapped = map_matrix("m", "m", _gaussian(12, 40), None, _sized(16, 8), input_range=2.0)
+    chip = _sized(16, 8)
+    mapped = map_matrix("m", "m", _gaussian(12, 40), None, chip, input_range=2.0)
     x = rng.normal(size=(500, 40))
     drive = np.clip(x / 2.0, -1, 1)
     for percentile in (90.0, 100.0):
-        tuned = with_output_ranges(mapped, x, percentile)
+        tuned = with_output_ranges(mapped, x, chip, percentile)
         for tile in tuned.tiles:
             sums = drive[:, slice(*tile.row)] @ mapped.target[slice(*tile.row), slice(*tile.column)]
             assert tile.output_range == pytest.approx(np.percentile(np.abs(sums), percentile), rel=1e-5)
@@ -105,7 +107,7 @@ def test_calibrated_output_ranges_are_the_percentile_of_the_sums() -> None:
 
 def test_too_small_a_design_says_what_is_needed() -> None:
     small = chip_of("reram-wan-64")
-    with pytest.raises(DesignError, match=r"needs 9 tiles of 64 x 64, design 'reram-wan-64' has 4; use .*pcm-256"):
+    with pytest.raises(DesignError, match=r"needs 9 tiles of 64 x 64, .* has 4 \(5 too few\); use .*pcm-256"):
         map_matrix("mixing", "m", np.ones((130, 130)), None, small, input_range=1.0)
     parts = [map_matrix(f"m{i}", "m", np.ones((64, 65)), None, small, input_range=1.0) for i in range(3)]
     assert check_fit(parts[:2], small) == 4
@@ -134,8 +136,8 @@ def test_bad_arguments() -> None:
         map_matrix("m", "m", good, None, PCM, input_range=1.0, scale="matrix")  # type: ignore[arg-type]
     mapped = map_matrix("m", "m", good, None, PCM, input_range=1.0)
     with pytest.raises(DataError, match=r"give \(samples, 4\)"):
-        column_sums(mapped, np.zeros((5, 3)))
+        column_sums(mapped, np.zeros((5, 3)), PCM)
     with pytest.raises(DataError, match="NaN"):
-        with_output_ranges(mapped, np.full((5, 4), np.nan))
+        with_output_ranges(mapped, np.full((5, 4), np.nan), PCM)
     with pytest.raises(ConfigError, match="percentile"):
-        with_output_ranges(mapped, np.ones((5, 4)), 0.0)
+        with_output_ranges(mapped, np.ones((5, 4)), PCM, 0.0)

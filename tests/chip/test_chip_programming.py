@@ -19,7 +19,7 @@ import torch
 from chip_cases import chip_of
 from scipy import stats
 
-from imc_ssm.chip import MappedMatrix, ProgrammedMatrix, Tile, compensation, map_matrix, program
+from imc_ssm.chip import MappedMatrix, ProgrammedMatrix, Tile, factors, map_matrix, program
 from imc_ssm.devices import Chip, stream_seed
 from imc_ssm.errors import ConfigError, DesignError
 
@@ -43,7 +43,12 @@ def _programmed(target: float, chip: Chip, seed: int, number: int = 0) -> Progra
 
 def _micro(programmed: ProgrammedMatrix, side: int = 0, time: float | None = None) -> np.ndarray:
     """uS of the devices that add (0) or subtract (1)."""
-    return programmed.at(time)[0, side] * 1e6
+    return programmed.at(time)[0, 0, side, 0] * 1e6
+
+
+def _plus(programmed: ProgrammedMatrix, chip: int = 0) -> np.ndarray:
+    """The devices that add of a chip as programmed, S."""
+    return programmed.at()[chip, 0, 0, 0]
 
 
 def _assert_normal(sample: np.ndarray, mean: float, std: float) -> None:
@@ -115,7 +120,7 @@ def test_wan_has_no_other_time_and_starts_at_one_second() -> None:
 def test_pcm_drift_exponents(target: float) -> None:
     """nu ~ N(mu(x), sigma(x)), fixed at programming: G(t) = G_prog ((t + 20 s) / 20 s)^-nu at every time."""
     chip = _programmed(target, chip_of(cell={"read_scale": 0.0}), 4)
-    exponents = chip.devices.kept[0, 0]
+    exponents = chip.devices.kept[0, 0, 0, 0]
     mu = min(max(-0.0155 * math.log(target) + 0.0244, 0.049), 0.1)
     sigma = min(max(-0.0125 * math.log(target) - 0.0059, 0.008), 0.045)
     if mu > 5 * sigma:  # otherwise |nu| folds the tail
@@ -163,14 +168,14 @@ def test_global_compensation_brings_the_mean_back() -> None:
     pcm = chip_of()
     mapped = map_matrix("m", "m", rng.normal(size=(200, 200)), None, pcm, input_range=1.0)
     chip = program(mapped, pcm, 8)
-    (before,) = chip.weights()
+    before = chip.weights()
     for time, least in ((3600.0, 1.2), (30 * DAY, 1.6)):
-        (now,) = chip.weights(time)
-        alpha = compensation(before, now)
+        now = chip.weights(time)
+        alpha = factors(before, now, "global")[0, 0]
         assert alpha > least
         assert np.abs(alpha * now).mean() == pytest.approx(np.abs(before).mean(), rel=1e-5)
         assert np.square(alpha * now - before).mean() < 0.3 * np.square(now - before).mean()
-    assert compensation(np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)) == 1.0
+    assert (factors(np.zeros((1, 2, 2), np.float32), np.ones((1, 2, 2), np.float32), "global") == 1.0).all()
 
 
 @pytest.mark.parametrize("noise", ["native", "aihwkit"])
@@ -183,7 +188,7 @@ def test_a_chip_is_the_same_alone_and_among_others(name: str, noise: Any) -> Non
     renamed = map_matrix("another", "m", weight, None, chip, input_range=1.0)
     many = program(mapped, chip, 9, (4, 0, 7, 2), index=3, noise=noise)
     later = many.at(DAY)
-    assert later.shape == (4, 2, 13, 9)
+    assert later.shape == (4, 1, 2, 1, 13, 9)
     for i, number in enumerate((4, 0, 7, 2)):
         alone = program(renamed, chip, 9, (number,), index=3, noise=noise)
         alone.at(1.0)  # another order of evaluation
@@ -194,11 +199,11 @@ def test_a_chip_is_the_same_alone_and_among_others(name: str, noise: Any) -> Non
 
 def test_draws_of_other_seeds_chips_and_places_are_independent() -> None:
     one = program(_flat(0.5), chip_of(), 9, (1, 2), index=0)
-    others = [one.at()[1], program(_flat(0.5), chip_of(), 10, (1,)).at()[0]]
-    others.append(program(_flat(0.5), chip_of(), 9, (1,), index=1).at()[0])
+    others = [_plus(one, 1), _plus(program(_flat(0.5), chip_of(), 10, (1,)))]
+    others.append(_plus(program(_flat(0.5), chip_of(), 9, (1,), index=1)))
     for other in others:
-        assert (other[0] != one.at()[0, 0]).mean() > 0.99
-        assert abs(np.corrcoef(other[0].ravel(), one.at()[0, 0].ravel())[0, 1]) < 0.03
+        assert (other != _plus(one)).mean() > 0.99
+        assert abs(np.corrcoef(other.ravel(), _plus(one).ravel())[0, 1]) < 0.03
     # Plus and minus devices, and two times, are drawn independently.
     assert abs(np.corrcoef(*one.devices.kept[0].reshape(2, -1))[0, 1]) < 0.03
 

@@ -23,7 +23,7 @@ from imc_ssm.chip import compile
 from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.devices import Chip, Design, device_path, load_design, resolve
-from imc_ssm.devices.converters import Choice
+from imc_ssm.devices.converters import Adc, Dac
 from imc_ssm.devices.pcm import PcmLike
 from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Scheme, calibration_batch
@@ -46,6 +46,24 @@ DESIGN: dict[str, tuple[Any, set[str]]] = {
     # More column blocks, each of which takes its inputs anew; 10 outputs leave 2 columns unused, not 6.
     "columns": (4, {"output", "energy/dac", "energy/movement", "area/dac", "area/cells", "area/adc"}),
     "dac.type": ("pulse", {"energy/dac", "latency/dac", "area/dac"}),
+    # Two devices for each polarity: half the variance, twice the devices.
+    "devices": (2, {"programmed", "output", "energy/cells", "area/cells"}),
+    # One bit line a weight and one of references a tile; all devices stand in the middle of their range.
+    "polarity": ("reference", {"programmed", "output", "energy/cells", "area/cells"}),
+    # Two digits on columns of their own: tiles hold half the weights, columns are converted twice, codes added.
+    # The codes need a second transfer; a converter is shared by as many columns as before.
+    "slicing": (
+        {"cells": 2, "bits": 3},
+        {"programmed", "output", "energy/cells", "energy/dac", "energy/adc", *DIGITAL}
+        | {"latency/digital update", "latency/movement", "latency/memories"}
+        | {"area/cells", "area/dac", "area/adc", "area/memories", "memory"},
+    ),
+    "packing": (True, set()),  # the parts of this model fill their tiles in one direction
+    "dac.encoding": ("pulse-width", {"energy/cells"}),
+    "adc.offset": (1.0, {"output"}),
+    "adc.gain_error": (0.02, {"output"}),
+    "adc.inl": (1.0, {"output"}),
+    "adc.noise": (0.5, {"output"}),
     "dac.bits": (6, {"output", "energy/dac", "area/dac", "energy/movement"}),
     "adc.type": ("cco", {"energy/adc", "latency/adc", "area/adc"}),
     "adc.bits": (6, {"output", "energy/adc", "latency/adc", "area/adc", *DIGITAL, "memory"}),
@@ -170,7 +188,7 @@ def _changed(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> set[str]
 def test_every_field_is_expected() -> None:
     inner = {"dac", "adc"}
     fields = set(Design.model_fields) - inner
-    fields |= {f"{outer}.{field}" for outer in inner for field in Choice.model_fields}
+    fields |= {f"dac.{field}" for field in Dac.model_fields} | {f"adc.{field}" for field in Adc.model_fields}
     assert set(DESIGN) == fields
     assert set(CELL) == set(PcmLike.model_fields) - {"model"}
 
