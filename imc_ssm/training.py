@@ -23,7 +23,7 @@ from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.kernels.device import device_of, named_device, placed
 from imc_ssm.noise import Injection
 
-__all__ = ["History", "Progress", "TrainConfig", "accuracy", "metrics", "predict", "train"]
+__all__ = ["History", "Progress", "TrainConfig", "accuracy", "metrics", "metrics_of", "predict", "train"]
 
 
 class TrainConfig(Config):
@@ -154,7 +154,7 @@ def _train(
             start = time.perf_counter()
             loss = _epoch(run, split, loss_of, config, f"epoch {epoch + 1}/{config.epochs}", steps, progress)
             valid_part = data.split("validation")
-            most = _at_once(model, valid_part)
+            most = at_once(model, valid_part)
             found = metrics(model, valid_part, min(config.micro_batch or most, most))
             run.keep_if_best(max(float(np.nan_to_num(found[best], nan=-1e300)), -1e300))
             values = {f"{name}_validation": found[name] for name in shown}
@@ -279,8 +279,8 @@ _SEQUENCES, _VALUES = 500, 500 * 784 * 16
 takes up to 200 bytes: rows twice as wide before gates, sums in double precision."""
 
 
-def _at_once(model: nn.Module, split: Split) -> int:
-    """Sequences that are run at a time: fewer where they are long or the model is wide."""
+def at_once(model: nn.Module, split: Split) -> int:
+    """Sequences that `predict` runs at a time: fewer where they are long or the model is wide."""
     steps = split.values.shape[1] if split.lengths is None else int(split.lengths.max())
     return max(1, min(_SEQUENCES, _VALUES // (steps * int(getattr(getattr(model, "config", None), "width", 1)))))
 
@@ -301,7 +301,7 @@ def predict(model: nn.Module, split: Split, batch: int | None = None) -> np.ndar
     classes, steps = split.goal == "classes", split.values.shape[1]
     found: np.ndarray[Any, np.dtype[Any]] | None = None
     done = 0
-    for values, _, lengths in split.batches(batch or _at_once(model, split), order=order):
+    for values, _, lengths in split.batches(batch or at_once(model, split), order=order):
         out = model(*_inputs(values, lengths, device_of(model)))
         if classes:
             out = torch.where(torch.isfinite(out).all(-1), out.argmax(-1), -1)
@@ -330,14 +330,19 @@ def accuracy(model: nn.Module, split: Split, batch: int | None = None) -> float:
 
 
 def metrics(model: nn.Module, split: Split, batch: int | None = None) -> dict[str, Any]:
-    """How good a model is on a split, over the sequences, or over the steps that have an answer.
+    """How good a model is on a split: `metrics_of` what it finds (`predict`)."""
+    return metrics_of(predict(model, split, batch), split)
+
+
+def metrics_of(found: np.ndarray[Any, np.dtype[Any]], split: Split) -> dict[str, Any]:
+    """How good answers are, over the sequences, or over the steps that have an answer; `found` as of `predict`.
 
     Classes: `accuracy` in percent, `f1` (K,) = 2 TP / (2 TP + FP + FN), NaN for a class that neither occurs nor is
     found, and its mean over the others, `f1_macro`. Values: `mae`, the mean absolute error, and `r2` = 1 - sum of
     squared errors / sum of squares around the mean, each the mean over the K values (r2: over those that
     vary; both NaN where an output is).
     """
-    found, wanted = predict(model, split, batch), split.labels
+    wanted = split.labels
     if split.goal == "values":
         there = np.isfinite(wanted[..., 0])
         y, p = wanted[there].astype(np.float64), found[there].astype(np.float64)

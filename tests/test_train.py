@@ -18,7 +18,7 @@ from imc_ssm.errors import CheckpointError, ConfigError, FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme, quantize
-from imc_ssm.training import History, TrainConfig, _at_once, _optimiser, accuracy, predict, train
+from imc_ssm.training import History, TrainConfig, _optimiser, accuracy, at_once, predict, train
 
 
 def levels(n: int = 120, time: int = 20, lengths: bool = False, noise: float = 0.5) -> SequenceDataset:
@@ -73,7 +73,7 @@ class TestChunks:
             train(model, levels(), TrainConfig(epochs=2, batch=16, micro_batch=size), keep="last")
         assert same(*models)
 
-    def test_only_a_chunk_runs_at_once(self) -> None:
+    def test_only_a_chunk_runsat_once(self) -> None:
         model, seen = small(), set()
         model.register_forward_pre_hook(lambda _, inputs: seen.add(len(inputs[0])))
         train(model, levels(), TrainConfig(epochs=1, batch=16, micro_batch=5))
@@ -393,6 +393,6 @@ def test_what_runs_at_once_is_bounded(steps: int, heads: int, most: int) -> None
     model = Classifier(ModelConfig(heads=heads, n_state=2))
     values = np.broadcast_to(np.zeros(1, np.float32), (1000, steps, 1))
     split = types.SimpleNamespace(values=values, lengths=None)
-    assert _at_once(model, split) == most  # type: ignore[arg-type]
+    assert at_once(model, split) == most  # type: ignore[arg-type]
     short = types.SimpleNamespace(values=values, lengths=np.full(1000, 10))
-    assert _at_once(model, short) == 500  # type: ignore[arg-type]
+    assert at_once(model, short) == 500  # type: ignore[arg-type]

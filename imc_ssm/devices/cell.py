@@ -177,6 +177,13 @@ class Cell(Config):
     def program(self, target: Array, draws: Draws) -> Programmed:
         """Write `target` (...), S, into the devices of every chip of `draws`, with programming noise."""
 
+    def reprogram(self, devices: Programmed, draws: Draws) -> Programmed:
+        """Write the same targets into the same devices again. What a device keeps for life stays as it is.
+
+        By default nothing is known to: all is drawn anew.
+        """
+        return self.program(devices.target, draws)
+
     @abstractmethod
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """(chips, ...), S: the conductances `time` s after programming, with drift and slow read noise.

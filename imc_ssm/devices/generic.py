@@ -227,15 +227,21 @@ class Generic(Cell):
 
     def program(self, target: Array, draws: Draws) -> Programmed:
         """As in the class; `kept` is (chips, 2, ...): z of the drift, and which devices are stuck."""
-        g = np.broadcast_to(target, (len(draws.seeds), *target.shape))
         # All three are always drawn, and a device is stuck by one uniform number: chips of two cells that differ
         # in one field are the same chips but for it, and a higher rate adds stuck devices to those of a lower one.
         noise, z, uniform = draws.normal(target.shape), draws.normal(target.shape), draws.uniform(target.shape)
-        if self.programming_error is not None:
-            g = g + self.programming_scale * self.programming_error.at(target) * noise
         low, high = self.rates
         stuck = np.where(uniform < low, np.float32(LOW), np.where(uniform >= 1 - high, HIGH, WORKS))
-        kept = np.stack([z, stuck.astype(np.float32)], axis=1)
+        return self._written(target, noise, np.stack([z, stuck.astype(np.float32)], axis=1))
+
+    def reprogram(self, devices: Programmed, draws: Draws) -> Programmed:
+        """As in `Cell`: the drift of a device and whether it is stuck are its own for life."""
+        return self._written(devices.target, draws.normal(devices.target.shape), devices.kept)
+
+    def _written(self, target: Array, noise: Array, kept: Array) -> Programmed:
+        g = np.broadcast_to(target, noise.shape)
+        if self.programming_error is not None:
+            g = g + self.programming_scale * self.programming_error.at(target) * noise
         return Programmed(target, self._held(self.settle(np.asarray(g, np.float32)), kept), kept)
 
     def _held(self, g: Array, kept: Array) -> Array:

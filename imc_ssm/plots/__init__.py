@@ -25,6 +25,7 @@ from imc_ssm.plots.grid import shown_of, varied
 from imc_ssm.plots.kinds import kind_of
 from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, component_bars, energy_breakdown
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
+from imc_ssm.plots.populations import quantiles_over_time, yield_over_time
 from imc_ssm.plots.reading import GREY
 
 if TYPE_CHECKING:
@@ -48,12 +49,15 @@ __all__ = [
     "kind_of",
     "made_here",
     "pole_plane",
+    "population",
+    "quantiles_over_time",
     "save_figure",
     "styled",
     "summary",
     "together",
     "training",
     "word_lengths",
+    "yield_over_time",
 ]
 
 MADE = "imc-ssm:"
@@ -108,7 +112,8 @@ def inspection(ds: xr.Dataset) -> Figure:
 def draw(result: xr.Dataset | Mapping[str, Any] | Any) -> Figure:
     """The figure of a result, whatever it is: of `evaluate`, `cost`, `inspect_model`, `train` or a study.
 
-    A metric on chips is drawn over time, with energy beside it where it is there (`summary`). Several datasets by
+    A metric on chips is drawn over time, with energy beside it where it is there (`summary`), and with the yield
+    where that is there (`population`). Several datasets by
     name, {"4 bits": ..., "6 bits": ...}, are compared (`together`).
 
     Raises `ConfigError` for a dataset in which there is nothing to draw.
@@ -133,6 +138,8 @@ def draw(result: xr.Dataset | Mapping[str, Any] | Any) -> Figure:
         return costs(ds)
     if kind == "grid":
         return grid(ds)
+    if "yield" in ds:
+        return population(ds)
     return summary(ds) if "energy" in ds else chips(ds)
 
 
@@ -151,6 +158,18 @@ def chips(ds: xr.Dataset) -> Figure:
     """What `evaluate` returns: the metric on chips over the time since programming, 7 x 5.2 inches."""
     with styled(7.0, 5.2, "chips") as figure:
         accuracy_over_time(ds, figure.subplots())
+    return figure
+
+
+def population(ds: xr.Dataset) -> Figure:
+    """Quantiles of the metric over chips, their yield and, if it is there, energy; 4.9 inches high.
+
+    Reads what `evaluate` returns merged with what `analysis.chip_yield` does.
+    """
+    parts = [quantiles_over_time, yield_over_time] + [energy_breakdown] * ("energy" in ds)
+    with styled(4.7 * len(parts), 4.9, "population") as figure:
+        for ax, part in zip(figure.subplots(1, len(parts)), parts, strict=True):
+            part(ds, ax)
     return figure
 
 
@@ -257,7 +276,7 @@ def made_here(path: str | Path) -> bool:
         head = Path(path).read_bytes()
     except OSError:
         return False
-    kinds = ("summary", "chips", "costs", "grid", "training", "inspection")
+    kinds = ("summary", "chips", "population", "costs", "grid", "training", "inspection")
     return any(f"{MADE} {kind}".encode() in head for kind in kinds)
 
 

@@ -12,7 +12,7 @@ from imc_ssm.plots.reading import METRICS
 __all__ = ["Kind", "kind_of"]
 
 Kind = Literal["inspection", "training", "models", "cost", "grid"]
-_OF_MODELS = {"model", "chip", "time", "component", "part", "class"}
+_OF_MODELS = {"model", "chip", "time", "component", "part", "class", "quantile", "above"}
 
 
 def kind_of(ds: xr.Dataset) -> Kind:

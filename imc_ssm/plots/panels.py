@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "NAMES",
     "absent",
     "accuracy_energy",
     "accuracy_over_time",
@@ -27,7 +28,8 @@ __all__ = [
     "time_axis",
 ]
 
-_NAMES = {"accuracy": "Accuracy", "r2": "R2", "mae": "Mean absolute error"}
+NAMES = {"accuracy": "Accuracy", "r2": "R2", "mae": "Mean absolute error"}
+"""Metrics in titles."""
 _SPARE = ("#999999", "#666666", "#333333")
 _TIMES = (1.0, 60.0, 3600.0, 86400.0, 2592000.0, 31557600.0)
 """Round times, s, for axes with many measured ones."""
@@ -42,7 +44,7 @@ def accuracy_over_time(ds: xr.Dataset, ax: Axes) -> Axes:
     """
     from matplotlib.lines import Line2D
 
-    ax.set_title(f"{_NAMES[read.metric(ds)]} after programming")
+    ax.set_title(f"{NAMES[read.metric(ds)]} after programming")
     ax.set_ylabel(read.accuracy_label(ds))
     ax.set_xlabel("Time since programming")
     ds = read.of_models(ds)
@@ -176,7 +178,7 @@ def accuracy_energy(ds: xr.Dataset, ax: Axes) -> Axes:
     from matplotlib.lines import Line2D
     from matplotlib.patheffects import withStroke
 
-    ax.set_title(f"{_NAMES[read.metric(ds)]} against energy")
+    ax.set_title(f"{NAMES[read.metric(ds)]} against energy")
     ax.set_ylabel(read.accuracy_label(ds))
     ax.set_xlabel("Energy (J)")
     ds = read.of_models(ds)
