@@ -17,6 +17,7 @@ import numpy.typing as npt
 from imc_ssm.chip.layout import Layout, layout_of
 from imc_ssm.chip.mapping import MappedMatrix
 from imc_ssm.chip.reference import Reference
+from imc_ssm.chip.wires import effective
 from imc_ssm.devices import Cell, Chip, Draws, Programmed, stream_seed
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.units import whole
@@ -89,12 +90,36 @@ class ProgrammedMatrix:
     def state(self, time: Any = None) -> tuple[Floats, Floats | None]:
         """The weights at a time and their variance from product to product, (chips, slices, inputs, outputs).
 
-        None for the variance where the cell has no such noise (`Cell.fast_noise`; aihwkit's models have none).
+        With the voltage that the wires take (`Design.wires`). None for the variance where the cell has no such
+        noise (`Cell.fast_noise`; aihwkit's models have none).
         """
         g, blocks, layout = self.at(time), self.mapped.blocks, self.layout
         sigma = None if isinstance(self.model, Reference) else self.model.fast_noise(self.devices, g)
+        if self.chip.design.wires is not None:
+            wired = self._wired(g)
+            if sigma is not None:  # to first order
+                sigma = sigma * np.divide(wired, g, out=np.ones_like(g), where=g > 0)
+            g = wired
         weights = layout.weights(g, blocks)
         return weights, None if sigma is None else layout.variances(sigma, blocks)
+
+    def _wired(self, g: Floats) -> Floats:
+        """Conductances (chips, slices, polarities, devices, inputs, outputs) as they work behind the wires.
+
+        The bit lines of a column lie side by side, a reference behind the columns that are compared with it.
+        """
+        wires, layout = self.chip.design.wires, self.layout
+        assert wires is not None
+        out = g.copy()
+        for (first, last), (start, end) in self.mapped.parts:
+            columns = list(range(start, end))
+            if not layout.pair:
+                columns.append(self.mapped.outputs + self.mapped.blocks.index((start, end)))
+            part = g[..., first:last, columns]
+            lines = part.reshape(len(g), -1, *part.shape[-2:])
+            seen = effective(lines, wires.row.value, wires.column.value, wires.solve)
+            out[..., first:last, columns] = seen.reshape(part.shape)
+        return out
 
 
 def program(

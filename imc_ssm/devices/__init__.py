@@ -6,7 +6,7 @@ from imc_ssm.devices.cell import Cell, Draws, Programmed, Times, stream_seed
 from imc_ssm.devices.cells import CELLS, load_cell, parse_cell
 from imc_ssm.devices.components import Component, Components, Digital, Memory, load_components
 from imc_ssm.devices.converters import CONVERTERS, Adc, Choice, Converter, Dac, Transfers
-from imc_ssm.devices.designs import Chip, Design, Slicing, load_design, load_entry, resolve
+from imc_ssm.devices.designs import Chip, Design, Slicing, Wires, load_design, load_entry, resolve
 from imc_ssm.devices.generic import Generic
 from imc_ssm.devices.library import Cited, cited, device_names, device_path
 
@@ -35,6 +35,7 @@ __all__ = [
     "Slicing",
     "Times",
     "Transfers",
+    "Wires",
     "cited",
     "device_names",
     "device_path",

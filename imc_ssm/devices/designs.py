@@ -19,6 +19,7 @@ from imc_ssm.devices.library import (
     Kind,
     Length,
     Number,
+    Resistance,
     beside,
     device_names,
     device_path,
@@ -27,7 +28,7 @@ from imc_ssm.devices.library import (
 )
 from imc_ssm.errors import ConfigError, DesignError, unknown
 
-__all__ = ["PLAIN", "Chip", "Compensation", "Design", "Slicing", "load_design", "load_entry", "resolve"]
+__all__ = ["PLAIN", "Chip", "Compensation", "Design", "Slicing", "Wires", "load_design", "load_entry", "resolve"]
 
 PLAIN = ("rows", "columns", "dac", "adc", "tiles", "columns_per_adc", "lanes")
 """Fields of a design without a source of their own; their sources stand in its table `sources`."""
@@ -44,6 +45,17 @@ class Slicing(Config):
     """Number of slices."""
     bits: int = Field(ge=1, le=8)
     """Bits of a slice: a device takes 2^bits conductances, equally spaced from g_min to g_max."""
+
+
+class Wires(Config):
+    """Resistance of the array's wires, which lowers the voltage over devices far from drivers and converters."""
+
+    row: Resistance
+    """Resistance of a word line from one cell to the next, ohm."""
+    column: Resistance
+    """Resistance of a bit line from one cell to the next, ohm."""
+    solve: Literal["closed-form", "nodal"] = "closed-form"
+    """How effective conductances are found (`chip.wires`): in closed form, or by exact nodal analysis (slow)."""
 
 
 class Design(Config):
@@ -67,6 +79,8 @@ class Design(Config):
     column block of a matrix."""
     slicing: Slicing | None = None
     """Weights cut into digits on columns of their own, shifted and added after conversion; None: whole weights."""
+    wires: Wires | None = None
+    """Resistance of the wires; None: none. Parts of matrices lie at the drivers and converters of their tiles."""
     packing: bool = False
     """Whether several matrices may share a tile, side by side, running one after the other; if not, each part of
     a matrix has a tile of its own."""

@@ -30,6 +30,7 @@ from imc_ssm.quantization import Scheme, calibration_batch
 
 DAY = 86400.0
 DIGITAL = ("energy/digital update", "energy/memories", "energy/movement")
+OHM = {"value": 20.0, "unit": "ohm", "source": "assumed: a test"}
 DESIGN: dict[str, tuple[Any, set[str]]] = {
     "name": ("other", set()),
     "description": ("other", set()),
@@ -58,6 +59,7 @@ DESIGN: dict[str, tuple[Any, set[str]]] = {
         | {"latency/digital update", "latency/movement", "latency/memories"}
         | {"area/cells", "area/dac", "area/adc", "area/memories", "memory"},
     ),
+    "wires": ({"row": OHM, "column": OHM}, {"programmed", "output"}),
     "packing": (True, set()),  # the parts of this model fill their tiles in one direction
     "dac.encoding": ("pulse-width", {"energy/cells"}),
     "adc.offset": (1.0, {"output"}),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from imc_ssm.chip import AnalogLinear, column_sums, layout_of, map_matrix, program, with_output_ranges
+from imc_ssm.chip.wires import effective
 from imc_ssm.devices import Draws
 from imc_ssm.devices.converters import CONVERTERS
 from imc_ssm.errors import ConfigError, DataError, DesignError
@@ -258,3 +259,28 @@ def test_what_does_not_fit_is_refused() -> None:
         AnalogLinear(mapped, bad, "aihwkit")
     with pytest.raises(ConfigError, match="at least one chip"):
         AnalogLinear(mapped, bad).program(0, ())
+
+
+@pytest.mark.parametrize("polarity", ["pair", "reference"])
+def test_wires_lower_the_weights_tile_by_tile(polarity: Any) -> None:
+    """Each part of a matrix through `wires.effective` by itself, all of its bit lines side by side."""
+    ohm = {"value": 30.0, "unit": "ohm", "source": "assumed: a test"}
+    fields = {"polarity": polarity, "slicing": {"cells": 2, "bits": 3}, "noise": 0.0, "rows": 24, "columns": 12}
+    plain = chip_of(columns_per_adc=4, tiles=100, **fields)
+    wired = chip_of(columns_per_adc=4, tiles=100, wires={"row": ohm, "column": ohm}, **fields)
+    exact = chip_of(columns_per_adc=4, tiles=100, wires={"row": ohm, "column": ohm, "solve": "nodal"}, **fields)
+    mapped = map_matrix("m", "m", _weight(), None, plain, input_range=1.0)
+    chips = {name: program(mapped, chip, 1, (0, 1)) for name, chip in (("plain", plain), ("wired", wired))}
+    g = chips["plain"].at(1.0)
+    np.testing.assert_array_equal(chips["wired"].at(1.0), g)  # the devices are the same
+    row, column = mapped.parts[1]
+    columns = list(range(*column)) + ([] if polarity == "pair" else [mapped.outputs])
+    part = g[..., slice(*row), columns]
+    seen = effective(part.reshape(2, -1, *part.shape[-2:]), 30.0, 30.0).reshape(part.shape)
+    whole = g.copy()
+    whole[..., slice(*row), columns] = seen
+    expected = chips["plain"].layout.weights(whole, mapped.blocks)
+    found = chips["wired"].state(1.0)[0]
+    np.testing.assert_allclose(found[..., slice(*row), slice(*column)], expected[..., slice(*row), slice(*column)])
+    assert np.abs(chips["wired"].weights(1.0) - chips["plain"].weights(1.0)).max() > 1e-3
+    np.testing.assert_allclose(program(mapped, exact, 1, (0, 1)).state(1.0)[0], found, atol=2e-3)
