@@ -165,15 +165,29 @@ class MappedMatrix:
         range and drift compensation in one number), partial sums of row tiles, bias. A differential pair, or a
         reference column, is subtracted as currents.
         """
-        rows, columns, outputs = sum(end - start for (start, end), _ in self.parts), self.columns, self.outputs
         scaled = sum(end - start for _, (start, end) in self.parts)
-        at, dac, adc, total = Actions(self.rate), chip.dac.bits, chip.adc.bits, self.sum_bits(chip)
-        pulses, code = chip.dac.pulses, self.code_bits(chip)
+        at, outputs, total = Actions(self.rate), self.outputs, self.sum_bits(chip)
         out = []
         if input_constants > 1:
             out.append(at.read("coefficients", input_constants, CONSTANT_BITS, "requantization of the inputs"))
         out += [
             at.multiply(self.inputs, input_bits, MULTIPLIER_BITS, "requantize the inputs"),
+            *self.product_actions(chip),
+        ]
+        if scaled > outputs:
+            out += at.add(scaled - outputs, total, "partial sums of row tiles")
+        if self.bias is not None:
+            out.append(at.read("coefficients", outputs, bias_bits, "bias"))
+            out += at.add(outputs, total, "bias", own_slot=True)
+        return out
+
+    def product_actions(self, chip: Chip) -> list[Action]:
+        """What one product does from the DAC's codes to the scaled sums of every tile column."""
+        rows, columns = sum(end - start for (start, end), _ in self.parts), self.columns
+        scaled = sum(end - start for _, (start, end) in self.parts)
+        at, dac, adc = Actions(self.rate), chip.dac.bits, chip.adc.bits
+        pulses, code = chip.dac.pulses, self.code_bits(chip)
+        out = [
             at.other("movement", "bus", rows, dac, "inputs to the tiles"),
             at.other("dac", "dac", pulses * rows, dac, "one conversion per used row, tile and pulse"),
             at.other("cells", "cell", self.device_count(chip), 1, "used devices"),
@@ -183,16 +197,11 @@ class MappedMatrix:
         ]
         if pulses * columns > scaled:
             out += at.add(pulses * columns - scaled, code, "shift and add pulses and slices", own_slot=True)
-        out += [
+        return [
+            *out,
             at.read("coefficients", scaled, CONSTANT_BITS, "scale of each tile column"),
             at.multiply(scaled, code, MULTIPLIER_BITS, "scale of each tile column"),
         ]
-        if scaled > outputs:
-            out += at.add(scaled - outputs, total, "partial sums of row tiles")
-        if self.bias is not None:
-            out.append(at.read("coefficients", outputs, bias_bits, "bias"))
-            out += at.add(outputs, total, "bias", own_slot=True)
-        return out
 
 
 def _blocks(size: int, step: int) -> list[tuple[int, int]]:
@@ -221,12 +230,14 @@ def map_matrix(
     output_ranges: Sequence[float] | None = None,
     rate: Rate = "step",
     scale: Literal["column", "tile"] = "column",
+    least_scale: npt.ArrayLike = 0.0,
 ) -> MappedMatrix:
     """Put `weight` (outputs, inputs) on tiles of `chip`.
 
     target[i, j] = round_levels(weight[j, i] / scale[j]) (`Layout.on_levels`). With `scale="column"`,
     scale[j] = max_i |weight[j, i]| over the whole matrix, so that row tiles of a column share it and their
-    sums can be added in digital; with "tile", one scale serves all columns of a column block.
+    sums can be added in digital; with "tile", one scale serves all columns of a column block. `least_scale` ()
+    or (outputs,) bounds it from below: smaller conductances for a column whose sums would not fit.
 
     `input_range`: DAC full scale, in units of the input. `output_ranges`: ADC full scale of each tile (and slice)
     in units of the normalised column sum; None = the largest sum possible, max_j sum_i |w_ij|, which never clips
@@ -255,6 +266,7 @@ def map_matrix(
     if scale == "tile":
         for start, stop in columns:
             factor[start:stop] = factor[start:stop].max()
+    factor = np.where(factor > 0, np.maximum(factor, np.asarray(least_scale, np.float32)), factor)
     # A column of zeros keeps scale 0: the digital unit then removes its read noise as well.
     safe = np.where(factor > 0, factor, np.float32(1)).astype(np.float64)
     target = layout.on_levels(np.clip(matrix.T / safe, -1.0, 1.0), None if levels is None else int(levels.value))

@@ -18,7 +18,7 @@ from imc_ssm.graph.actions import Actions
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment, MappedMatrix
 
-__all__ = ["Taken", "actions_of", "matrix_of", "stores"]
+__all__ = ["Taken", "actions_of", "matrix_of", "on_tiles", "stores"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,13 @@ def matrix_of(deployment: Deployment, operator: Matrix) -> MappedMatrix:
         f"operator {operator.name!r} ({operator.module}) has no mapped matrix (mapped: {known}); compile the "
         "model again"
     )
+
+
+def on_tiles(deployment: Deployment, operator: Operator) -> tuple[MappedMatrix, ...]:
+    """The matrices of an operator that sit on tiles and are read at once; none for one of the digital unit."""
+    if isinstance(operator, Matrix):
+        return (matrix_of(deployment, operator),)
+    return tuple(getattr(operator, "matrices", ()))
 
 
 def actions_of(deployment: Deployment) -> list[Taken]:

@@ -37,10 +37,10 @@ import xarray as xr
 
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of, utilisation
-from imc_ssm.costs.counts import Taken, actions_of, matrix_of, stores
+from imc_ssm.costs.counts import Taken, actions_of, on_tiles, stores
 from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.errors import ConfigError, DesignError
-from imc_ssm.graph import COMPONENTS, Matrix
+from imc_ssm.graph import COMPONENTS
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
@@ -86,8 +86,8 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     steps = deployment.steps
     whole = {name: steps * energy["step"][name] + energy["sequence"][name] for name in COMPONENTS}
     time = {name: steps * latency["step"][name] + latency["sequence"][name] for name in COMPONENTS}
-    used = {op.module: matrix_of(deployment, op) for op in _matrices(deployment)}
-    devices = sum(matrix.device_count(chip) for matrix in used.values())
+    used = [matrix for op in deployment.graph for matrix in on_tiles(deployment, op)]
+    devices = sum(matrix.device_count(chip) for matrix in used)
 
     out = xr.Dataset(coords={"component": list(COMPONENTS), "part": list(parts)})
     for name, values, units, label in (
@@ -109,10 +109,10 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
         {"units": "bit", "long_name": "Digital memory by content"},
     )
     out["devices"] = ((), float(devices), {"units": "1", "long_name": "Memristive devices in use"})
-    tiles = tiles_of(list(used.values()), chip)
+    tiles = tiles_of(used, chip)
     out["utilisation"] = (
         (),
-        utilisation(list(used.values()), chip),
+        utilisation(used, chip),
         {"units": "1", "long_name": "Share of the tiles' places that hold a weight"},
     )
     out["tiles"] = ((), float(tiles), {"units": "1", "long_name": "Tiles in use"})
@@ -124,10 +124,6 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
         "activity": activity,
     }
     return out
-
-
-def _matrices(deployment: Deployment) -> list[Matrix]:
-    return [op for op in deployment.graph if isinstance(op, Matrix)]
 
 
 def _memories(digital: Digital, parts: dict[str, int]) -> dict[str, Memory]:
@@ -187,10 +183,10 @@ def _pricer(deployment: Deployment, memories: dict[str, Memory], activity: float
         if op.verb in ("read", "write"):
             memory = memories[str(op.store)]
             return (memory.read if op.verb == "read" else memory.write) * op.bits[0]
-        if op.verb == "cell" and isinstance(taken.operator, Matrix):
-            matrix = matrix_of(deployment, taken.operator)
-            own = activity if matrix.input_activity is None else matrix.input_activity
-            return chip.cell.read_energy(matrix.conductance(chip), float(own)) / op.count
+        if op.verb == "cell" and (placed := on_tiles(deployment, taken.operator)):
+            shares = (activity if m.input_activity is None else m.input_activity for m in placed)
+            each = (chip.cell.read_energy(m.conductance(chip), own) for m, own in zip(placed, shares, strict=True))
+            return sum(each) / op.count
         if op.verb not in actors:
             known = ", ".join(("cell", "read", "write", *actors))
             raise DesignError(f"operator {taken.operator.name!r}: action {op.verb!r} has no price; known: {known}")
@@ -206,9 +202,9 @@ def _latency(
     chip = deployment.chip
     clock, lanes, bus = chip.design.clock.value, chip.design.lanes, chip.digital.bus
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
-    for operator in _matrices(deployment):
-        widest = matrix_of(deployment, operator).widest()
-        for component, time in chip.product_latency(widest).items():
+    for operator in deployment.graph:
+        widths = [matrix.widest() for matrix in on_tiles(deployment, operator)]
+        for component, time in (chip.product_latency(max(widths)) if widths else {}).items():
             out[operator.rate][component] += time
 
     slots: dict[tuple[str, str, str], int] = {}
@@ -243,7 +239,7 @@ def _latency(
 def _area(deployment: Deployment, memories: dict[str, Memory], operations: list[Taken]) -> dict[str, float]:
     """Area by component, m2."""
     digital, lanes = deployment.chip.digital, deployment.design.lanes
-    tiles = tiles_of([matrix_of(deployment, operator) for operator in _matrices(deployment)], deployment.chip)
+    tiles = tiles_of([m for op in deployment.graph for m in on_tiles(deployment, op)], deployment.chip)
     actions = [taken.action for taken in operations]
     multiplier = max((digital.multiply.scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0)
     widest = max((op.bits[0] for op in actions if op.verb == "add"), default=0)
