@@ -284,3 +284,33 @@ def test_wires_lower_the_weights_tile_by_tile(polarity: Any) -> None:
     np.testing.assert_allclose(found[..., slice(*row), slice(*column)], expected[..., slice(*row), slice(*column)])
     assert np.abs(chips["wired"].weights(1.0) - chips["plain"].weights(1.0)).max() > 1e-3
     np.testing.assert_allclose(program(mapped, exact, 1, (0, 1)).state(1.0)[0], found, atol=2e-3)
+
+
+def test_every_pulse_and_slice_is_priced() -> None:
+    """Conversions, holds and codes of each pulse and slice; their sums but one; a scale a column and row tile."""
+    slicing, serial = {"cells": 2, "bits": 3}, {"type": "bipolar", "bits": 8, "encoding": "bit-serial"}
+    plain, cut = (
+        chip_of(rows=32, columns=16, columns_per_adc=4, tiles=99, **fields)
+        for fields in ({}, {"slicing": slicing, "dac": serial, "devices": 2})
+    )
+    counts = {}
+    for name, chip in (("plain", plain), ("cut", cut)):
+        mapped = map_matrix("m", "m", _weight(), None, chip, input_range=1.0)
+        found = mapped.actions(chip, 8, 8)
+        counts[name] = {(a.verb, a.purpose.split(",")[0].split(" of ")[0]): a.count for a in found}
+        assert mapped.columns == sum(t.column[1] - t.column[0] for t in mapped.tiles)
+    one, many = counts["plain"], counts["cut"]
+    # 50 inputs on tiles of 32 rows: two row tiles; 10 outputs, of two slices each: tiles of 8 weights, two blocks.
+    assert one["adc", "one conversion per used column"] == 2 * 10
+    assert many["adc", "one conversion per used column"] == 7 * 2 * 2 * 10
+    assert many["sample hold", "one per used column"] == 7 * 2 * 2 * 10
+    assert one["dac", "one conversion per used row"] == 50
+    assert many["dac", "one conversion per used row"] == 7 * 50 * 2
+    assert many["add", "shift and add pulses and slices"] == 7 * 2 * 2 * 10 - 2 * 10
+    assert ("add", "shift and add pulses and slices") not in one
+    assert one["multiply", "scale"] == many["multiply", "scale"] == 2 * 10
+    assert one["cell", "used devices"] == 2 * 500
+    assert many["cell", "used devices"] == 2 * 2 * 2 * 500
+    assert cut.product_latency(16)["cells"] == 7 * plain.product_latency(16)["cells"]
+    assert cut.product_latency(16)["adc"] == pytest.approx(7 * plain.product_latency(16)["adc"])
+    assert cut.tile_area()["cells"] == 2 * plain.tile_area()["cells"]
