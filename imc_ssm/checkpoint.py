@@ -77,7 +77,7 @@ class Run:
         if not isinstance(stated, dict) or not isinstance(stated.get("config"), dict):
             raise self._broken(path, "it does not say of which training")
         there, here = (self._settings(identity) for identity in (stated, self.identity))
-        young = self.identity.keys() - stated.keys()  # what a checkpoint did not say yet
+        young = self.identity.keys() - stated.keys() - self.defaults.keys()  # what a checkpoint did not say yet
         other = [
             f"{name} {shown(there.get(name))} there and {shown(here.get(name))} here"
             for name in sorted((there.keys() | here.keys()) - young)

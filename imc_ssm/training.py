@@ -21,7 +21,7 @@ from imc_ssm.datasets import dataset_of
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.kernels.device import device_of, named_device, placed
-from imc_ssm.noise import Injection
+from imc_ssm.noise import Disturbance, Injection, Step, learn_input_ranges, matrices_of
 
 __all__ = ["History", "Progress", "TrainConfig", "accuracy", "metrics", "metrics_of", "predict", "train"]
 
@@ -55,6 +55,16 @@ class TrainConfig(Config):
     largest weight of the column: a chip design's `read_noise`."""
     clip_input: float = Field(100.0, gt=50, le=100)
     """Percentile of each matrix's input magnitudes that the input range covers in training; 100: all."""
+    noise_multiplicative: float = Field(0.0, ge=0, lt=1)
+    """As `noise`, but relative to each weight: devices whose noise grows with what they hold."""
+    noise_poles: float = Field(0.0, ge=0, lt=1)
+    """Standard deviation of the noise injected into real and imaginary parts of every pole, on top of its grid,
+    relative to the largest part of the poles of its head."""
+    noise_ramp: float = Field(0.0, ge=0)
+    """Epochs over which all noise, and a disturbance, rises linearly to what it is then; 0: from the beginning."""
+    input_ranges: Literal["calibrated", "learned"] = "calibrated"
+    """The input range of each matrix: the percentile `clip_input` (of a disturbance: its own) of every batch, or a
+    parameter that starts there (first batch) and is trained. A compiled model has the range that it learned."""
     balance: float = Field(0.0, ge=0, le=1)
     """Exponent of the class weights in the loss, (n / (K n_k))^balance for n_k of n training labels: 0 none, 1 all
     classes alike, 0.5 between. Above 0 the best epoch is that of the highest macro F1, not accuracy."""
@@ -88,9 +98,10 @@ def train(
     *,
     mode: Literal["convolution", "recurrent"] | None = None,
     progress: Progress | None = None,
-    keep: Literal["best", "last"] = "best",
+    keep: Literal["best", "last"] | None = None,
     checkpoint: Path | None = None,
     device: str = "cpu",
+    disturbance: Disturbance | None = None,
 ) -> History:
     """Train in place on the training split; AdamW, warm-up and cosine.
 
@@ -98,19 +109,37 @@ def train(
     each in the training split (1: predicting the mean); of all sequences, or of all steps that have an answer.
     `mode` sets how the SSM runs (None: as the model stands; quantized models are always recurrent). With
     `keep="best"` the parameters of the epoch with the highest validation accuracy (of values: R2) are restored at
-    the end (the test split chooses nothing). The global generator of torch is forked: the same seed gives the same
-    parameters. With `checkpoint`, the run is written there after every epoch and, if the file exists, goes on
-    from it, to the same parameters as an uninterrupted one (on the CPU; a GPU draws other noise after it); remove
-    the file when the result is safe. `device`: where it is trained, "cpu" or "cuda"; the model then returns to
-    where it was.
+    the end (the test split chooses nothing). With a `disturbance` (`imc_ssm.chip.training_for` makes one for a
+    chip) the matrices are those of another chip in every step; then, and wherever noise rises, "last" is what is
+    kept, else "best": accuracies are measured without either, and the epochs that had less of it would win. The
+    global generator of torch is forked: the same seed gives the same parameters. With `checkpoint`, the run is
+    written there after every epoch and, if the file exists, goes on from it, to the same parameters as an
+    uninterrupted one (on the CPU; a GPU draws other noise after it); remove the file when the result is safe.
+    `device`: where it is trained, "cpu" or "cuda"; the model then returns to where it was.
 
     Raises `ImcSsmError` when the loss stops being finite, with what to try, or for a device that cannot be used,
-    and `CheckpointError` for a checkpoint of another run.
+    `ConfigError` for noise beside a disturbance, or what cannot be disturbed, and `CheckpointError` for
+    a checkpoint of another run.
     """
     model = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     data = dataset_of(data)
+    if disturbance is not None:
+        _check_disturbance(model, config)
+    if keep is None:
+        keep = "last" if disturbance is not None or config.noise_ramp else "best"
     with placed(model, named_device(device)):
-        return _train(model, data, config, mode, progress, keep, checkpoint)
+        return _train(model, data, config, mode, progress, keep, checkpoint, disturbance)
+
+
+def _check_disturbance(model: nn.Module, config: TrainConfig) -> None:
+    """`ConfigError` where nothing would be disturbed, or twice."""
+    if not matrices_of(model):
+        raise ConfigError("the model has no matrix on analog tiles, so a chip disturbs nothing in it")
+    for name in ("noise", "noise_multiplicative", "noise_output"):
+        if getattr(config, name):
+            raise ConfigError(
+                f"{name} = {getattr(config, name):g} beside a disturbance, which brings the chip's; set 0"
+            )
 
 
 def _train(
@@ -121,12 +150,17 @@ def _train(
     progress: Progress | None,
     keep: Literal["best", "last"],
     checkpoint: Path | None,
+    disturbance: Disturbance | None,
 ) -> History:
     """`train` where the model lies."""
     split = data.split("train")
     check_model_fits(model, data)
     if mode is not None and hasattr(model, "set_mode"):
         model.set_mode(mode)  # type: ignore[operator]
+    if config.input_ranges == "learned":
+        some, _, ends = next(split.take(config.batch).batches(config.batch))
+        percentile = config.clip_input if disturbance is None else disturbance.input_percentile
+        learn_input_ranges(model, _inputs(some, ends, device_of(model)), percentile)
     steps = config.epochs * math.ceil(len(split) / config.batch)
     optimiser, schedule = _optimiser(model, config, steps)
     identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
@@ -141,8 +175,12 @@ def _train(
         "start": _digest(model),
         "scheme": None if scheme is None else scheme.label,
         "mode": "recurrent" if scheme is not None else "/".join(sorted(modes)),
+        "disturbance": None if disturbance is None else disturbance.describe(),
     }
-    rng, defaults = np.random.default_rng(config.seed), TrainConfig().model_dump(mode="json")
+    rng, defaults = (
+        np.random.default_rng(config.seed),
+        TrainConfig().model_dump(mode="json") | {"disturbance": None},
+    )
     run = Run(model, optimiser, schedule, rng, identity, defaults, measured=vars(History()))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
@@ -152,7 +190,8 @@ def _train(
         best, shown = _judge(split, config)
         for epoch in range(len(run.measured["time"]), config.epochs):
             start = time.perf_counter()
-            loss = _epoch(run, split, loss_of, config, f"epoch {epoch + 1}/{config.epochs}", steps, progress)
+            title = f"epoch {epoch + 1}/{config.epochs}"
+            loss = _epoch(run, split, loss_of, config, title, steps, progress, disturbance)
             valid_part = data.split("validation")
             most = at_once(model, valid_part)
             found = metrics(model, valid_part, min(config.micro_batch or most, most))
@@ -216,14 +255,33 @@ def _judge(split: Split, config: TrainConfig) -> tuple[str, tuple[str, ...]]:
 
 
 def _epoch(
-    run: Run, split: Split, loss_of: _Loss, config: TrainConfig, title: str, steps: int, progress: Progress | None
+    run: Run,
+    split: Split,
+    loss_of: _Loss,
+    config: TrainConfig,
+    title: str,
+    steps: int,
+    progress: Progress | None,
+    disturbance: Disturbance | None,
 ) -> float:
     """One pass over the training split; returns the mean loss."""
     model, total, weights = run.model, 0.0, 0.0
+    rising = config.noise_ramp * math.ceil(len(split) / config.batch)
     device = device_of(model)
     model.train()
     for values, wanted, lengths in split.batches(config.batch, run.rng):
-        with Injection(model, weights=config.noise, outputs=config.noise_output, clip=config.clip_input):
+        strength = min(1.0, (run.done + 1) / rising) if rising else 1.0
+        injected = Injection(
+            model,
+            weights=strength * config.noise,
+            outputs=strength * config.noise_output,
+            clip=config.clip_input,
+            multiplicative=strength * config.noise_multiplicative,
+            poles=strength * config.noise_poles,
+            disturbance=disturbance,
+            step=Step(run.done, config.seed, strength),
+        )
+        with injected:
             run.optimiser.zero_grad(set_to_none=True)
             value, size, weight = 0.0, config.micro_batch or len(wanted), loss_of.weight(wanted)
             for first in range(0, len(wanted), size):

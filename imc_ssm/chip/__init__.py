@@ -3,6 +3,7 @@
 from imc_ssm.chip.compensation import factors
 from imc_ssm.chip.compiler import compile
 from imc_ssm.chip.deployment import Deployment, deployment_of
+from imc_ssm.chip.disturbance import ChipDisturbance, digest
 from imc_ssm.chip.evaluation import DAY, HOUR, TIMES, evaluate
 from imc_ssm.chip.layout import Layout, layout_of
 from imc_ssm.chip.linear import AnalogLinear, Implementation
@@ -23,6 +24,7 @@ __all__ = [
     "HOUR",
     "TIMES",
     "AnalogLinear",
+    "ChipDisturbance",
     "Deployment",
     "Implementation",
     "Layout",
@@ -35,6 +37,7 @@ __all__ = [
     "column_sums",
     "compile",
     "deployment_of",
+    "digest",
     "evaluate",
     "factors",
     "layout_of",

@@ -62,8 +62,8 @@ def compile(
     Every matrix of the model's `graph()` is split over tiles; the calibration sequences (B, T, D),
     or some of the training split of a dataset, run through the model fix each matrix's DAC range
     (`input_percentile` % of the input magnitudes: read noise is relative to the range, so a few clipped inputs
-    cost less than a wide one) and each tile's ADC range (`output_percentile` % of the column
-    sums). The digital side keeps its formats, and the biases, which are added
+    cost less than a wide one; where training learned the range, that one) and each tile's ADC range
+    (`output_percentile` % of the column sums). The digital side keeps its formats, and the biases, which are added
     there, lie on theirs. What is programmed are the weights as trained: devices have no grid of the scheme's.
 
     The design is resolved here (`devices.resolve`): the deployment depends on no file afterwards.
@@ -99,7 +99,8 @@ def compile(
         assert isinstance(owner.matrix, DigitalMatrix)
         bias = owner.matrix.bias
         inputs = torch.cat(seen[op.module])
-        span = _full_scale(op.name, inputs, input_percentile)
+        learned = owner.matrix.input_range
+        span = _full_scale(op.name, inputs, input_percentile) if learned is None else learned
         mapped = map_matrix(
             op.name,
             op.module,

@@ -224,6 +224,18 @@ class AnalogLinear(nn.Module):
             y = y + (smooth - smooth.detach())
         return y
 
+    @property
+    def weight(self) -> Tensor:
+        """(outputs, inputs): what the products multiply with on average, in units of the layer's weights."""
+        spans = [
+            tile.output_range / self.chip.adc.codes[1] * self.mapped.input_range for tile in self.mapped.tiles
+        ]
+        out = self.get_buffer("now0").new_empty(self.mapped.outputs, self.mapped.inputs)
+        for index, (tile, span) in enumerate(zip(self.mapped.tiles, spans, strict=True)):
+            scaled = getattr(self, f"now{index}") * (getattr(self, f"factor{index}") / span)
+            out[slice(*tile.column), slice(*tile.row)] = scaled.T
+        return out
+
     def _smooth(self, x: Tensor) -> Tensor:
         """The products in full precision, clipped as converters do: what the gradient is taken of."""
         dac, adc = self.chip.dac, self.chip.adc

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -50,13 +54,31 @@ class DigitalMatrix(nn.Module):
 
     The product is summed in float64, so that the result does not depend on the order of the sum: batched and
     streaming inference give the same codes. The weight passes through `grid`: the place of a hook that disturbs
-    it.
+    it. `log_input_range`: logarithm of the full scale of its inputs on a chip, where training learned it; a
+    digital product does not clip.
     """
+
+    groups: ClassVar[dict[str, str]] = {"log_input_range": "dynamics"}
 
     def __init__(self, linear: Dense, weight: FormatSpec, bias: FormatSpec) -> None:
         super().__init__()
         self.linear = linear
         self.grid, self.bias_grid = ParameterGrid(weight), ParameterGrid(bias)
+        self.log_input_range: nn.Parameter | None = None
+
+    def learn_input_range(self, start: float) -> None:
+        """Make the full scale of its inputs a parameter, at first `start`."""
+        self.log_input_range = nn.Parameter(torch.tensor(math.log(start), device=self.weight.device))
+
+    @property
+    def input_range(self) -> float | None:
+        """The full scale of its inputs that training learned; None: it learned none."""
+        return None if self.log_input_range is None else math.exp(float(self.log_input_range))
+
+    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *more: Any) -> None:
+        if f"{prefix}log_input_range" in state and self.log_input_range is None:
+            self.learn_input_range(1.0)
+        super()._load_from_state_dict(state, prefix, *more)
 
     @property
     def weight(self) -> Tensor:

@@ -140,7 +140,7 @@ class QuantizedS4D(nn.Module):
 
     def unit(self) -> ScanUnit:
         """The integer recurrence, ready to run; kept while parameters and (static) formats stay."""
-        formats = tuple(q.format() for q in (self._source[0], self.state, self.recurrent))
+        formats = *(q.format() for q in (self._source[0], self.state, self.recurrent)), self.inner.discrete
 
         def make() -> ScanUnit:
             a, b, c, coefficients = self.coefficients()
