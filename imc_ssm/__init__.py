@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers and editors; a test compares the two
-    from imc_ssm.chip import Deployment, evaluate
+    from imc_ssm.chip import Deployment, evaluate, training_for
     from imc_ssm.chip import compile as compile_model
     from imc_ssm.costs import cost
     from imc_ssm.datasets import SequenceDataset, register_task
@@ -83,10 +83,11 @@ __all__ = [
     "save_results",
     "together",
     "train",
+    "training_for",
 ]
 
 _PLACES = {
-    "chip": "Deployment evaluate compile_model=compile",
+    "chip": "Deployment evaluate training_for compile_model=compile",
     "costs": "cost",
     "datasets": "SequenceDataset register_task dataset_info=info load_dataset=load",
     "devices": "Cell Chip Components Design load_cell load_components load_design resolve_design=resolve",

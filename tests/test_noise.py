@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from imc_ssm.errors import ConfigError
 from imc_ssm.graph import Graph, Place, Signal, Source
 from imc_ssm.layers import Classifier, Dense
 from imc_ssm.noise import Injection
 from imc_ssm.quantization import Bits, Scheme, quantize
+from imc_ssm.quantization.recurrent import rounded
 
 
 class OneMatrix(nn.Module):
@@ -290,3 +292,59 @@ class TestModels:
         x = torch.randn(4, 3)
         with Injection(model, weights=1.0, outputs=1.0, clip=60.0):
             assert torch.equal(model(x), nn.functional.linear(x, model.weight, model.bias))
+
+
+class TestMultiplicative:
+    def test_statistics(self, model: OneMatrix) -> None:
+        clean, drawn = model.used(), []
+        for _ in range(50):
+            with Injection(model, multiplicative=0.1):
+                drawn.append((model.used() - clean) / (0.1 * clean))
+        assert_standard_normal(torch.stack(drawn))
+
+
+class TestPoles:
+    @pytest.mark.parametrize("bits", [None, 4, 8])
+    def test_statistics_on_top_of_the_grid(
+        self, bits: int | None, trained: Classifier, quantized: Callable[[Scheme], Classifier]
+    ) -> None:
+        model = trained if bits is None else quantized(Scheme.uniform(poles=bits, state=8))
+        layer = model.blocks[0].ssm
+        unit = layer if bits is None else layer.inner
+        with torch.no_grad():
+            exact = unit.discrete()[0]
+            grid = exact if bits is None else rounded(exact, layer.formats()["poles"])
+            largest = torch.view_as_real(exact).abs().amax((1, 2))
+            drawn = []
+            for _ in range(180):
+                with Injection(model, poles=0.03):
+                    a = unit.discrete()[0]
+                    used = a if bits is None else rounded(a, layer.formats()["poles"])
+                    drawn.append(torch.view_as_real(used - grid) / (0.03 * largest[:, None, None]))
+            assert torch.equal(unit.discrete()[0], exact)
+        assert_standard_normal(torch.stack(drawn))
+
+    def test_evaluation_sees_it_and_forgets_it(self, quantized: Callable[[Scheme], Classifier]) -> None:
+        """Units are kept between calls: not across the noise."""
+        model, u = quantized(Scheme()), torch.randn(5, 64, 1)
+        formats = model.blocks[0].ssm.formats()
+        with torch.no_grad():
+            clean = model(u)
+            with Injection(model, poles=0.05):
+                noisy = model(u)
+                assert torch.equal(model(u), noisy)
+            with Injection(model, poles=0.05):
+                assert not torch.equal(model(u), noisy)
+            assert torch.equal(model(u), clean)
+        assert not torch.equal(noisy, clean)
+        assert model.blocks[0].ssm.formats()["poles"].bits == formats["poles"].bits
+
+    def test_the_gradient_reaches_the_clean_poles(self, quantized: Callable[[Scheme], Classifier]) -> None:
+        model = quantized(Scheme())
+        with Injection(model, poles=0.02):
+            model(torch.randn(5, 64, 1)).square().sum().backward()
+        assert float(model.blocks[0].ssm.inner.imag.grad.abs().max()) > 0
+
+    def test_a_model_without_poles(self, model: OneMatrix) -> None:
+        with pytest.raises(ConfigError, match="no poles"):
+            Injection(model, poles=0.1)

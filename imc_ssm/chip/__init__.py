@@ -17,6 +17,8 @@ from imc_ssm.chip.mapping import (
 )
 from imc_ssm.chip.packing import check_fit, tiles_of, utilisation
 from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
+from imc_ssm.chip.programming import Noise, ProgrammedMatrix, compensation, program
+from imc_ssm.chip.recipe import ChipTraining, training_for, weight_error
 from imc_ssm.chip.reference import Reference
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "TIMES",
     "AnalogLinear",
     "ChipDisturbance",
+    "ChipTraining",
     "Deployment",
     "Implementation",
     "Layout",
@@ -46,5 +49,7 @@ __all__ = [
     "tiles_needed",
     "tiles_of",
     "utilisation",
+    "training_for",
+    "weight_error",
     "with_output_ranges",
 ]

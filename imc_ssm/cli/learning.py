@@ -15,6 +15,7 @@ from imc_ssm.cli.report import console, stages
 from imc_ssm.cli.resume import checkpoint_of, resumable
 
 if TYPE_CHECKING:
+    from imc_ssm.chip import ChipTraining
     from imc_ssm.datasets import SequenceDataset
     from imc_ssm.layers import Classifier
     from imc_ssm.modelfile import StoredModel
@@ -76,6 +77,8 @@ def train(
         str,
         typer.Option(help="How layers run: convolution, or recurrent, faster on long sequences."),
     ] = "convolution",
+    chip: options.For = None,
+    period: options.Period = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
     seed: Seed = 0,
@@ -107,6 +110,8 @@ def train(
             "seed": seed,
         }
     )
+    met = _for(chip, period, recipe, quantized=False)
+    recipe = recipe if met is None else met.config
     data = load_data(dataset, data_dir)
     shortest, longest = initial_steps(data.time)
     shape = {
@@ -143,8 +148,10 @@ def train(
             progress=progress,
             checkpoint=checkpoint,
             device=device,
+            disturbance=None if met is None else met.disturbance,
         )
     info = {"task": dataset, "model": name, "training": _recipe(recipe), "history": vars(history)}
+    info |= {} if met is None else {"chip_training": met.written}
     save_and_report(out, StoredModel(network, None, info), data, device)
 
 
@@ -174,15 +181,21 @@ def quantize(
     gelu: options.Gelu = None,
     state_clip: options.StateClip = None,
     grad_clamp: options.GradClamp = None,
-    epochs: Annotated[int, typer.Option(min=0, help="Epochs of QAT in recurrent mode; 0: PTQ only.")] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Epochs of QAT in recurrent mode; 0: PTQ only. Default: 0, with --for 10."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Sequences per step of QAT.")] = 64,
     learning_rate: Annotated[
         float, typer.Option("--learning-rate", "--rate", help="Peak learning rate of QAT.")
     ] = 1e-2,
-    noise: Annotated[float, typer.Option(help="Weight noise in QAT, relative to each column's largest.")] = 0.06,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="Weight noise in QAT, relative to each column's largest; default: 0.06."),
+    ] = None,
     noise_output: Annotated[
-        float, typer.Option(help="Read noise in QAT, in units of a design's read_noise.")
-    ] = 0.04,
+        float | None, typer.Option(help="Read noise in QAT, in units of a design's read_noise; default: 0.04.")
+    ] = None,
     clip_input: Annotated[
         float | None,
         typer.Option(
@@ -190,6 +203,8 @@ def quantize(
             "noise. Signals with peaks that matter: 100."
         ),
     ] = None,
+    chip: options.For = None,
+    period: options.Period = None,
     balance: options.Balance = 0.0,
     dataset: TaskName = None,
     data_dir: DataDir = None,
@@ -227,9 +242,12 @@ def quantize(
     chosen = _scheme(scheme, words, biases, only, given)
     if only is not None:
         _has_parts(stored.model, chosen.bits)
+    if chip is not None:
+        _not_beside(noise=noise, noise_output=noise_output, clip_input=clip_input)
+    noise, noise_output = (0.06 if noise is None else noise), (0.04 if noise_output is None else noise_output)
     recipe = TrainConfig.parse(
         {
-            "epochs": epochs,
+            "epochs": (0 if chip is None else 10) if epochs is None else epochs,
             "batch": batch,
             "learning_rate": learning_rate,
             "noise": noise,
@@ -239,21 +257,65 @@ def quantize(
             "seed": seed,
         }
     )
+    met = _for(chip, period, recipe)
+    recipe = recipe if met is None else met.config
     data, task = data_of(stored, dataset, data_dir)
     sequences, lengths = calibration_batch(data, stored.model.config.width, seed=seed)
     quantized = apply(stored.model, chosen, sequences, lengths, device=device)
     kept = {name: value for name, value in stored.info.items() if name not in _OF_THE_TRAINING}
     info = {**kept, "task": task, "quantized_from": model.name}
-    if epochs:
+    if recipe.epochs:
         if device == "cpu" and not compiled():
             console.print("the kernels of the recurrence are compiled now, once, within a minute or two")
         with stages() as stage, resumable(out) as checkpoint:
             progress = stage(f"QAT {chosen.label}")
-            history = fit(quantized, data, recipe, progress=progress, checkpoint=checkpoint, device=device)
+            history = fit(
+                quantized,
+                data,
+                recipe,
+                progress=progress,
+                checkpoint=checkpoint,
+                device=device,
+                disturbance=None if met is None else met.disturbance,
+            )
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
+        info |= {} if met is None else {"chip_training": met.written}
     save_and_report(out, StoredModel(quantized, chosen, info), data, device)
     if chosen.bits.biases is None and only is None:
         console.print("its biases are in full precision: for a chip quantize with --biases 16")
+
+
+def _for(
+    chip: str | None, period: str | None, recipe: TrainConfig, *, quantized: bool = True
+) -> ChipTraining | None:
+    """The recipe for a chip, said; None without one. `ConfigError` for a period that is none."""
+    from imc_ssm.chip import training_for
+    from imc_ssm.errors import ConfigError
+    from imc_ssm.units import moments
+
+    if chip is None:
+        if period is not None:
+            raise ConfigError(f"--period {period} is that of a chip's use; give the chip too, --for pcm-256")
+        return None
+    if recipe.epochs == 0:
+        raise ConfigError(f"--for {chip} is about training, and --epochs is 0; give some, or leave --for out")
+    ends = (None, None) if period is None else moments(period)
+    if len(ends) != 2:
+        raise ConfigError(f"--period {period}; give its first and its last time: 1s,30d")
+    met = training_for(chip, recipe, earliest=ends[0], latest=ends[1], quantized=quantized)
+    for line in met.lines():
+        console.print(line, soft_wrap=True)
+    return met
+
+
+def _not_beside(**given: float | None) -> None:
+    """`ConfigError` for an option of noise beside --for."""
+    from imc_ssm.errors import ConfigError
+
+    for name, value in given.items():
+        if value is not None:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{option} {value:g} beside --for, which takes the chip's; leave one of them out")
 
 
 def _scheme(

@@ -58,6 +58,21 @@ Balance = Annotated[
 ]
 UnusedSeed = Annotated[int, typer.Option(help="Accepted by every command; nothing is drawn here.")]
 
+# Of a training for a chip.
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        help="Train for this chip: a design's name, or your own TOML. Every step meets another one of another age.",
+    ),
+]
+Period = Annotated[
+    str | None,
+    typer.Option(
+        help="With --for: first and last time of the chip's use, 1s,30d (default: what its cell covers)."
+    ),
+]
+
 # Of a quantization scheme. What is not given keeps the default of `Scheme`, or of the scheme that is named.
 SchemeName = Annotated[
     str,

@@ -73,7 +73,7 @@ class DigitalMatrix(nn.Module):
     @property
     def input_range(self) -> float | None:
         """The full scale of its inputs that training learned; None: it learned none."""
-        return None if self.log_input_range is None else math.exp(float(self.log_input_range))
+        return None if self.log_input_range is None else math.exp(float(self.log_input_range.detach()))
 
     def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *more: Any) -> None:
         if f"{prefix}log_input_range" in state and self.log_input_range is None:

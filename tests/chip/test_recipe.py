@@ -1,0 +1,78 @@
+"""`training_for`: the recipe reacts to the design."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from chip_cases import chip_of
+
+from imc_ssm.chip import DAY, HOUR, training_for, weight_error
+from imc_ssm.devices import load_cell
+from imc_ssm.errors import ConfigError, DesignError
+from imc_ssm.training import TrainConfig
+
+
+def test_the_period_is_that_of_the_cell_or_given():
+    assert (training_for("pcm-256").disturbance.earliest, training_for("pcm-256").disturbance.latest) == (
+        1,
+        30 * DAY,
+    )
+    wan = training_for("reram-wan-64").disturbance
+    assert (wan.earliest, wan.latest) == (1, 2 * DAY)
+    day = training_for("pcm-256", earliest="1h", latest="1d")
+    assert (day.disturbance.earliest, day.disturbance.latest) == (HOUR, DAY)
+    assert "1 h to 1 d" in day.written["age"]
+
+
+def test_noise_grows_with_that_of_the_cell_and_with_age():
+    quiet, loud = (chip_of(cell={"programming_scale": scale}) for scale in (0.1, 3.0))
+    assert weight_error(quiet, 1.0) < weight_error("pcm-256", 1.0) < weight_error(loud, 1.0)
+    assert weight_error("pcm-256", 1.0) < weight_error("pcm-256", 30 * DAY)
+
+
+def test_a_large_disturbance_rises_and_a_small_one_is_there_at_once():
+    config = TrainConfig(epochs=8)
+    loud, quiet = (
+        chip_of(cell={"programming_scale": 3.0}),
+        chip_of(cell={"programming_scale": 0, "drift_scale": 0}),
+    )
+    assert training_for(loud, config).config.noise_ramp == 2.0
+    assert training_for(quiet, config).config.noise_ramp == 0.0
+
+
+def test_input_ranges_are_learned_where_noise_grows_with_them():
+    assert training_for("pcm-256").config.input_ranges == "learned"
+    assert training_for("pcm-256", quantized=False).config.input_ranges == "calibrated"
+    assert training_for(chip_of(noise=0.0)).config.input_ranges == "calibrated"
+
+
+def test_the_chips_replace_the_noise_of_the_config_and_nothing_else():
+    given = TrainConfig(epochs=3, batch=17, learning_rate=0.003, noise=0.06, noise_output=0.04, clip_input=99.0)
+    found = training_for("pcm-256", given).config
+    assert (found.noise, found.noise_output) == (0.0, 0.0)
+    assert (found.epochs, found.batch, found.learning_rate) == (3, 17, 0.003)
+
+
+def test_stuck_devices_are_written_down():
+    chip = chip_of("reram-128").with_(cell=load_cell("generic-reram"))
+    assert training_for(chip).written["stuck devices"] == "0.5 %, others every step"
+    assert training_for(chip, faults="fixed").written["stuck devices"] == "0.5 %, fixed"
+    assert "stuck devices" not in training_for("pcm-256").written
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"design": "pcm-25"}, "pcm-256"),
+        ({"latest": "soon"}, "'soon'"),
+        ({"earliest": "1d", "latest": "1h"}, "before earliest"),
+        ({"latest": 1e13}, "no model at 1e"),
+        ({"config": {"epochs": 3}}, "give a TrainConfig"),
+        ({"faults": "none"}, "faults"),
+    ],
+)
+def test_wrong_inputs(given: dict[str, Any], said: str):
+    with pytest.raises((ConfigError, DesignError), match=said) as caught:
+        training_for(**({"design": "pcm-256"} | given))
+    assert "\n" not in str(caught.value)
