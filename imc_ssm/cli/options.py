@@ -63,7 +63,7 @@ For = Annotated[
     str | None,
     typer.Option(
         "--for",
-        help="Train for this chip: a design's name, or your own TOML. Every step meets another one of another age.",
+        help="Train for this chip: a design's name, or your own TOML. Every step meets another, of another age.",
     ),
 ]
 Period = Annotated[
