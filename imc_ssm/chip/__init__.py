@@ -17,7 +17,6 @@ from imc_ssm.chip.mapping import (
 )
 from imc_ssm.chip.packing import check_fit, tiles_of, utilisation
 from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
-from imc_ssm.chip.programming import Noise, ProgrammedMatrix, compensation, program
 from imc_ssm.chip.recipe import ChipTraining, training_for, weight_error
 from imc_ssm.chip.reference import Reference
 
@@ -48,8 +47,8 @@ __all__ = [
     "program",
     "tiles_needed",
     "tiles_of",
-    "utilisation",
     "training_for",
+    "utilisation",
     "weight_error",
     "with_output_ranges",
 ]

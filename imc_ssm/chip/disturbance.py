@@ -17,7 +17,7 @@ from imc_ssm.chip.linear import AnalogLinear
 from imc_ssm.chip.mapping import map_matrix, with_output_ranges
 from imc_ssm.chip.programming import program
 from imc_ssm.config import Config
-from imc_ssm.devices import Chip, resolve, stream_seed
+from imc_ssm.devices import Chip, Draws, resolve, stream_seed
 from imc_ssm.files import canonical_json
 from imc_ssm.kernels import drawn
 from imc_ssm.noise import Product, Step
@@ -51,8 +51,8 @@ class ChipDisturbance(Config):
     """Start of the period in which the chip is used, s after programming."""
     latest: float
     """Its end, s."""
-    faults: Literal["drawn", "fixed"] = "drawn"
-    """Devices that are stuck: others in every step, or the same in all of them (a chip that is known)."""
+    devices: Literal["drawn", "fixed"] = "drawn"
+    """Other devices in every step, or those of one chip, written again: the same ones are stuck, or drift fast."""
     input_percentile: float = Field(99.5, gt=50, le=100)
     """Percentile of a matrix's input magnitudes that its DAC covers, where its range is not learned."""
     output_percentile: float = Field(99.99, gt=50, le=100)
@@ -94,16 +94,15 @@ class ChipDisturbance(Config):
         flat = x.detach().reshape(-1, x.shape[-1])
         picked = drawn(len(flat), _VECTORS, seed=step.number)
         seen = flat if picked is None else flat[picked.to(flat.device)]
-        limits = self.chip.dac.limits
-        mapped = with_output_ranges(mapped, seen.float().cpu().numpy(), self.output_percentile, limits)
+        mapped = with_output_ranges(mapped, seen.float().cpu().numpy(), self.chip, self.output_percentile)
         tile = AnalogLinear(mapped, self.chip, index=index)
         seed = stream_seed("training", step.seed)
         tile.program(seed, step.number)
-        if self.faults == "fixed":
-            assert tile.programmed is not None
+        if self.devices == "fixed":
             known = program(mapped, self.chip, seed, (0,), index=index)
-            devices = self.chip.cell.with_faults(tile.programmed.devices, known.devices)
-            tile.programmed = replace(tile.programmed, devices=devices)
+            draws = Draws([stream_seed(seed, step.number, index, "programming")])
+            again = self.chip.cell.reprogram(known.devices, draws)
+            tile.programmed = replace(known, chips=(step.number,), devices=again)
         return tile.set_time(self.time(step)).to(x.device)
 
     def product(self, index: int, module: str, step: Step) -> Product:
@@ -113,7 +112,7 @@ class ChipDisturbance(Config):
         def on_chip(x: Tensor, weight: Tensor, span: Tensor | float) -> Tensor:
             if not kept:  # a step's chunks meet one chip
                 tile = self.analog(index, module, step, weight, float(torch.as_tensor(span).detach()), x)
-                kept.append((tile, tile.weight.to(weight.dtype)))
+                kept.append((tile, tile.weight[0].to(weight.dtype)))
             tile, noisy = kept[0]
             r = torch.as_tensor(span, dtype=x.dtype, device=x.device)
             return torch.as_tensor(_OnChip.apply(x, weight, r, tile, noisy, step.strength))  # type: ignore[no-untyped-call]

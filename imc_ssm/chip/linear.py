@@ -226,14 +226,12 @@ class AnalogLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(outputs, inputs): what the products multiply with on average, in units of the layer's weights."""
-        spans = [
-            tile.output_range / self.chip.adc.codes[1] * self.mapped.input_range for tile in self.mapped.tiles
-        ]
-        out = self.get_buffer("now0").new_empty(self.mapped.outputs, self.mapped.inputs)
-        for index, (tile, span) in enumerate(zip(self.mapped.tiles, spans, strict=True)):
-            scaled = getattr(self, f"now{index}") * (getattr(self, f"factor{index}") / span)
-            out[slice(*tile.column), slice(*tile.row)] = scaled.T
+        """(chips, outputs, inputs): what products multiply with on average, compensated, in the weights' units."""
+        out = self.get_buffer("now0").new_zeros(self.chips, self.mapped.outputs, self.mapped.inputs)
+        for index, tile in enumerate(self.mapped.tiles):
+            unit = tile.output_range / self.chip.adc.codes[1] * self.mapped.input_range  # of a code
+            scaled = getattr(self, f"now{index}") * (getattr(self, f"factor{index}") / unit)[:, None]
+            out[:, slice(*tile.column), slice(*tile.row)] += scaled.mT
         return out
 
     def _smooth(self, x: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def training_for(
     *,
     earliest: Any = None,
     latest: Any = None,
-    faults: Literal["drawn", "fixed"] = "drawn",
+    devices: Literal["drawn", "fixed"] = "drawn",
     quantized: bool = True,
 ) -> ChipTraining:
     """The recipe of noise-aware training for a chip design: a shipped one by name, your own by path, or a
@@ -62,7 +62,7 @@ def training_for(
     the cell's model has. `quantized`: whether a quantized model is trained, which can learn its input ranges.
 
     * every step: another chip (`ChipDisturbance`), at an age drawn log-uniformly from the period, with the
-      design's converters, read noise and compensation; stuck devices as `faults` says, where the cell has them;
+      design's converters, read noise and compensation; devices as `devices` says (`ChipDisturbance`);
     * the disturbance rises over the first quarter of the epochs where the weight error at the end of the period is
       above 5 % of the columns' largest weights (`weight_error`), else it is there from the beginning;
     * input ranges are learned where the model is quantized and the tiles have read noise, which grows with them;
@@ -77,7 +77,7 @@ def training_for(
     last = max(usual[-1], first) if latest is None else seconds(latest)
     if not isinstance(config, TrainConfig):
         raise ConfigError(f"config is a {type(config).__name__}; give a TrainConfig")
-    disturbance = ChipDisturbance.parse({"chip": chip, "earliest": first, "latest": last, "faults": faults})
+    disturbance = ChipDisturbance.parse({"chip": chip, "earliest": first, "latest": last, "devices": devices})
     error, aged = weight_error(chip, first), weight_error(chip, last)
     noisy = chip.design.read_noise.value > 0
     learned = quantized and noisy
@@ -103,7 +103,7 @@ def training_for(
     }
     if any(rates):
         written["stuck devices"] = (
-            f"{100 * sum(rates):g} %, {'others every step' if faults == 'drawn' else 'fixed'}"
+            f"{100 * sum(rates):g} %, {'others in every step' if devices == 'drawn' else 'the same in every step'}"
         )
     written["disturbance"] = disturbance.describe()
     return ChipTraining(config, disturbance, written)
@@ -120,6 +120,6 @@ def weight_error(design: Chip | Design | str | Path, time: Any) -> float:
     scale = np.abs(weight).max(axis=1, keepdims=True)
     total = 0.0
     for number in range(10):
-        found = tile.program(0, number).set_time(time).weight.numpy() / scale
+        found = tile.program(0, number).set_time(time).weight[0].numpy() / scale
         total += float(np.square(found - ideal).mean(dtype=np.float64))
     return float(np.sqrt(total / 10))

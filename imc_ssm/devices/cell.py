@@ -208,10 +208,6 @@ class Cell(Config):
         """
         return None
 
-    def with_faults(self, devices: Programmed, known: Programmed) -> Programmed:
-        """`devices` with what is broken in those `known`, of the same shape; by default devices do not break."""
-        return devices
-
     def reference(self) -> Any:
         """The same model in aihwkit, in `unit`; `DesignError` where aihwkit has none."""
         raise DesignError(f"aihwkit has no model of cell {self.name!r}; use the library's own (noise='native')")

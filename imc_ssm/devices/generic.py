@@ -244,13 +244,6 @@ class Generic(Cell):
             g = g + self.programming_scale * self.programming_error.at(target) * noise
         return Programmed(target, self._held(self.settle(np.asarray(g, np.float32)), kept), kept)
 
-    def with_faults(self, devices: Programmed, known: Programmed) -> Programmed:
-        """The stuck devices of `known`; another that was stuck holds its target."""
-        was, stuck = devices.kept[:, 1], known.kept[:, 1]
-        g = np.where((was != WORKS) & (stuck == WORKS), devices.target, devices.g)
-        kept = np.stack([devices.kept[:, 0], np.broadcast_to(stuck, was.shape)], axis=1)
-        return Programmed(devices.target, self._held(g, kept), kept)
-
     def _held(self, g: Array, kept: Array) -> Array:
         """`g` with the conductances of stuck devices."""
         low, high = self.g_stuck_low or self.g_min, self.g_stuck_high or self.g_max

@@ -42,7 +42,7 @@ def errors(chips: int, weight: Tensor, disturbance: ChipDisturbance) -> np.ndarr
     """Relative to the columns' largest, of so many steps."""
     peak = weight.abs().amax(1, keepdim=True)
     x = inputs()
-    made = [disturbance.analog(0, "m", Step(n, 1), weight, 2.0, x).weight for n in range(chips)]
+    made = [disturbance.analog(0, "m", Step(n, 1), weight, 2.0, x).weight[0] for n in range(chips)]
     return torch.stack([(noisy - weight) / peak for noisy in made]).numpy().ravel()
 
 
@@ -51,7 +51,7 @@ def programmed(chips: int, weight: Tensor, chip: Chip, time: float) -> np.ndarra
     mapped = map_matrix("m", "m", weight.numpy(), None, chip, input_range=2.0)
     peak = weight.abs().amax(1, keepdim=True)
     tile = AnalogLinear(mapped, chip, index=0)
-    made = [tile.program(0, n).set_time(time).weight for n in range(chips)]
+    made = [tile.program(0, n).set_time(time).weight[0] for n in range(chips)]
     return torch.stack([(noisy - weight) / peak for noisy in made]).numpy().ravel()
 
 
@@ -67,14 +67,14 @@ class TestStatistics:
         disturbance, weight = met(), weights()
         x = inputs()
         first, again, other, seeded = (
-            disturbance.analog(0, "m", step, weight, 2.0, x).weight
+            disturbance.analog(0, "m", step, weight, 2.0, x).weight[0]
             for step in (Step(3, 1), Step(3, 1), Step(4, 1), Step(3, 2))
         )
         assert torch.equal(first, again)
         assert abs(np.corrcoef((first - weight).ravel(), (other - weight).ravel())[0, 1]) < 0.4
         assert abs(np.corrcoef((first - weight).ravel(), (seeded - weight).ravel())[0, 1]) < 0.4
         mapped = map_matrix("m", "m", weight.numpy(), None, disturbance.chip, input_range=2.0)
-        evaluated = AnalogLinear(mapped, disturbance.chip, index=0).program(1, 3).set_time(DAY).weight
+        evaluated = AnalogLinear(mapped, disturbance.chip, index=0).program(1, 3).set_time(DAY).weight[0]
         assert not torch.equal(first, evaluated)  # none that `evaluate` programs
 
     def test_ages_are_even_in_their_logarithm(self) -> None:
@@ -92,10 +92,10 @@ class TestStatistics:
         chip = chip_of("reram-128").with_(cell=load_cell("generic-reram").with_(**cell, **noiseless))
         weight = torch.full(SHAPE, 1.0)
 
-        def lost(n: int, faults: str) -> Tensor:
-            tile = met(chip, faults=faults).analog(0, "m", Step(n, 0), weight, 2.0, inputs())
+        def lost(n: int, devices: str) -> Tensor:
+            tile = met(chip, devices=devices).analog(0, "m", Step(n, 0), weight, 2.0, inputs())
             assert tile.programmed is not None
-            return torch.from_numpy(tile.programmed.devices.g[0, 0] < 0.9 * chip.cell.g_max.value)
+            return torch.from_numpy(tile.programmed.devices.g[0, 0, 0, 0] < 0.9 * chip.cell.g_max.value)
 
         share = float(torch.stack([lost(n, "drawn") for n in range(40)]).double().mean())
         assert stats.binomtest(round(share * 40 * weight.numel()), 40 * weight.numel(), 0.2).pvalue > 1e-4
@@ -126,7 +126,7 @@ class TestProduct:
         span = torch.tensor(1.5, requires_grad=True)
         g = torch.randn(len(x), SHAPE[0])
         (disturbance.product(0, "m", step)(x, weight, span) * g).sum().backward()
-        noisy = disturbance.analog(0, "m", step, weight, 1.5, x).weight
+        noisy = disturbance.analog(0, "m", step, weight, 1.5, x).weight[0]
         clipped = x.detach().clamp(-1.5, 1.5)
         assert weight.grad is not None
         assert x.grad is not None
@@ -155,7 +155,7 @@ class TestProduct:
         tile = disturbance.analog(0, "m", step, weight, 3.0, x)
         assert len(tile.mapped.tiles) == 9
         assert torch.equal(y, tile(x))
-        assert float((tile.weight - weight).abs().max()) < 0.5 * float(weight.abs().max())
+        assert float((tile.weight[0] - weight).abs().max()) < 0.5 * float(weight.abs().max())
 
 
 class TestInjection:
@@ -275,7 +275,7 @@ class TestRefusals:
             ({"latest": 1.0}, "before earliest"),
             ({"earliest": 0.0, "latest": 1e30}, "no model at 1e"),
             ({"chip": "pcm-257"}, "pcm-256"),
-            ({"faults": "none"}, "faults"),
+            ({"devices": "none"}, "devices"),
             ({"input_percentile": 40.0}, "input_percentile"),
         ],
     )

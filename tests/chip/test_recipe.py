@@ -56,8 +56,8 @@ def test_the_chips_replace_the_noise_of_the_config_and_nothing_else():
 
 def test_stuck_devices_are_written_down():
     chip = chip_of("reram-128").with_(cell=load_cell("generic-reram"))
-    assert training_for(chip).written["stuck devices"] == "0.5 %, others every step"
-    assert training_for(chip, faults="fixed").written["stuck devices"] == "0.5 %, fixed"
+    assert training_for(chip).written["stuck devices"] == "0.5 %, others in every step"
+    assert training_for(chip, devices="fixed").written["stuck devices"] == "0.5 %, the same in every step"
     assert "stuck devices" not in training_for("pcm-256").written
 
 
@@ -69,7 +69,7 @@ def test_stuck_devices_are_written_down():
         ({"earliest": "1d", "latest": "1h"}, "before earliest"),
         ({"latest": 1e13}, "no model at 1e"),
         ({"config": {"epochs": 3}}, "give a TrainConfig"),
-        ({"faults": "none"}, "faults"),
+        ({"devices": "none"}, "devices"),
     ],
 )
 def test_wrong_inputs(given: dict[str, Any], said: str):
