@@ -10,11 +10,13 @@ import typer
 from typer.core import TyperGroup
 
 from imc_ssm.cli.inputs import writable
-from imc_ssm.cli.options import UnusedSeed
+from imc_ssm.cli.options import Seed, UnusedSeed
 from imc_ssm.cli.report import console
 from imc_ssm.files import atomic_path
 
 __all__ = ["devices"]
+
+FIGURES = (".png", ".pdf", ".svg")
 
 
 class _ShowsByDefault(TyperGroup):
@@ -43,17 +45,28 @@ def show_(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write the same as .json; with a NAME also its .toml, to copy and change.")
+        Path | None,
+        typer.Option(
+            help="Write the same as .json; with a NAME also its .toml, to copy and change; or a figure of "
+            "programming error, drift and spread of cells (.png, .pdf, .svg)."
+        ),
     ] = None,
-    seed: UnusedSeed = 0,
+    seed: Seed = 0,
 ) -> None:
     """List memory cells, chip designs and component tables, or show one with the source of every number."""
     from imc_ssm.cli import library
 
     if out is not None:
-        writable(out, *((".json",) if name is None else (".json", ".toml")))
+        writable(out, *((".json",) if name is None else (".json", ".toml")), *FIGURES)
     content = library.show(name)
     if out is None:
+        return
+    if out.suffix in FIGURES:
+        from imc_ssm.devices import behaviour
+        from imc_ssm.plots import cells_compared, save_figure
+
+        save_figure(cells_compared(behaviour(library.shown_cells(name), seed=seed)), out)
+        console.print(f"wrote {out}", soft_wrap=True)
         return
     with atomic_path(out) as temporary:
         copied = name is not None and out.suffix == ".toml"

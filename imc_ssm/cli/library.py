@@ -22,9 +22,10 @@ from imc_ssm.devices import (
     resolve,
 )
 from imc_ssm.devices.library import Kind
+from imc_ssm.errors import DesignError
 from imc_ssm.units import quantity
 
-__all__ = ["fitted", "show", "toml_of"]
+__all__ = ["fitted", "show", "shown_cells", "toml_of"]
 
 KINDS: tuple[Kind, ...] = ("cells", "designs", "components")
 
@@ -48,16 +49,30 @@ def show(name: str | None) -> dict[str, Any]:
     table = Table(title="Chip designs", box=SIMPLE, padding=(0, 1, 0, 0))
     for column in ("design", "cell", "tiles", "DAC, ADC"):
         table.add_column(column, no_wrap=True)
-    table.add_column("description")
     for design in designs:
         tiles = f"{design.tiles} x {design.rows} x {design.columns}"
         converters = f"{design.dac.bits}, {design.adc.bits} b"
-        table.add_row(design.name, design.cell, tiles, converters, design.description)
+        table.add_row(design.name, design.cell, tiles, converters)
     console.print(table)
+    for design in designs:
+        console.print(f"{design.name}: {design.description}")
     tables = device_names("components")
     console.print(f"Component tables: {', '.join(tables)}")
     console.print("`imc-ssm devices NAME` (or FILE.toml) shows one with the source of every number.")
     return {"cells": [_dump(c) for c in cells], "designs": [_dump(d) for d in designs]}
+
+
+def shown_cells(name: str | None) -> list[Cell]:
+    """The shipped cells, or the one of this name or TOML; of a design, its cell.
+
+    Raises `DesignError` for a component table.
+    """
+    if name is None:
+        return [load_cell(n) for n in device_names("cells")]
+    entry = load_entry(name)
+    if isinstance(entry, Components):
+        raise DesignError(f"{name} is a component table; a figure shows memory cells")
+    return [resolve(name).cell if isinstance(entry, Design) else entry]
 
 
 def toml_of(name: str) -> str:

@@ -11,6 +11,7 @@ from imc_ssm.devices.generic import Generic
 from imc_ssm.devices.library import Cited, cited, device_names, device_path
 
 if TYPE_CHECKING:
+    from imc_ssm.devices.comparison import behaviour
     from imc_ssm.devices.fitting import CellFit, fit_cell
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Times",
     "Transfers",
     "Wires",
+    "behaviour",
     "cited",
     "device_names",
     "device_path",
@@ -51,7 +53,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`fit_cell` and `CellFit` when they are asked for: they import scipy."""
+    """`fit_cell`, `CellFit` and `behaviour` when they are asked for: they import scipy and xarray."""
+    if name == "behaviour":
+        from imc_ssm.devices.comparison import behaviour
+
+        return behaviour
     if name not in ("CellFit", "fit_cell"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from imc_ssm.devices import fitting

@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.errors import ConfigError
+from imc_ssm.plots.cells import AT, over_level, over_time
 from imc_ssm.plots.comparing import together
 from imc_ssm.plots.fits import drift_over_time, error_against_target, read_against_target
 from imc_ssm.plots.grid import shown_of, varied
@@ -37,6 +38,7 @@ __all__ = [
     "accuracy_energy",
     "accuracy_over_time",
     "cell_fit",
+    "cells_compared",
     "chips",
     "component_bars",
     "costs",
@@ -151,6 +153,23 @@ def cell_fit(fit: CellFit) -> Figure:
         error_against_target(fit, middle)
         drift_over_time(fit, right)
         figure.suptitle(f"{fit.cell.name}: {len(fit.data)} readings of {fit.data.source}")
+    return figure
+
+
+def cells_compared(ds: xr.Dataset) -> Figure:
+    """What `devices.behaviour` returns: programming error of cells, and their error over time, 14 x 5.6 inches."""
+    with styled(14.0, 5.6, "cells") as figure:
+        left, middle, right = figure.subplots(1, 3)
+        over_level(ds, left)
+        over_time(ds, "shift", middle)
+        over_time(ds, "spread", right)
+        count = ds.sizes["cell"]
+        if count > 1:
+            figure.legend(loc="outside lower center", ncols=min(5, count), frameon=False)
+        title = "Memory cells" if count > 1 else str(ds["cell"].values[0])
+        figure.suptitle(
+            f"{title}: {ds.attrs['devices']:,} devices a point, over time at {100 * AT:g} % of the range"
+        )
     return figure
 
 
