@@ -69,6 +69,14 @@ class AnalogLinear(nn.Module):
             raise ConfigError(unknown("implementation", implementation, _IMPLEMENTATIONS))
         if implementation == "aihwkit-cpp":
             probe_cpp()
+        wires = chip.design.wires
+        if wires is not None and wires.solve == "time-stepped":
+            if implementation != "aihwkit":
+                raise DesignError(
+                    "wires solved 'time-stepped' are those of aihwkit's tile; use implementation 'aihwkit'"
+                )
+            if chip.design.polarity != "pair":
+                raise DesignError("aihwkit's time-stepped wires know pairs only; give the design polarity 'pair'")
         self.mapped = mapped
         self.chip = chip
         self.layout = layout_of(chip)
@@ -154,8 +162,10 @@ class AnalogLinear(nn.Module):
             self._keep(f"now{index}", sliced[part].copy())
             if self.implementation != "fast":
                 cpp, (dac, adc) = self.implementation == "aihwkit-cpp", (self.chip.dac, self.chip.adc)
+                wires = self._wires
                 for tiles, weight in zip(self._tiles, sliced[part], strict=True):
-                    tiles.append(reference_tile(weight, tile.output_range, dac, adc, self._read_noise, cpp=cpp))
+                    made = reference_tile(weight, tile.output_range, dac, adc, self._read_noise, cpp=cpp, **wires)
+                    tiles.append(made)
                 continue
             # From the drive to ADC codes (not yet rounded): both steps are folded into the weights.
             step = self._drive_step / step_out
@@ -184,6 +194,17 @@ class AnalogLinear(nn.Module):
     def _drive_step(self) -> float:
         """Full voltages of a unit of drive: a DAC code's, or that of a bit's pulse."""
         return self.chip.dac.step if self.chip.dac.encoding != "bit-serial" else 1.0
+
+    @property
+    def _wires(self) -> dict[str, Any]:
+        """What aihwkit's tile needs to know of wires that are its own (`Wires.solve`); nothing otherwise."""
+        wires, layout = self.chip.design.wires, self.layout
+        if self.ideal_weights or wires is None or wires.solve != "time-stepped":
+            return {}
+        return {
+            "column": wires.column.value,
+            "window": (layout.devices * layout.g_min, layout.devices * layout.g_max),
+        }
 
     @property
     def _read_noise(self) -> float:

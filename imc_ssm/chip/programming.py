@@ -95,7 +95,8 @@ class ProgrammedMatrix:
         """
         g, blocks, layout = self.at(time), self.mapped.blocks, self.layout
         sigma = None if isinstance(self.model, Reference) else self.model.fast_noise(self.devices, g)
-        if self.chip.design.wires is not None:
+        wires = self.chip.design.wires
+        if wires is not None and wires.solve != "time-stepped":  # those are the tile's
             wired = self._wired(g)
             if sigma is not None:  # to first order
                 sigma = sigma * np.divide(wired, g, out=np.ones_like(g), where=g > 0)
@@ -110,6 +111,7 @@ class ProgrammedMatrix:
         """
         wires, layout = self.chip.design.wires, self.layout
         assert wires is not None
+        assert wires.solve != "time-stepped"
         out = g.copy()
         for (first, last), (start, end) in self.mapped.parts:
             columns = list(range(start, end))

@@ -54,8 +54,17 @@ class Wires(Config):
     """Resistance of a word line from one cell to the next, ohm."""
     column: Resistance
     """Resistance of a bit line from one cell to the next, ohm."""
-    solve: Literal["closed-form", "nodal"] = "closed-form"
-    """How effective conductances are found (`chip.wires`): in closed form, or by exact nodal analysis (slow)."""
+    solve: Literal["closed-form", "nodal", "time-stepped"] = "closed-form"
+    """How effective conductances are found (`chip.wires`): in closed form, or by exact nodal analysis (slow).
+    "time-stepped": aihwkit's model of columns takes their place, with implementation "aihwkit" and row 0."""
+
+    @model_validator(mode="after")
+    def _columns_only(self) -> Self:
+        if self.solve == "time-stepped" and self.row.value > 0:
+            raise ValueError(
+                "aihwkit's time-stepped wires are columns; give row the value 0, or solve in closed form"
+            )
+        return self
 
 
 class Design(Config):

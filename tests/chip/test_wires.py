@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from chip_cases import chip_of, ideal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imc_ssm.chip import AnalogLinear, map_matrix
+from imc_ssm.chip.reference import reference_tile
 from imc_ssm.chip.wires import closed_form, currents, effective, first_order, nodal
-from imc_ssm.errors import ConfigError, DataError
+from imc_ssm.devices.converters import Converter
+from imc_ssm.errors import ConfigError, DataError, DesignError
 
 SOLVERS = (first_order, closed_form, nodal)
 
@@ -200,3 +205,78 @@ def test_wires_only_take_away_at_first_order_and_never_reverse_a_row_alone() -> 
 def test_errors(call: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call(tile(2, 4, 5))
+
+
+def aihwkits_share(pair: np.ndarray, resistance: float) -> np.ndarray:
+    """What reaches the amplifier in aihwkit's model, from our ladders.
+
+    Its last wire is half as long. With y = sum(share pair), what a column conducts as seen from its end, the current
+    is larger by 1 / (1 - y resistance / 2).
+    """
+    pair = np.maximum(pair.astype(np.float64), 1e-15)
+    share = closed_form(pair, 0.0, resistance) / pair
+    share[:, 1::2] = (closed_form(pair[::-1], 0.0, resistance)[::-1] / pair)[:, 1::2]
+    return share / (1 - resistance / 2 * (share * pair).sum(axis=0))
+
+
+@pytest.mark.parametrize(("rows", "resistance"), [(32, 2.0), (64, 0.5), (64, 5.0)])
+def test_columns_agree_with_aihwkits_time_stepped_model(rows: int, resistance: float) -> None:
+    """It computes in float32, a current as the small difference of two voltages."""
+    rng, columns, window = np.random.default_rng(rows), 24, (1e-6, 25e-6)
+    weight = rng.uniform(-1, 1, (rows, columns)).astype(np.float32)
+    dac, adc = (Converter.parse({"type": "ideal", "bits": bits}) for bits in (8, 16))
+    tile = reference_tile(weight, 32.0, dac, adc, 0.0, cpp=False, column=resistance, window=window)
+    x = (rng.integers(-127, 128, (300, rows)) / 127).astype(np.float32)
+    theirs = tile.forward(torch.from_numpy(x), is_test=True).double().numpy()
+    share = aihwkits_share(2 * window[0] + (window[1] - window[0]) * np.abs(weight), resistance)
+    ours, ideal = x @ (share * weight), x.astype(np.float64) @ weight
+    assert np.abs(ours - ideal).max() > 0.02
+    assert np.abs(theirs - ours).max() < 32 / (2**15 - 1)  # a code
+    without = reference_tile(weight, 32.0, dac, adc, 0.0, cpp=False)
+    assert np.allclose(without.forward(torch.from_numpy(x), is_test=True).detach(), ideal, atol=1e-3)
+
+
+def test_aihwkits_cpp_tile_has_no_wires() -> None:
+    converter = Converter.parse({"type": "ideal", "bits": 8})
+    with pytest.raises(DesignError, match=r"C\+\+ tile has no wires .* use implementation 'aihwkit'"):
+        reference_tile(np.ones((2, 2), np.float32), 1.0, converter, converter, 0.0, cpp=True, column=1.0)
+
+
+def _ohm(value: float) -> dict[str, Any]:
+    return {"value": value, "unit": "ohm", "source": "assumed: a test"}
+
+
+def test_a_design_may_ask_for_aihwkits_wires() -> None:
+    """The layer through aihwkit's wires drops as its own ladders along pairs on one column say."""
+    wires = {"row": _ohm(0.0), "column": _ohm(20.0), "solve": "time-stepped"}
+    fields: dict[str, Any] = {"noise": 0.0, "dac": ideal(8), "adc": ideal(14), "drift_compensation": "none"}
+    wired, plain = (chip_of(wires=chosen, **fields) for chosen in (wires, None))
+    rng = np.random.default_rng(0)
+    weight, x = rng.normal(size=(16, 64)), torch.from_numpy(rng.uniform(-1, 1, (200, 64)).astype(np.float32))
+    mapped = map_matrix("m", "m", weight, None, plain, input_range=1.0)
+    through = AnalogLinear(mapped, wired, "aihwkit").program(0, 0)
+    without = AnalogLinear(mapped, plain, "aihwkit").program(0, 0)
+    assert through.programmed is not None
+    g = through.programmed.at()[0, 0, :, 0].astype(np.float64)
+    share = aihwkits_share(np.abs(g[0] - g[1]), 20.0)  # it keeps one weight a pair
+    drive = np.rint(x.double().numpy() * 127) / 127
+    ideal_sums = (drive @ (g[0] - g[1])) / 25e-6 * mapped.scale
+    expected = (drive @ (share * (g[0] - g[1]))) / 25e-6 * mapped.scale
+    assert error(without(x).double().numpy(), expected, ideal_sums) > 0.9
+    assert error(through(x).double().numpy(), expected, ideal_sums) < 0.02
+    targets = AnalogLinear(mapped, wired, "aihwkit")  # no chip: the targets themselves
+    assert torch.equal(targets(x), AnalogLinear(mapped, plain, "aihwkit")(x))
+
+
+def test_aihwkits_wires_refuse_what_they_are_not() -> None:
+    wires = {"row": _ohm(0.0), "column": _ohm(1.0), "solve": "time-stepped"}
+    chip = chip_of(wires=wires)
+    mapped = map_matrix("m", "m", np.eye(4), None, chip, input_range=1.0)
+    with pytest.raises(
+        DesignError, match="'time-stepped' are those of aihwkit's tile; use implementation 'aihwkit'"
+    ):
+        AnalogLinear(mapped, chip)
+    with pytest.raises(DesignError, match="know pairs only"):
+        AnalogLinear(mapped, chip_of(wires=wires, polarity="reference"), "aihwkit")
+    with pytest.raises(ConfigError, match="give row the value 0"):
+        chip_of(wires=wires | {"row": _ohm(1.0)})
