@@ -4,7 +4,7 @@ from imc_ssm.chip.compensation import factors
 from imc_ssm.chip.compiler import compile
 from imc_ssm.chip.deployment import Deployment, deployment_of
 from imc_ssm.chip.disturbance import ChipDisturbance, digest
-from imc_ssm.chip.evaluation import DAY, HOUR, TIMES, evaluate
+from imc_ssm.chip.evaluation import DAY, HOUR, TIMES, evaluate, stands
 from imc_ssm.chip.layout import Layout, layout_of
 from imc_ssm.chip.linear import AnalogLinear, Implementation
 from imc_ssm.chip.mapping import (
@@ -19,6 +19,7 @@ from imc_ssm.chip.packing import check_fit, tiles_of, utilisation
 from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
 from imc_ssm.chip.recipe import ChipTraining, training_for, weight_error
 from imc_ssm.chip.reference import Reference
+from imc_ssm.chip.schedules import Maintenance
 
 __all__ = [
     "DAY",
@@ -30,6 +31,7 @@ __all__ = [
     "Deployment",
     "Implementation",
     "Layout",
+    "Maintenance",
     "MappedMatrix",
     "Noise",
     "ProgrammedMatrix",
@@ -45,6 +47,7 @@ __all__ = [
     "layout_of",
     "map_matrix",
     "program",
+    "stands",
     "tiles_needed",
     "tiles_of",
     "training_for",

@@ -107,35 +107,46 @@ class AnalogLinear(nn.Module):
         """How many chips it is."""
         return 1 if self.programmed is None else len(self.programmed.chips)
 
-    def program(self, seed: int, chip: int | Sequence[int]) -> AnalogLinear:
-        """Become chip number `chip`, or the chips of several numbers, right after programming."""
+    def program(self, seed: int, chip: int | Sequence[int], *, cycle: int = 0) -> AnalogLinear:
+        """Become chip number `chip`, or the chips of several numbers, right after programming.
+
+        `cycle`: how often they have been programmed again before (`programming.program`).
+        """
         numbers = chip if isinstance(chip, Sequence) else (chip,)
         if not numbers:
             raise ConfigError(f"{self.mapped.name!r}: program at least one chip; no number was given")
-        self.programmed = program(self.mapped, self.chip, seed, numbers, index=self.index, noise=self.noise)
+        self.programmed = program(
+            self.mapped, self.chip, seed, numbers, index=self.index, noise=self.noise, cycle=cycle
+        )
         self.time = None
         sliced, variance = self.programmed.state()
         whole = self.programmed.whole(sliced)
         self._load(whole, whole, sliced, variance)
         return self
 
-    def set_time(self, time: Any) -> AnalogLinear:
+    def set_time(self, time: Any, *, calibrated: Any = None) -> AnalogLinear:
         """Age the chips to a time (`units.seconds`), with drift compensation if the design has it.
 
+        `calibrated`: the time at which that was measured, 0 for programming; None: now.
         Raises `DesignError` before `program`, or for a time the cell has no model for.
         """
         if self.programmed is None:
             raise DesignError(f"{self.mapped.name!r} is not programmed; call program(seed, chip) before set_time")
         self.time = self.chip.cell.check_time(time)
         sliced, variance = self.programmed.state(self.time)
-        self._load(self.programmed.weights(), self.programmed.whole(sliced), sliced, variance)
+        before = self.programmed.weights()
+        if calibrated is None:
+            measured = self.programmed.whole(sliced)
+        else:
+            measured = before if calibrated == 0 else self.programmed.weights(calibrated)
+        self._load(before, measured, sliced, variance)
         return self
 
-    def _load(self, before: Floats, now: Floats, sliced: Floats, variance: Floats | None = None) -> None:
-        """Take the weights `now` (chips, inputs, outputs), compensated to those `before`; reseed the noise.
+    def _load(self, before: Floats, measured: Floats, sliced: Floats, variance: Floats | None = None) -> None:
+        """Take the weights `sliced` (chips, slices, inputs, outputs), and reseed the noise.
 
-        `sliced` (chips, slices, inputs, outputs): `now` slice by slice; `variance`, of the same shape: that of the
-        weights from product to product; None: none.
+        They are compensated by what brings the weights `measured` (chips, inputs, outputs) to those `before`.
+        `variance`, of the shape of `sliced`: that of the weights from product to product; None: none.
         """
         if variance is not None and self.implementation != "fast":
             raise DesignError(
@@ -144,11 +155,11 @@ class AnalogLinear(nn.Module):
             )
         mapped, of, design = self.mapped, self.programmed, self.chip.design
         if of is not None:
-            self._seeds = tuple(stream_seed(of.seed, c, of.index, "read", str(self.time)) for c in of.chips)
+            self._seeds = tuple(of.seeds("read", str(self.time)))
         self._generators, self._global_state = {}, None
-        self._tiles = [[] for _ in range(len(now))]
+        self._tiles = [[] for _ in range(len(sliced))]
         alphas = {
-            part: factors(before[(..., *_cut(part))], now[(..., *_cut(part))], design.drift_compensation)
+            part: factors(before[(..., *_cut(part))], measured[(..., *_cut(part))], design.drift_compensation)
             for part in mapped.parts
         }
         self.alphas = tuple(alphas.values())

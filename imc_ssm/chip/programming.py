@@ -47,6 +47,8 @@ class ProgrammedMatrix:
     front (`Layout.conductances`)."""
     model: Cell | Reference
     """What draws."""
+    cycle: int = 0
+    """How often the devices have been programmed again."""
 
     @property
     def cell(self) -> Cell:
@@ -69,9 +71,11 @@ class ProgrammedMatrix:
         if time is None:
             return self.devices.g
         time = self.cell.check_time(time)
-        seeds = [stream_seed(self.seed, chip, self.index, "time", time) for chip in self.chips]
-        life = [stream_seed(self.seed, chip, self.index, "life") for chip in self.chips]
-        return self.model.read(self.devices, time, Draws(seeds, life))
+        return self.model.read(self.devices, time, Draws(self.seeds("time", time), self.seeds("life")))
+
+    def seeds(self, *purpose: str | float) -> list[int]:
+        """One a chip, for what is drawn once a programming."""
+        return _seeds(self.seed, self.chips, self.index, self.cycle, *purpose)
 
     def weights(self, time: Any = None) -> Floats:
         """What the matrix's weights are in the devices, (chips, inputs, outputs) relative to full scale.
@@ -132,18 +136,30 @@ def program(
     *,
     index: int = 0,
     noise: Noise = "native",
+    cycle: int = 0,
 ) -> ProgrammedMatrix:
     """Write the targets into the devices of the chips of these numbers.
 
     Targets are those of `Layout.conductances`, each device with the cell's programming noise.
     What a device keeps for life is drawn here, once. Seeded by (seed, chip, index): a chip is the same alone
-    and among others. Raises `ConfigError` for unknown `noise`, `DesignError` where aihwkit lacks the cell.
+    and among others. `cycle`: how often the same devices have been programmed again, each time with new errors
+    (`Cell.reprogram`; aihwkit's models know no device that stays the same).
+
+    Raises `ConfigError` for unknown `noise`, `DesignError` where aihwkit lacks the cell.
     """
-    seed, chips = whole(seed, "seed"), [whole(number, "chip") for number in chips]
+    seed, cycle, chips = whole(seed, "seed"), whole(cycle, "cycle"), [whole(number, "chip") for number in chips]
     if noise not in ("native", "aihwkit"):
         raise ConfigError(unknown("noise", noise, ("native", "aihwkit")))
     cell = chip.cell
     model = Reference(cell) if noise == "aihwkit" else cell
-    seeds = [stream_seed(seed, number, index, "programming") for number in chips]
     targets = layout_of(chip).conductances(mapped.target, mapped.blocks)
-    return ProgrammedMatrix(mapped, chip, seed, tuple(chips), index, model.program(targets, Draws(seeds)), model)
+    devices = model.program(targets, Draws(_seeds(seed, chips, index, 0, "programming")))
+    if cycle:
+        again = Draws(_seeds(seed, chips, index, cycle, "programming"))
+        devices = cell.reprogram(devices, again) if model is cell else model.program(targets, again)
+    return ProgrammedMatrix(mapped, chip, seed, tuple(chips), index, devices, model, cycle)
+
+
+def _seeds(seed: int, chips: Sequence[int], index: int, cycle: int, *purpose: str | float) -> list[int]:
+    again = ("cycle", cycle) if cycle else ()
+    return [stream_seed(seed, chip, index, *purpose, *again) for chip in chips]

@@ -33,24 +33,28 @@ class Maintenance:
     """Upkeep at fixed intervals; what falls on the very moment of a reading comes after it.
 
     A reading thus sees the oldest state that the intervals allow: after 7 days of `refresh` = 7 d, a chip is
-    7 days old and not 0 s. `refresh`: seconds (or "7d") from programming to programming; None: programmed once.
-    `recalibrate`: from measurement to measurement, counted from each programming; None: measured at every
-    reading.
-
-    Raises `ConfigError` for an interval that is no time above 0, or `recalibrate` that is not below `refresh`.
+    7 days old and not 0 s.
     """
 
     refresh: float | None = None
+    """Seconds from programming to programming; None: programmed once."""
     recalibrate: float | None = None
+    """Seconds from measurement to measurement of the compensation, counted from each programming; None: measured
+    at every reading."""
 
-    def __post_init__(self) -> None:
-        for name in ("refresh", "recalibrate"):
-            object.__setattr__(self, name, _interval(name, getattr(self, name)))
-        if self.refresh and self.recalibrate and self.recalibrate >= self.refresh:
+    @classmethod
+    def every(cls, refresh: Any = None, recalibrate: Any = None) -> Maintenance:
+        """Intervals as `units.seconds` takes them ("7d").
+
+        Raises `ConfigError` for one that is no time above 0, or `recalibrate` that is not below `refresh`.
+        """
+        again, measured = _interval("refresh", refresh), _interval("recalibrate", recalibrate)
+        if again is not None and measured is not None and measured >= again:
             raise ConfigError(
-                f"recalibrate = {duration(self.recalibrate)} is not shorter than refresh = "
-                f"{duration(self.refresh)}, so it would never happen; programming measures the compensation anyway"
+                f"recalibrate = {duration(measured)} is not shorter than refresh = {duration(again)}, so it would "
+                "never happen; programming measures the compensation anyway"
             )
+        return cls(again, measured)
 
     def at(self, time: float) -> Moment:
         """The chip `time` s after it was first programmed."""

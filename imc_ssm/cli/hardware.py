@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from imc_ssm.cli.inputs import data_of, design_at, sampled, writable, writable_result
+from imc_ssm.cli.inputs import data_of, design_at, writable, writable_result
 from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, Seed, TaskName, Times
 from imc_ssm.cli.report import console, print_whole, stages, write_result, yield_table
 from imc_ssm.cli.resume import checkpoint_of, resumable
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.units import quantity
+
+if TYPE_CHECKING:
+    from imc_ssm.chip.subsets import Subset
 
 __all__ = ["cost", "deploy"]
 
@@ -27,6 +30,20 @@ def deploy(
     sequences: Annotated[
         int | None,
         typer.Option(min=1, help="Only so many test sequences, drawn by the seed: quicker; default: all."),
+    ] = None,
+    subset: Annotated[
+        str, typer.Option(help="Those of --sequences: the same for all chips (paired), or each its own (fresh).")
+    ] = "paired",
+    compensation: Annotated[
+        str | None,
+        typer.Option(help="Of drift: none, global, tile or column, in place of the design's."),
+    ] = None,
+    refresh: Annotated[
+        str | None, typer.Option(help="Program the chips again at this interval, such as 7d; default: never.")
+    ] = None,
+    recalibrate: Annotated[
+        str | None,
+        typer.Option(help="Measure the compensation at this interval, such as 1d; default: at every reading."),
     ] = None,
     deployment: Annotated[
         Path | None,
@@ -51,6 +68,7 @@ def deploy(
     from imc_ssm.chip import compile, evaluate
     from imc_ssm.costs import cost as price
     from imc_ssm.modelfile import load_model
+    from imc_ssm.plots import draw
     from imc_ssm.pretrained import model_file
     from imc_ssm.quantization import calibration_batch
     from imc_ssm.results import provenance
@@ -60,11 +78,10 @@ def deploy(
     if deployment is not None:
         writable(deployment, ".safetensors")
     start = time.perf_counter()
-    chip, seconds = design_at(design, times)
+    chip, seconds = design_at(design, times, compensation=compensation, refresh=refresh, recalibrate=recalibrate)
     model = model_file(model)
     stored = load_model(model)
     data, task = data_of(stored, dataset, data_dir)
-    data = sampled(data, sequences, seed)
     if yield_ is not None and data.goal != "classes":
         raise ConfigError(f"--yield {yield_:g} is a share of chips above an accuracy; {task} asks for values")
     if yield_ is not None and not 0 <= yield_ <= 100:
@@ -76,20 +93,35 @@ def deploy(
     with stages() as stage, resumable(out) as checkpoint:
         progress = stage(f"evaluate {chips} chips")
         run = evaluate(
-            placed, data, chips, seconds, seed=seed, device=device, progress=progress, checkpoint=checkpoint
+            placed,
+            data,
+            chips,
+            seconds,
+            seed=seed,
+            sequences=sequences,
+            subset=cast("Subset", subset),
+            refresh=refresh,
+            recalibrate=recalibrate,
+            device=device,
+            progress=progress,
+            checkpoint=checkpoint,
         )
     if yield_ is not None:
         share = chip_yield(run, yield_)
         console.print(yield_table(share))
         run = run.merge(share)
     ds = run.merge(cost_of(placed)).expand_dims(model=[placed.name])
-    ds.attrs = {"title": f"{model.name} on {chip.design.name}, {task}", "n_test": len(data.split("test"))}
+    ds.attrs = {"title": f"{model.name} on {chip.design.name}, {task}"}
+    ds.attrs["n_test"] = len(data.split("test")) if sequences is None else sequences
     config = {"model": model.name, "task": task, "design": chip.design.model_dump(mode="json"), "chips": chips}
     config |= {} if sequences is None else {"sequences": sequences}
+    config |= {} if subset == "paired" else {"subset": subset}
+    upkeep = {"refresh": refresh, "recalibrate": recalibrate}
+    config |= {name: interval for name, interval in upkeep.items() if interval is not None}
     ds.attrs |= provenance({**config, "times": seconds, "info": stored.info}, seed, time.perf_counter() - start)
     if deployment is not None:
         placed.save(deployment)
-    write_result(ds, out)
+    write_result(ds, out, draw=draw)
     checkpoint_of(out).unlink(missing_ok=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from imc_ssm.devices import Chip
     from imc_ssm.modelfile import StoredModel
 
-__all__ = ["data_of", "design_at", "load_data", "sampled", "seconds_of", "writable", "writable_result"]
+__all__ = ["data_of", "design_at", "load_data", "seconds_of", "writable", "writable_result"]
 
 
 def writable(path: Path, *suffixes: str) -> None:
@@ -30,19 +29,26 @@ def writable_result(path: Path) -> None:
     writable(path.with_suffix(".png"), ".png")
 
 
-def design_at(name: str, times: str | None) -> tuple[Chip, tuple[float, ...]]:
-    """The chip of a design and the times (s), if its memory cell has a model at every one of them.
+def design_at(
+    name: str,
+    times: str | None,
+    *,
+    compensation: str | None = None,
+    refresh: str | None = None,
+    recalibrate: str | None = None,
+) -> tuple[Chip, tuple[float, ...]]:
+    """The chip of a design and the times (s), if its memory cell has a model at every age that it then has.
 
     None: one second, an hour, a day and 30 days, as far as the cell's model goes; all of its own if it has few.
+    `compensation`: in place of the design's.
     """
-    from imc_ssm.devices import resolve
+    from imc_ssm.chip import Maintenance, stands
+    from imc_ssm.devices import load_design, resolve
 
-    chip = resolve(name)
-    if times is None:
-        return chip, chip.cell.usual_times()
-    given = seconds_of(times)
-    for moment in given:
-        chip.cell.check_time(moment)
+    design = load_design(name)
+    chip = resolve(design if compensation is None else design.with_(drift_compensation=compensation))
+    given = chip.cell.usual_times() if times is None else seconds_of(times)
+    stands(chip, Maintenance.every(refresh, recalibrate), given)
     return chip, given
 
 
@@ -60,19 +66,6 @@ def load_data(name: str, data_dir: Path | None) -> SequenceDataset:
     from imc_ssm import datasets
 
     return datasets.load(name, data_dir)
-
-
-def sampled(data: SequenceDataset, sequences: int | None, seed: int) -> SequenceDataset:
-    """The dataset with so many sequences in its test split, drawn by the seed; None: all of them."""
-    import numpy as np
-
-    if sequences is None:
-        return data
-    there = data.splits["test"]
-    if sequences > len(there):
-        raise ConfigError(f"--sequences {sequences}: the test split has {len(there)}; give at most so many")
-    drawn = np.sort(np.random.default_rng(seed).choice(there, sequences, replace=False))
-    return replace(data, splits={**data.splits, "test": drawn})
 
 
 def data_of(stored: StoredModel, dataset: str | None, data_dir: Path | None) -> tuple[SequenceDataset, str]:

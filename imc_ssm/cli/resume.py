@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-
 from imc_ssm.cli.report import console
 from imc_ssm.errors import FileError, ImcSsmError
 from imc_ssm.files import load_tensors
@@ -46,8 +44,6 @@ def _reached(checkpoint: Path) -> str | None:
         _, header = load_tensors(checkpoint, "checkpoint")
         return f"epoch {len(header['measured']['time'])} of {header['identity']['config']['epochs']}"
     with suppress(FileError, KeyError, TypeError, AttributeError):
-        arrays, header = load_tensors(checkpoint, "evaluation")
-        tables = [array.reshape(len(array), -1) for array in arrays.values() if array.ndim > 1]
-        done = int((~np.isnan(np.concatenate(tables, axis=1)).all(axis=1)).sum())
-        return f"chip {done} of {header['chips']}"
+        done = load_tensors(checkpoint, "evaluation")[0]["done"]
+        return f"reading {int(done.sum())} of {done.size} (chips x times)"
     return None

@@ -38,11 +38,10 @@ class TestEvaluate:
     def test_dataset(self, deployment: Deployment, few: SequenceDataset) -> None:
         calls: list[tuple[int, int]] = []
         found = evaluate(deployment, few, 3, [1.0, DAY], progress=lambda i, n, _: calls.append((i, n)))
-        assert dict(found.sizes) == {"chip": 3, "time": 2, "class": 10}
+        assert dict(found.sizes) == {"chip": 3, "time": 2, "class": 10, "quantile": 5}
         assert found["class"].values.tolist() == list(range(10))
-        assert set(found.data_vars) == {
-            f"{m}{d}" for m in ("accuracy", "f1", "f1_macro") for d in ("", "_digital")
-        }
+        names = {f"{m}{d}" for m in ("accuracy", "f1", "f1_macro") for d in ("", "_digital")}
+        assert set(found.data_vars) == names | {"accuracy_quantile", "f1_macro_quantile"}
         assert found["time"].values.tolist() == [1.0, 86400.0]
         assert found["time"].attrs["units"] == "s"
         assert found["chip"].values.tolist() == [0, 1, 2]
@@ -54,10 +53,14 @@ class TestEvaluate:
                 assert ((variable >= 0) & (variable <= 1)).all()
                 continue
             assert ((variable >= 0) & (variable <= 100)).all()
-            assert np.allclose(variable.values, variable.values.round())  # 100 sequences: whole percents
+            if not str(name).endswith("_quantile"):
+                assert np.allclose(variable.values, variable.values.round())  # 100 sequences: whole percents
+        assert found["accuracy_quantile"].dims == ("quantile", "time")
+        middle = found["accuracy_quantile"].sel(quantile=0.5).values
+        np.testing.assert_array_equal(middle, np.median(found["accuracy"].values, axis=0))
         assert float(found["accuracy_digital"]) == accuracy(deployment.digital(), few.split("test"))
         np.testing.assert_allclose(found["f1_macro"], found["f1"].mean("class"))
-        assert calls == [(i, 6) for i in range(1, 7)]
+        assert calls == [(3, 6), (6, 6)]  # all chips at once, time after time
 
     def test_default_times(self) -> None:
         assert TIMES == (1.0, HOUR, DAY, 30 * DAY)
@@ -90,7 +93,7 @@ class TestEvaluate:
         for chip in range(3):
             for tile in tiles:
                 tile.program(0, chip).set_time(1.0)
-            correct.append(accuracy(model, few.split("test")))  # first: every product draws read noise
+            correct.append(accuracy(model, few.split("test"), 62))  # first: every product draws read noise
             logits.append(model(u).detach())
         assert not torch.equal(logits[0], logits[1])
         assert not torch.equal(logits[1], logits[2])
@@ -112,10 +115,10 @@ class TestEvaluate:
                 raise Interrupted
 
         with pytest.raises(Interrupted):
-            evaluate(deployment, few, 3, [1.0, DAY], progress=stop, checkpoint=path)
+            evaluate(deployment, few, 3, [1.0, DAY], progress=stop, checkpoint=path, at_once=1)
         calls: list[int] = []
         again = evaluate(deployment, few, 3, [1.0, DAY], progress=lambda i, *_: calls.append(i), checkpoint=path)
-        assert calls == [3, 4, 5, 6]
+        assert calls == [4, 6]  # one at once or all: the first time of the last two chips, then what is left
         assert results.values_equal(again, whole)
         with pytest.raises(FileError, match="another evaluation"):
             evaluate(deployment, few, 3, [1.0, DAY], seed=1, checkpoint=path)
@@ -205,7 +208,8 @@ class TestTasks:
         placed = compile(quantized, "pcm-256", *calibration_batch(data, 4))
         found = evaluate(placed, data, 2, [1.0], checkpoint=tmp_path / "e.safetensors")
         names = ("accuracy", "f1", "f1_macro") if goal == "classes" else ("mae", "r2")
-        assert set(found.data_vars) == {f"{name}{end}" for name in names for end in ("", "_digital")}
+        over_chips = {f"{name}_quantile" for name in names if name != "f1"}
+        assert set(found.data_vars) == over_chips | {f"{n}{end}" for n in names for end in ("", "_digital")}
         digital = metrics(placed.digital(), data.split("test"))
         for name in names:
             dims = ("class",) if name == "f1" else ()

@@ -16,7 +16,7 @@ from imc_ssm.units import DAY, HOUR
     [(1.0, 0, 1.0), (6 * DAY, 0, 6 * DAY), (7 * DAY, 0, 7 * DAY), (7 * DAY + 1, 1, 1.0), (30 * DAY, 4, 2 * DAY)],
 )
 def test_a_refresh_makes_chips_young(time: float, cycle: int, age: float) -> None:
-    assert Maintenance("7d").at(time) == Moment(cycle, age, None, 1 + cycle)  # type: ignore[arg-type]
+    assert Maintenance.every("7d").at(time) == Moment(cycle, age, None, 1 + cycle)
 
 
 def test_recalibration_is_counted_from_programming() -> None:
@@ -56,4 +56,4 @@ def test_nothing_to_do() -> None:
 )
 def test_bad_intervals_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Maintenance(**given)
+        Maintenance.every(**given)

@@ -185,7 +185,7 @@ def test_a_subset_of_the_test_sequences(chain, tmp_path, refused):
     assert json.loads(a.attrs["configuration"])["sequences"] == 36
     assert float(a["accuracy"][0, 0, 0]) * 36 / 100 == pytest.approx(round(float(a["accuracy"][0, 0, 0]) * 0.36))
     assert not np.array_equal(a["accuracy"], c["accuracy"])
-    refused(*words, 361, "--out", "new.nc", naming="--sequences 361: the test split has 360")
+    refused(*words, 361, "--out", "new.nc", naming="sequences = 361; the split has 360")
 
 
 def test_default_times_are_those_of_the_cell(chain, tmp_path):
@@ -214,4 +214,4 @@ def test_resuming_says_from_where(chain, tmp_path, monkeypatch):
     assert "going on" not in done(*words).out
     words = ("deploy", chain["q.safetensors"], "--chips", 2, "--times", "1s", "--sequences", 20, "--out", "d.nc")
     assert run(*words, interrupt_at="100 %").code == 130
-    assert "going on from chip 1 of 2" in done(*words).out
+    assert "going on from reading 2 of 2 (chips x times)" in done(*words).out
