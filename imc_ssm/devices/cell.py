@@ -20,7 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from imc_ssm.config import Config
 from imc_ssm.devices.library import CellArea, Cited, Conductance, Levels, Pulse, Voltage
-from imc_ssm.devices.processes import Flicker, Switching, flicker, telegraph
+from imc_ssm.devices.spectra import Flicker, Switching
 from imc_ssm.errors import DesignError
 from imc_ssm.units import DAY, HOUR, seconds
 
@@ -71,6 +71,8 @@ class Draws:
         """(chips, ...), S: 1/f noise at its time, as far as it is slower than `slower`; 0 for None."""
         if noise is None:
             return 0.0
+        from imc_ssm.devices.processes import flicker  # compiled: it needs torch, a design does not
+
         shape, band = noise.density.shape[1:], (0.0, self.slower)
         return noise.density * flicker(self.keys("flicker"), shape, noise.time, noise.low, noise.high, band)
 
@@ -78,6 +80,8 @@ class Draws:
         """(chips, ...), S: telegraph noise at its time, of devices that switch less often than `slower`."""
         if noise is None:
             return 0.0
+        from imc_ssm.devices.processes import telegraph
+
         rate = np.where(noise.rate < self.slower, noise.rate, np.float32(0))
         return noise.deviation * telegraph(self.keys("telegraph"), rate, noise.time)
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from imc_ssm.devices.cell import MICRO, Array, Draws, Programmed, polynomial
 from imc_ssm.devices.fitted import Fitted
 from imc_ssm.devices.library import Cited, Number
-from imc_ssm.devices.processes import Flicker
+from imc_ssm.devices.spectra import Flicker
 from imc_ssm.errors import DesignError
 
 __all__ = ["ReramCmo"]

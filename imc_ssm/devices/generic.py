@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from imc_ssm.config import Config
 from imc_ssm.devices.cell import Array, Cell, Draws, Programmed
 from imc_ssm.devices.library import Cited, Conductance, Duration, Rate, Share, Signed
-from imc_ssm.devices.processes import OCTAVES, Flicker, Switching, switching_rates
+from imc_ssm.devices.spectra import OCTAVES, Flicker, Switching
 
 __all__ = ["Deviation", "Drift", "DriftTable", "Generic"]
 
@@ -280,6 +280,8 @@ class Generic(Cell):
         if own is None:
             return None
         deviation = self._working(own.deviation.at(self._drifted(devices, time)), devices)
+        from imc_ssm.devices.processes import switching_rates
+
         keys, band = draws.keys("telegraph rates"), (own.rates.low.value, own.rates.high.value)
         return Switching(deviation, switching_rates(keys, deviation.shape[1:], *band, own.share.value), time)
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from imc_ssm.devices.cell import MICRO, Array, Draws, Programmed, polynomial
 from imc_ssm.devices.fitted import Fitted
 from imc_ssm.devices.library import Cited, Duration
-from imc_ssm.devices.processes import Flicker
+from imc_ssm.devices.spectra import Flicker
 
 __all__ = ["PcmLike", "PhaseChange"]
 

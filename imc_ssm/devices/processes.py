@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import prange
 
+from imc_ssm.devices.spectra import OCTAVES
 from imc_ssm.errors import DesignError
 from imc_ssm.kernels.compiling import compiled, kernel
 
 __all__ = [
     "OCTAVES",
-    "Flicker",
-    "Switching",
     "flicker",
     "flicker_lines",
     "octaves",
@@ -34,8 +32,6 @@ __all__ = [
 Array = npt.NDArray[np.float32]
 u64 = np.uint64
 GOLDEN, M1, M2 = u64(0x9E3779B97F4A7C15), u64(0xBF58476D1CE4E5B9), u64(0x94D049BB133111EB)
-OCTAVES = 128
-"""Lines of a device, at most: a band of 1 to 3e38."""
 UNIT = 2.0**-53
 HALF = 2.0**-32
 SPLIT = 134217729.0
@@ -43,32 +39,6 @@ SPLIT = 134217729.0
 CELL, LEVELS = 16.0, 24
 """Telegraph noise: mean dwell times between two states that are drawn independently (their correlation would be
 exp(-32)), and the halvings from there down to a time, 1e-6 dwell times, in which it switches at most once."""
-
-
-@dataclass(frozen=True, eq=False)
-class Flicker:
-    """1/f noise of devices: S(f) = density^2 / f from `low` to `high`."""
-
-    density: Array
-    """(chips, ...), S: standard deviation within a factor e of frequencies."""
-    low: float
-    """Lowest frequency, Hz."""
-    high: float
-    """Highest frequency, Hz."""
-    time: float
-    """When the devices are read, s."""
-
-
-@dataclass(frozen=True, eq=False)
-class Switching:
-    """Random telegraph noise of devices: each sits at plus or minus its deviation."""
-
-    deviation: Array
-    """(chips, ...), S: half the difference between the two states, the standard deviation."""
-    rate: Array
-    """(chips, ...): switches a second; 0: the device has none."""
-    time: float
-    """When the devices are read, s."""
 
 
 @compiled

@@ -14,7 +14,8 @@ import pytest
 from scipy import stats
 from scipy.special import sici
 
-from imc_ssm.devices.processes import OCTAVES, flicker, octaves, switching_rates, telegraph
+from imc_ssm.devices.processes import flicker, octaves, switching_rates, telegraph
+from imc_ssm.devices.spectra import OCTAVES
 from imc_ssm.errors import DesignError
 
 N, P = 100_000, 1e-5
