@@ -1,5 +1,6 @@
 """A model on a chip: mapping of weights onto tiles, programming, drift, the product, deployments, evaluation."""
 
+from imc_ssm.chip.ageing import run_stream
 from imc_ssm.chip.compensation import factors
 from imc_ssm.chip.compiler import compile
 from imc_ssm.chip.deployment import Deployment, deployment_of
@@ -20,6 +21,7 @@ from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
 from imc_ssm.chip.recipe import ChipTraining, training_for, weight_error
 from imc_ssm.chip.reference import Reference
 from imc_ssm.chip.schedules import Maintenance
+from imc_ssm.chip.streaming_noise import Stream
 
 __all__ = [
     "DAY",
@@ -36,6 +38,7 @@ __all__ = [
     "Noise",
     "ProgrammedMatrix",
     "Reference",
+    "Stream",
     "Tile",
     "check_fit",
     "column_sums",
@@ -47,6 +50,7 @@ __all__ = [
     "layout_of",
     "map_matrix",
     "program",
+    "run_stream",
     "stands",
     "tiles_needed",
     "tiles_of",

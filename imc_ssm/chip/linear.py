@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from imc_ssm.chip.layout import layout_of
 from imc_ssm.chip.mapping import Floats, MappedMatrix
 from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
 from imc_ssm.chip.reference import GLOBAL, probe_cpp, reference_tile
+from imc_ssm.chip.streaming_noise import APART, MovingNoise, Stream, moving_noise
 from imc_ssm.devices import Chip, Draws, Transfers, stream_seed
 from imc_ssm.errors import ConfigError, DataError, DesignError, unknown
 from imc_ssm.kernels.device import single_precision
@@ -40,7 +42,8 @@ class AnalogLinear(nn.Module):
 
     The ADC has the errors of its converters (`converters.Adc`), drawn once for each chip. A new layer holds the
     ideal targets: converters uniform, no noise (`ideal_weights` is True). `program` makes it one chip or several,
-    `set_time` ages them. Of several chips the first axis of the input is (chip, sequence), chip by chip.
+    `set_time` ages them, and says what noise does while sequences run (`Stream`; None: it stands still). With
+    several chips the first axis of the input is (chip, sequence), chip by chip.
 
     `implementation`: "fast" (the formula above, in place, in pieces that fit
     the cache), "aihwkit" (every tile is aihwkit's torch tile, with noise and bound management off),
@@ -91,6 +94,9 @@ class AnalogLinear(nn.Module):
         self._generators: dict[tuple[torch.device, int], torch.Generator] = {}
         self._global_state: Tensor | None = None
         self._seeds: tuple[int, ...] = (0,)
+        self._moving: MovingNoise | None = None
+        self._units: list[Numbers] = []
+        self._position, self._start = 0, math.nan
         bias = None if mapped.bias is None else torch.from_numpy(mapped.bias.copy())
         self.register_buffer("bias", bias, persistent=False)
         self.bias: Tensor | None
@@ -118,22 +124,32 @@ class AnalogLinear(nn.Module):
         self.programmed = program(
             self.mapped, self.chip, seed, numbers, index=self.index, noise=self.noise, cycle=cycle
         )
-        self.time = None
+        self.time = self._moving = None
         sliced, variance = self.programmed.state()
         whole = self.programmed.whole(sliced)
         self._load(whole, whole, sliced, variance)
         return self
 
-    def set_time(self, time: Any, *, calibrated: Any = None) -> AnalogLinear:
+    def set_time(self, time: Any, *, calibrated: Any = None, stream: Stream | None = None) -> AnalogLinear:
         """Age the chips to a time (`units.seconds`), with drift compensation if the design has it.
 
-        `calibrated`: the time at which that was measured, 0 for programming; None: now.
-        Raises `DesignError` before `program`, or for a time the cell has no model for.
+        `calibrated`: the time at which that was measured, 0 for programming; None: now. `stream`: when products
+        of sequences run, so that noise that is faster than a sequence moves in it; the first is product 0, unless
+        an earlier stream with the same `start` goes on. Raises `DesignError` before `program`, for a time the cell
+        has no model for, or where the noise cannot move.
         """
         if self.programmed is None:
             raise DesignError(f"{self.mapped.name!r} is not programmed; call program(seed, chip) before set_time")
         self.time = self.chip.cell.check_time(time)
-        sliced, variance = self.programmed.state(self.time)
+        slower = math.inf if stream is None else stream.at(self.mapped.rate).slowest
+        sliced, variance = self.programmed.state(self.time, slower)
+        moving = None if stream is None else moving_noise(self.programmed, self.time, stream)
+        start = math.nan if stream is None or stream.start is None else stream.start
+        if start != self._start:
+            self._position, self._start = 0, start
+        if moving is not None and moving.variance is not None:
+            variance = moving.variance if variance is None else variance + moving.variance
+        self._moving = moving
         before = self.programmed.weights()
         if calibrated is None:
             measured = self.programmed.whole(sliced)
@@ -148,7 +164,7 @@ class AnalogLinear(nn.Module):
         They are compensated by what brings the weights `measured` (chips, inputs, outputs) to those `before`.
         `variance`, of the shape of `sliced`: that of the weights from product to product; None: none.
         """
-        if variance is not None and self.implementation != "fast":
+        if (variance is not None or self._moving is not None) and self.implementation != "fast":
             raise DesignError(
                 f"cell {self.chip.cell.name!r} has read noise that is drawn in every product, which aihwkit's "
                 "tiles do not have; use implementation 'fast'"
@@ -157,7 +173,7 @@ class AnalogLinear(nn.Module):
         if of is not None:
             self._seeds = tuple(of.seeds("read", str(self.time)))
         self._generators, self._global_state = {}, None
-        self._tiles = [[] for _ in range(len(sliced))]
+        self._tiles, self._units = [[] for _ in range(len(sliced))], []
         alphas = {
             part: factors(before[(..., *_cut(part))], measured[(..., *_cut(part))], design.drift_compensation)
             for part in mapped.parts
@@ -185,6 +201,7 @@ class AnalogLinear(nn.Module):
             self._keep(f"weight{index}", (sliced[part].astype(np.float64) * step * gain).astype(np.float32))
             squares = None if variance is None else variance[part] * np.square(step * gain).astype(np.float32)
             self._keep(f"variance{index}", squares)
+            self._units.append(np.broadcast_to(step * gain, (len(sliced), 1, factor.shape[-1]))[:, 0])
             self._keep(f"offset{index}", None if errors is None else errors.offset)
             self._keep(f"inl{index}", None if errors is None else errors.inl)
 
@@ -245,9 +262,13 @@ class AnalogLinear(nn.Module):
         rows = max(1, _CHUNK // max(self.mapped.inputs, self.mapped.outputs))
         with torch.no_grad():
             if self.implementation == "fast":
+                abreast = x.ndim == 2 and self.mapped.rate == "step"  # a step of sequences side by side
                 for chip in range(self.chips):
                     for start in range(0, flat.shape[1], rows):
-                        self._fast(flat[chip, start : start + rows], y[chip, start : start + rows], chip)
+                        piece = slice(start, start + rows)
+                        first = self._position + start * (APART if abreast else 1)
+                        self._fast(flat[chip, piece], y[chip, piece], chip, first, abreast)
+                self._position += 1 if abreast else flat.shape[1]
             else:
                 self._aihwkit(flat, y)
         y = y.reshape(*x.shape[:-1], self.mapped.outputs)
@@ -280,8 +301,11 @@ class AnalogLinear(nn.Module):
             blocks[tile.column] = blocks[tile.column] + part if tile.column in blocks else part
         return torch.cat([blocks[column] for column in sorted(blocks)], dim=-1).reshape(*x.shape[:-1], -1)
 
-    def _fast(self, x: Tensor, y: Tensor, chip: int) -> None:
-        """The formula of the class on codes: x (samples, inputs) -> y (samples, outputs) of one chip, in place."""
+    def _fast(self, x: Tensor, y: Tensor, chip: int, first: int, abreast: bool) -> None:
+        """The formula of the class on codes: x (samples, inputs) -> y (samples, outputs) of one chip, in place.
+
+        `first`: the number of the first product, in its stream; `abreast`: each is in one of its own.
+        """
         dac, adc = self.chip.dac, self.chip.adc
         drives = dac.drives(dac.transfer(x, self.mapped.input_range))
         for index, tile in enumerate(self.mapped.tiles):
@@ -300,6 +324,10 @@ class AnalogLinear(nn.Module):
                     codes.addmm_(part, weight)
                 else:
                     codes = part @ weight
+                if self._moving is not None:
+                    moved = self._moving.sums(part, chip, index, tile, first, abreast=abreast)
+                    if moved is not None:
+                        codes += moved * torch.from_numpy(self._units[index][chip].astype(np.float32)).to(x.device)
                 if offset is not None:
                     codes += offset[chip]
                 if inl is not None:

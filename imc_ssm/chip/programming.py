@@ -7,6 +7,7 @@ takes the same steps through aihwkit's model of the cell (`reference.Reference`)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -60,22 +61,26 @@ class ProgrammedMatrix:
         """How a weight sits in devices."""
         return layout_of(self.chip)
 
-    def at(self, time: Any = None) -> Floats:
+    def seeds(self, *purpose: str | float) -> list[int]:
+        """One a chip, for what is drawn once a programming."""
+        return _seeds(self.seed, self.chips, self.index, self.cycle, *purpose)
+
+    def draws(self, time: float, slower: float = math.inf) -> Draws:
+        """What readings at a time draw from, with slow noise below a frequency (Hz) only."""
+        return Draws(self.seeds("time", time), self.seeds("life"), slower=slower)
+
+    def at(self, time: Any = None, slower: float = math.inf) -> Floats:
         """(chips, slices, polarities, devices, inputs, outputs), S, `time` s after programming (None: as written).
 
         The same call gives the same arrays, in any order. What was fixed at programming (exponents, relaxation,
         programming noise) is kept; 1/f and telegraph noise are functions of the time, alike at near times as
-        their spectra say. (aihwkit's models draw relaxation and 1/f noise anew at every time.) Raises
-        `DesignError` for a time the cell has no model for.
+        their spectra say, without what is faster than `slower`, Hz. (aihwkit's models draw relaxation and 1/f
+        noise anew at every time.) Raises `DesignError` for a time the cell has no model for.
         """
         if time is None:
             return self.devices.g
         time = self.cell.check_time(time)
-        return self.model.read(self.devices, time, Draws(self.seeds("time", time), self.seeds("life")))
-
-    def seeds(self, *purpose: str | float) -> list[int]:
-        """One a chip, for what is drawn once a programming."""
-        return _seeds(self.seed, self.chips, self.index, self.cycle, *purpose)
+        return self.model.read(self.devices, time, self.draws(time, slower))
 
     def weights(self, time: Any = None) -> Floats:
         """What the matrix's weights are in the devices, (chips, inputs, outputs) relative to full scale.
@@ -91,25 +96,24 @@ class ProgrammedMatrix:
             return sliced[:, 0]
         return np.asarray(np.tensordot(np.asarray(shares, np.float32), sliced, (0, 1)), np.float32)
 
-    def state(self, time: Any = None) -> tuple[Floats, Floats | None]:
+    def state(self, time: Any = None, slower: float = math.inf) -> tuple[Floats, Floats | None]:
         """The weights at a time and their variance from product to product, (chips, slices, inputs, outputs).
 
-        With the voltage that the wires take (`Design.wires`). None for the variance where the cell has no such
-        noise (`Cell.fast_noise`; aihwkit's models have none).
+        With the voltage that the wires take (`Design.wires`). `slower`: with slow noise below this frequency only,
+        Hz. None for the variance where the cell has no such noise (`Cell.fast_noise`; aihwkit's models have none).
         """
-        g, blocks, layout = self.at(time), self.mapped.blocks, self.layout
+        g, blocks, layout = self.at(time, slower), self.mapped.blocks, self.layout
         sigma = None if isinstance(self.model, Reference) else self.model.fast_noise(self.devices, g)
-        wires = self.chip.design.wires
-        if wires is not None and wires.solve != "time-stepped":  # those are the tile's
-            wired = self._wired(g)
-            if sigma is not None:  # to first order
-                sigma = sigma * np.divide(wired, g, out=np.ones_like(g), where=g > 0)
-            g = wired
-        weights = layout.weights(g, blocks)
-        return weights, None if sigma is None else layout.variances(sigma, blocks)
+        weights = layout.weights(self._wired(g), blocks)
+        return weights, None if sigma is None else layout.variances(sigma * self.wired_share(g), blocks)
+
+    def wired_share(self, g: Floats) -> Floats | np.float32:
+        """What works of conductances `g` behind wires (of their noise too, to first order); 1 without."""
+        wired = self._wired(g)
+        return np.float32(1) if wired is g else np.divide(wired, g, out=np.ones_like(g), where=g > 0)
 
     def _wired(self, g: Floats) -> Floats:
-        """Conductances (chips, slices, polarities, devices, inputs, outputs) as they work behind the wires.
+        """Conductances (chips, slices, polarities, devices, inputs, outputs) behind wires, if any.
 
         The bit lines of a column lie side by side, a reference behind the columns that are compared with it.
         """
