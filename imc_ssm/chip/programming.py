@@ -118,8 +118,8 @@ class ProgrammedMatrix:
         The bit lines of a column lie side by side, a reference behind the columns that are compared with it.
         """
         wires, layout = self.chip.design.wires, self.layout
-        assert wires is not None
-        assert wires.solve != "time-stepped"
+        if wires is None or wires.solve == "time-stepped":  # those are the tile's
+            return g
         out = g.copy()
         for (first, last), (start, end) in self.mapped.parts:
             columns = list(range(start, end))
