@@ -20,7 +20,7 @@ from imc_ssm.chip.mapping import Tile
 from imc_ssm.chip.programming import ProgrammedMatrix
 from imc_ssm.devices import Cell
 from imc_ssm.devices.moving import add_flicker, add_telegraph
-from imc_ssm.devices.processes import Flicker, Switching
+from imc_ssm.devices.spectra import Flicker, Switching
 from imc_ssm.errors import ConfigError, DesignError, unknown
 from imc_ssm.graph import Rate
 
