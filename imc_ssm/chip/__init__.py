@@ -3,6 +3,7 @@
 from imc_ssm.chip.ageing import run_stream
 from imc_ssm.chip.compensation import factors
 from imc_ssm.chip.compiler import compile
+from imc_ssm.chip.crossbars import MappedRecurrence, OnCrossbar, map_recurrence
 from imc_ssm.chip.deployment import Deployment, deployment_of
 from imc_ssm.chip.disturbance import ChipDisturbance, digest
 from imc_ssm.chip.evaluation import DAY, HOUR, TIMES, evaluate, stands
@@ -19,6 +20,7 @@ from imc_ssm.chip.mapping import (
 from imc_ssm.chip.packing import check_fit, tiles_of, utilisation
 from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
 from imc_ssm.chip.recipe import ChipTraining, training_for, weight_error
+from imc_ssm.chip.recurrence import AnalogRecurrence
 from imc_ssm.chip.reference import Reference
 from imc_ssm.chip.schedules import Maintenance
 from imc_ssm.chip.streaming_noise import Stream
@@ -28,6 +30,7 @@ __all__ = [
     "HOUR",
     "TIMES",
     "AnalogLinear",
+    "AnalogRecurrence",
     "ChipDisturbance",
     "ChipTraining",
     "Deployment",
@@ -35,7 +38,9 @@ __all__ = [
     "Layout",
     "Maintenance",
     "MappedMatrix",
+    "MappedRecurrence",
     "Noise",
+    "OnCrossbar",
     "ProgrammedMatrix",
     "Reference",
     "Stream",
@@ -49,6 +54,7 @@ __all__ = [
     "factors",
     "layout_of",
     "map_matrix",
+    "map_recurrence",
     "program",
     "run_stream",
     "stands",

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imc_ssm.chip.crossbars import MappedRecurrence, in_force, parts_on_tiles, with_recurrences
 from imc_ssm.chip.linear import AnalogLinear
 from imc_ssm.chip.mapping import MappedMatrix, Tile
 from imc_ssm.chip.packing import check_fit, tiles_of, utilisation
+from imc_ssm.chip.recurrence import AnalogRecurrence
 from imc_ssm.devices import Chip, Design
 from imc_ssm.errors import DesignError, FileError, ImcSsmError, shown
 from imc_ssm.files import canonical_json, load_tensors, save_tensors
 from imc_ssm.graph import Formats, Graph, Matrix
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import rebuild
-from imc_ssm.quantization import QuantizedDense, Scheme, formats_of
+from imc_ssm.quantization import QuantizedDense, QuantizedS4D, Scheme, formats_of
 from imc_ssm.units import card, card_html
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Deployment:
     """The quantized model's parameters and calibrated formats."""
     name: str = "model"
     """What the model is called in results."""
+    recurrences: tuple[MappedRecurrence, ...] = ()
+    """Recurrences that are on tiles too; none: all are in the digital unit."""
 
     def _card(self) -> tuple[str, dict[str, object]]:
         design = self.design
@@ -68,6 +72,11 @@ class Deployment:
             f"matrix {m.name}": f"{m.inputs} x {m.outputs}, tiles {len(m.parts)}, DAC range {m.input_range:.3g}, "
             f"per {m.rate}"
             for m in self.matrices
+        }
+        rows |= {
+            f"recurrence {r.name}": f"{r.heads} heads of {r.states} complex states, tiles {len(r.matrices)}, "
+            f"of whose places {r.used(self.chip):.1%} are a weight"
+            for r in self.recurrences
         }
         return f"Deployment of {self.name!r} on {design.name!r}", rows
 
@@ -100,7 +109,21 @@ class Deployment:
             assert isinstance(owner, QuantizedDense)
             owner.matrix = tile
             tiles.append(tile)
+        for recurrence in self.recurrences:
+            own = [
+                AnalogLinear(matrix, self.chip, implementation, index=len(tiles) + i, noise=noise)
+                for i, matrix in enumerate(recurrence.matrices)
+            ]
+            layer = model.get_submodule(recurrence.module)
+            assert isinstance(layer, QuantizedS4D)
+            model.set_submodule(recurrence.module, AnalogRecurrence(recurrence, own, layer))
+            tiles += own
         return model.eval(), tiles
+
+    @property
+    def placed(self) -> tuple[MappedMatrix, ...]:
+        """Everything on tiles: the matrices, then the recurrences."""
+        return (*self.matrices, *(matrix for r in self.recurrences for matrix in r.matrices))
 
     def digest(self) -> str:
         """SHA-256 over everything the deployment holds: equal deployments, equal digests."""
@@ -117,29 +140,30 @@ class Deployment:
     def _content(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
         """All arrays by name, and a JSON header with the rest."""
         tensors = {f"model/{name}": value for name, value in self.tensors.items()}
-        placed = []
-        for m in self.matrices:
+        for m in self.placed:
             tensors |= {f"matrix/{m.module}/target": m.target, f"matrix/{m.module}/scale": m.scale}
             if m.bias is not None:
                 tensors[f"matrix/{m.module}/bias"] = m.bias
-            placed.append(
-                {
-                    "name": m.name,
-                    "module": m.module,
-                    "rate": m.rate,
-                    "input_range": m.input_range,
-                    "input_activity": m.input_activity,
-                    "tiles": [asdict(tile) for tile in m.tiles],
-                }
-            )
+        for r in self.recurrences:
+            tensors |= {f"recurrence/{r.module}/drive": r.drive, f"recurrence/{r.module}/registers": r.registers}
         header = {
             "name": self.name,
             "chip": self.chip.model_dump(mode="json"),
             "scheme": self.scheme.model_dump(mode="json"),
             "config": self.config,
             "steps": self.steps,
-            "matrices": placed,
+            "matrices": [_entry(m) for m in self.matrices],
         }
+        if self.recurrences:
+            header["recurrences"] = [
+                {
+                    "name": r.name,
+                    "module": r.module,
+                    "heads_per_tile": r.heads_per_tile,
+                    "matrices": [_entry(m) for m in r.matrices],
+                }
+                for r in self.recurrences
+            ]
         return tensors, header
 
     @classmethod
@@ -152,20 +176,27 @@ class Deployment:
             chip = Chip.parse(header["chip"], where=str(path))
             scheme = Scheme.parse(header["scheme"], where=str(path))
             steps, config, name = header["steps"], header["config"], header["name"]
-            known = {f"matrix/{m.module}/{part}" for m in matrices for part in ("target", "scale", "bias")}
+            moved = tuple(_recurrence(r, arrays, chip) for r in header.get("recurrences", ()))
+            every = (*matrices, *(m for r in moved for m in r.matrices))
+            known = {f"matrix/{m.module}/{part}" for m in every for part in ("target", "scale", "bias")}
+            known |= {f"recurrence/{r.module}/{part}" for r in moved for part in ("drive", "registers")}
             other = [n for n in arrays if not n.startswith("model/") and n not in known]
             if type(steps) is not int or not 1 <= steps < 1 << 53 or not isinstance(name, str) or other:
                 raise TypeError(f"{shown(other[0]) if other else f'{shown(steps)} steps of {shown(name)}'}")
             model, _ = rebuild(tensors, header, str(path))
             _check_placed(matrices, model.graph())
-            _check_sliced(matrices, chip)
-            check_fit(matrices, chip)
+            _check_sliced(every, chip)
+            check_fit(every, chip)
+            graph = with_recurrences(model.graph(), {r.module: r for r in moved}, chip)
         except (KeyError, IndexError, TypeError, AttributeError, DesignError, ValueError) as error:
             if isinstance(error, ImcSsmError) and not isinstance(error, DesignError):
                 raise
             what = f"lacks {error}" if isinstance(error, KeyError) else f"is wrong: {error}"
             raise FileError(f"{path}: the header of the deployment {what}; compile the model again") from None
-        return cls(chip, matrices, model.graph(), formats_of(model), scheme, steps, config, tensors, name)
+        formats = formats_of(model)
+        if moved:
+            formats = in_force(formats, graph)
+        return cls(chip, matrices, graph, formats, scheme, steps, config, tensors, name, moved)
 
     def table(self) -> Table:
         """What sits where, for `rich.print`."""
@@ -173,8 +204,8 @@ class Deployment:
         from rich.table import Table
 
         table = Table(
-            title=f"{self.name} on {self.design.name}: matrices on {tiles_of(self.matrices, self.chip)} tiles, "
-            f"of which {utilisation(self.matrices, self.chip):.1%} are used",
+            title=f"{self.name} on {self.design.name}: matrices on {tiles_of(self.placed, self.chip)} tiles, "
+            f"of which {utilisation(self.placed, self.chip):.1%} are used",
             box=SIMPLE,
             padding=(0, 1, 0, 0),
         )
@@ -202,7 +233,42 @@ class Deployment:
                 f"{m.input_range:.3g}",
                 adc,
             )
+        for r in self.recurrences:
+            sizes, ranges = [m.inputs for m in r.matrices], [t.output_range for m in r.matrices for t in m.tiles]
+            table.add_row(
+                f"{r.name}: A, B, C, D",
+                "step",
+                f"{max(sizes)} x {max(sizes)}",
+                str(len(sizes)),
+                f"{r.used(self.chip):.1%}",
+                f"{min(r.drive):.3g} to {max(r.drive):.3g}",
+                f"{min(ranges):.3g} to {max(ranges):.3g}",
+            )
         return table
+
+
+def _entry(m: MappedMatrix) -> dict[str, Any]:
+    """What a header says of a matrix."""
+    return {
+        "name": m.name,
+        "module": m.module,
+        "rate": m.rate,
+        "input_range": m.input_range,
+        "input_activity": m.input_activity,
+        "tiles": [asdict(tile) for tile in m.tiles],
+    }
+
+
+def _recurrence(entry: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]], chip: Chip) -> MappedRecurrence:
+    """A recurrence as a file has it; `KeyError`, `TypeError` or `ImcSsmError` for what is missing or wrong."""
+    at = f"recurrence/{entry['module']}"
+    drive, registers = arrays[f"{at}/drive"], arrays[f"{at}/registers"]
+    heads, states, _ = registers.shape
+    parts = parts_on_tiles(heads, states, chip, entry["heads_per_tile"])
+    matrices = tuple(_matrix(m, arrays) for m in entry["matrices"])
+    return MappedRecurrence(
+        entry["name"], entry["module"], entry["heads_per_tile"], drive, registers, matrices, parts
+    )
 
 
 def _matrix(entry: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> MappedMatrix:

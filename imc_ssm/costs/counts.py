@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imc_ssm.chip.crossbars import OnCrossbar
 from imc_ssm.errors import DesignError
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS
 from imc_ssm.graph import Action, Matrix, Operator, Stored
@@ -45,7 +46,7 @@ def on_tiles(deployment: Deployment, operator: Operator) -> tuple[MappedMatrix, 
     """The matrices of an operator that sit on tiles and are read at once; none for one of the digital unit."""
     if isinstance(operator, Matrix):
         return (matrix_of(deployment, operator),)
-    return tuple(getattr(operator, "matrices", ()))
+    return operator.matrices if isinstance(operator, OnCrossbar) else ()
 
 
 def actions_of(deployment: Deployment) -> list[Taken]:
