@@ -12,6 +12,7 @@ import xarray as xr
 from imc_ssm.chip.deployment import Deployment, deployment_of
 from imc_ssm.chip.population import Population
 from imc_ssm.chip.schedules import Maintenance, Moment
+from imc_ssm.chip.streaming_noise import stream_of
 from imc_ssm.chip.subsets import Subset, drawn, standard_errors
 from imc_ssm.datasets import dataset_of
 from imc_ssm.datasets.sequence import SequenceDataset, Split
@@ -25,6 +26,7 @@ from imc_ssm.units import DAY, HOUR, duration, moments, whole
 if TYPE_CHECKING:
     from imc_ssm.chip.linear import Implementation
     from imc_ssm.chip.programming import Noise
+    from imc_ssm.chip.streaming_noise import Within
 
 __all__ = ["DAY", "HOUR", "METRICS", "QUANTILES", "TIMES", "evaluate", "stands"]
 
@@ -59,6 +61,8 @@ def evaluate(
     recalibrate: Any = None,
     implementation: Implementation = "fast",
     noise: Noise = "native",
+    within: Within = "held",
+    step: Any = None,
     device: str = "cpu",
     at_once: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -93,6 +97,11 @@ def evaluate(
     and their drift compensation is measured again (`schedules.Maintenance`); None: never, and at every reading.
     `programmings(time)` and `calibrations(time)` count them.
 
+    `within`: what the devices' slow noise does while sequences run (`Stream`): "held" stands still, all sequences
+    see one reading; "correlated" moves from step to step as its spectrum says, as far as it is faster than a
+    sequence; "white" redraws that in every product. `step`: from one time step to the next, s; None: the analog
+    products of a step, one matrix after the other (`step_latency`).
+
     Chip i of a seed is the same chip whatever else is evaluated, so that designs that differ in one field are
     compared chip by chip. `at_once`: chips that run together, None: 8; no number depends on it but by the rounding
     of float32 sums. With `checkpoint`, metrics are written there as they come and read again by the same
@@ -110,7 +119,8 @@ def evaluate(
     times = cell.usual_times() if times is None else moments(times)
     standing = stands(deployment.chip, upkeep, times)
     part, there = data.split(split), named_device(device)
-    population = Population(deployment, seed, implementation, noise, there)
+    stream = stream_of(deployment.chip, deployment.matrices, part.values.shape[1], within, step)
+    population = Population(deployment, seed, implementation, noise, there, stream)
     check_model_fits(population.model, data)
     apart = sequences is not None and subset == "fresh"
     own = {i: drawn(part, sequences, subset, seed, i) for i in (range(chips) if apart else (0,))}
@@ -120,6 +130,7 @@ def evaluate(
     identity |= {"deployment": deployment.digest(), "implementation": implementation, "noise": noise}
     identity |= {"device": there.type, "data": part.digest(), "sequences": sequences, "subset": subset}
     identity |= {"refresh": upkeep.refresh, "recalibrate": upkeep.recalibrate}
+    identity |= {} if stream is None else {"within": within, "step": stream.step}
     digital = _measured(predict(deployment.digital().to(there), shared), shared, total)
     shapes = {name: (chips, len(times), *np.shape(value)) for name, value in digital.items()}
     out = _resumed(checkpoint, identity, shapes)
@@ -143,6 +154,7 @@ def evaluate(
     about: dict[str, Any] = {"n_test": len(own[0])} | (
         {} if total is None else {"n_split": total, "subset": subset}
     )
+    about |= {} if stream is None else {"within": within, "step": f"{stream.step:.4g} s"}
     about |= {"n_steps": part.counted} if part.per_step and total is None else {}
     return _dataset(out, digital, about, upkeep, times, data)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from imc_ssm.chip.deployment import Deployment
 from imc_ssm.chip.schedules import Moment
+from imc_ssm.chip.streaming_noise import Stream
 from imc_ssm.datasets.sequence import Split
 from imc_ssm.training import at_once, predict
 
@@ -29,10 +30,17 @@ class Population:
     """Chips of a deployment under one seed. A chip of a number is the same chip alone and among others."""
 
     def __init__(
-        self, deployment: Deployment, seed: int, implementation: Implementation, noise: Noise, device: torch.device
+        self,
+        deployment: Deployment,
+        seed: int,
+        implementation: Implementation,
+        noise: Noise,
+        device: torch.device,
+        stream: Stream | None = None,
     ) -> None:
+        """`stream`: what noise does while sequences run (`AnalogLinear.set_time`)."""
         model, self.tiles = deployment.analog(implementation, noise)
-        self.model, self.seed = model.to(device), seed
+        self.model, self.seed, self.stream = model.to(device), seed, stream
         self.device, self.alone = device, implementation != "fast"
         self._written: tuple[tuple[int, ...], int] | None = None
         self._chips = 1
@@ -44,7 +52,7 @@ class Population:
                 tile.program(self.seed, chips, cycle=moment.cycle)
             self._written, self._chips = (tuple(chips), moment.cycle), len(chips)
         for tile in self.tiles:
-            tile.set_time(moment.age, calibrated=moment.calibrated)
+            tile.set_time(moment.age, calibrated=moment.calibrated, stream=self.stream)
         self.model.to(self.device)
 
     def together(self, chips: int | None, parts_differ: bool, split: Split) -> int:

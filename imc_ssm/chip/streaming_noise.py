@@ -8,23 +8,25 @@ in every product. `Stream` says how long they take, `moving_noise` splits the sp
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from imc_ssm.chip.mapping import Tile
+from imc_ssm.chip.mapping import MappedMatrix, Tile
 from imc_ssm.chip.programming import ProgrammedMatrix
-from imc_ssm.devices import Cell
+from imc_ssm.devices import Cell, Chip
 from imc_ssm.devices.moving import add_flicker, add_telegraph
 from imc_ssm.devices.spectra import Flicker, Switching
 from imc_ssm.errors import ConfigError, DesignError, unknown
 from imc_ssm.graph import Rate
+from imc_ssm.units import seconds
 
-__all__ = ["MovingNoise", "Stream", "Within", "moving_noise"]
+__all__ = ["MovingNoise", "Stream", "Within", "moving_noise", "step_latency", "stream_of"]
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
@@ -204,3 +206,24 @@ def moving_noise(programmed: ProgrammedMatrix, time: float, stream: Stream) -> M
         )
     noise = MovingNoise(programmed, time, stream.at(programmed.mapped.rate))
     return noise if noise.moves else None
+
+
+def step_latency(chip: Chip, matrices: Iterable[MappedMatrix]) -> float:
+    """Time of the analog products of a step, one matrix after the other, s.
+
+    The digital unit's own time is not in it: that of a whole step is `latency_step` of `costs.cost`.
+    """
+    return sum(sum(chip.product_latency(m.widest()).values()) for m in matrices if m.rate == "step")
+
+
+def stream_of(
+    chip: Chip, matrices: Iterable[MappedMatrix], steps: int, within: Within, step: Any = None
+) -> Stream | None:
+    """The stream of sequences of `steps`, `step` (`units.seconds`; None: `step_latency`) apart; None: all is held.
+
+    Raises `ConfigError` for what is no time or another word.
+    """
+    if within == "held" and step is None:
+        return None
+    stream = Stream(step_latency(chip, matrices) if step is None else seconds(step), steps, within)
+    return None if within == "held" else stream

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from imc_ssm.chip import AnalogLinear, compile, run_stream
+from imc_ssm.chip import AnalogLinear, compile, evaluate, run_stream
+from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.devices import load_cell, load_design, resolve
 from imc_ssm.errors import ConfigError, DataError, DesignError
@@ -99,6 +100,27 @@ def test_the_same_call_gives_the_same_logits(quantized: Make, digits: SequenceDa
     one, two = (run_stream(model, tiles, u, time="1h", step=1e-6, block=16) for _ in range(2))
     assert torch.equal(one, two)
     assert not torch.equal(one, run_stream(model, tiles, u, time="1h", step=1e-6, block=16, within="held"))
+
+
+def test_evaluation_lets_noise_move(quantized: Make, digits: SequenceDataset) -> None:
+    """Chips of a number are the same alone and among others; a step takes the time of its products."""
+    deployment = compile(quantized(Scheme()), "pcm-256", *calibration_batch(digits, 8, most=50))
+    how: dict[str, Any] = {"times": ["1d"], "sequences": 60}
+    held, plain = (
+        evaluate(deployment, digits, 3, within="held", step=1.0, **how),
+        evaluate(deployment, digits, 3, **how),
+    )
+    assert held.equals(plain)
+    moving = evaluate(deployment, digits, 3, within="correlated", **how)
+    assert moving["accuracy"].attrs["within"] == "correlated"
+    latency = float(cost(deployment)["latency_step"].sel(component=["dac", "cells", "adc"]).sum())
+    assert float(moving["accuracy"].attrs["step"].split()[0]) == pytest.approx(latency, rel=1e-3)
+    alone = evaluate(deployment, digits, 3, within="correlated", at_once=1, **how)
+    assert abs(alone["accuracy"] - moving["accuracy"]).max() < 2
+    slow = evaluate(deployment, digits, 3, within="correlated", step="1min", **how)
+    assert not slow["accuracy"].equals(held["accuracy"])
+    with pytest.raises(ConfigError, match="within 'pink'"):
+        evaluate(deployment, digits, 1, within="pink", **how)  # type: ignore[arg-type]
 
 
 def test_mistakes_are_one_sentence(placed: Placed, quantized: Make, digits: SequenceDataset) -> None:
