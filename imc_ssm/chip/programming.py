@@ -147,7 +147,7 @@ def program(
     Targets are those of `Layout.conductances`, each device with the cell's programming noise.
     What a device keeps for life is drawn here, once. Seeded by (seed, chip, index): a chip is the same alone
     and among others. `cycle`: how often the same devices have been programmed again, each time with new errors
-    (`Cell.reprogram`; aihwkit's models know no device that stays the same).
+    (`Cell.reprogram`; in aihwkit's models nothing but a stuck device stays the same).
 
     Raises `ConfigError` for unknown `noise`, `DesignError` where aihwkit lacks the cell.
     """
@@ -160,7 +160,7 @@ def program(
     devices = model.program(targets, Draws(_seeds(seed, chips, index, 0, "programming")))
     if cycle:
         again = Draws(_seeds(seed, chips, index, cycle, "programming"))
-        devices = cell.reprogram(devices, again) if model is cell else model.program(targets, again)
+        devices = model.reprogram(devices, again)
     return ProgrammedMatrix(mapped, chip, seed, tuple(chips), index, devices, model, cycle)
 
 

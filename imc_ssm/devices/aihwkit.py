@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from imc_ssm.devices.cell import Array, Cell, Draws, Programmed
+from imc_ssm.devices.cell import Array, Draws, Programmed
+from imc_ssm.devices.defects import Failing
 from imc_ssm.devices.fitted import CLOSE
 from imc_ssm.errors import DesignError, shown, unknown
 
@@ -40,7 +41,7 @@ def noise_models() -> dict[str, Any]:
     return {n: cls for n, cls in things.items() if issubclass(cls, BaseNoiseModel) and cls is not BaseNoiseModel}
 
 
-class Aihwkit(Cell):
+class Aihwkit(Failing):
     """The noise model of this name with these arguments, as aihwkit has it: conductances in uS.
 
         noise_model = "HermesNoiseModel"
@@ -149,6 +150,12 @@ class Aihwkit(Cell):
         from imc_ssm.devices.oracle import Reference
 
         return Reference(self).program(target, draws)
+
+    def reprogram(self, devices: Programmed, draws: Draws) -> Programmed:
+        """As in `Cell`: stuck devices stay stuck, all else is drawn anew."""
+        from imc_ssm.devices.oracle import Reference
+
+        return Reference(self).reprogram(devices, draws)
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """As the model does; not below zero."""

@@ -96,6 +96,8 @@ class Programmed:
     """(chips, ...), S: what was written."""
     kept: Array
     """(chips, ...): what each device keeps for life, as its model wants it (a drift exponent); may be empty."""
+    stuck: Array | None = None
+    """(chips, ...): which devices are stuck low (1) and high (2), for life; None: none (`defects.Failing`)."""
 
 
 class Times(Config):
@@ -180,6 +182,19 @@ class Cell(Config):
     @abstractmethod
     def program(self, target: Array, draws: Draws) -> Programmed:
         """Write `target` (...), S, into the devices of every chip of `draws`, with programming noise."""
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Probabilities that a device is stuck low and high."""
+        return 0.0, 0.0
+
+    def defects(self, draws: Draws, shape: tuple[int, ...]) -> Array | None:
+        """Which devices are stuck, as in `Programmed.stuck`; the last that programming draws."""
+        return None
+
+    def held(self, g: Array, stuck: Array | None) -> Array:
+        """`g` (chips, ...), S, with the conductances of stuck devices."""
+        return g
 
     def reprogram(self, devices: Programmed, draws: Draws) -> Programmed:
         """Write the same targets into the same devices again. What a device keeps for life stays as it is.

@@ -72,7 +72,7 @@ class ReramCmo(Fitted):
         """S: what a uS of the fit stands for."""
         return MICRO * self.scale
 
-    def program(self, target: Array, draws: Draws) -> Programmed:
+    def write(self, target: Array, draws: Draws) -> Programmed:
         """As in the class; `kept` is z."""
         sigma = self.unit * polynomial(PROGRAMMING[self.acceptance_range.value], target / self.unit)
         g = target + self.programming_scale * sigma * draws.normal(target.shape)
@@ -91,12 +91,12 @@ class ReramCmo(Fitted):
         g = self._relaxed(devices, time)
         log = np.log10(np.maximum(g, 1))  # the noise of the fit ends at 1 uS, far below its window
         density = self.unit * self.read_scale * READ * log
-        return Flicker(density.astype(np.float32), 1 / (time + FIT_T_READ), 1 / (2 * FIT_T_READ), time)
+        return Flicker(self.working(density, devices.stuck), 1 / (time + FIT_T_READ), 1 / (2 * FIT_T_READ), time)
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """As in the class."""
         g = self.unit * self._relaxed(devices, time) + draws.flicker(self.flicker(devices, time))
-        return self.settle(np.asarray(g, np.float32))
+        return self.held(self.settle(np.asarray(g, np.float32)), devices.stuck)
 
     def reference(self) -> Any:
         """aihwkit's ReRamCMONoiseModel; `DesignError` if aihwkit does not take the acceptance range."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from imc_ssm.devices.cell import Cell
+from imc_ssm.devices.cell import Array, Draws, Programmed
+from imc_ssm.devices.defects import Failing
 
 __all__ = ["Fitted"]
 
@@ -16,7 +18,7 @@ CLOSE = 1e-6
 """Conductances that differ by less than this fraction are the same number."""
 
 
-class Fitted(Cell):
+class Fitted(Failing):
     """A cell whose numbers are a fit over a window of conductances.
 
     A cell that uses a part of the window has the published noise at every conductance: 5 uS is as noisy whatever
@@ -42,6 +44,21 @@ class Fitted(Cell):
     def scale(self) -> float:
         """What conductances of the fit are multiplied by: 1 but for `rescaling`."""
         return 1.0 if self.rescaling is None else self.g_max.value / self.window[1]
+
+    @abstractmethod
+    def write(self, target: Array, draws: Draws) -> Programmed:
+        """As `program`, if all devices worked."""
+
+    def program(self, target: Array, draws: Draws) -> Programmed:
+        """As in the class, `write` and stuck devices."""
+        return self._with(self.write(target, draws), self.defects(draws, target.shape))
+
+    def reprogram(self, devices: Programmed, draws: Draws) -> Programmed:
+        """As in `Cell`: stuck devices stay stuck, all else is drawn anew."""
+        return self._with(self.write(devices.target, draws), devices.stuck)
+
+    def _with(self, written: Programmed, stuck: Array | None) -> Programmed:
+        return replace(written, g=self.held(written.g, stuck), stuck=stuck)
 
     @model_validator(mode="after")
     def _inside(self) -> Self:

@@ -10,16 +10,15 @@ import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from imc_ssm.config import Config
-from imc_ssm.devices.cell import Array, Cell, Draws, Programmed
-from imc_ssm.devices.library import Cited, Conductance, Duration, Rate, Share, Signed
+from imc_ssm.devices.cell import Array, Draws, Programmed
+from imc_ssm.devices.defects import Failing
+from imc_ssm.devices.library import Cited, Duration, Rate, Share, Signed
 from imc_ssm.devices.spectra import OCTAVES, Flicker, Switching
 
 __all__ = ["Deviation", "Drift", "DriftTable", "Generic"]
 
 MOST = 10.0
 """A relative deviation or change above this is a typing mistake (percent for a fraction)."""
-WORKS, LOW, HIGH = 0.0, 1.0, 2.0
-"""What `Programmed.kept` says of a device."""
 
 
 def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -158,7 +157,7 @@ class TelegraphNoise(Config):
     """Switches a second, log-uniform over devices: each stays 1 / rate in a state, in the mean."""
 
 
-class Generic(Cell):
+class Generic(Failing):
     """Programming error, drift, retention, read noise and stuck devices; what is not given does not happen:
 
         G_prog = G + sigma(G) N(0, 1)                  sigma: `programming_error` at the target
@@ -191,14 +190,6 @@ class Generic(Cell):
     """Where that noise lies; None: from 1 / `times.latest` to the fastest that readings see, 1 / 2 `t_read`."""
     telegraph: TelegraphNoise | None = None
     """Random telegraph noise, beside `read_noise`."""
-    stuck_low: Share | None = None
-    """Probability that a device is stuck at `g_stuck_low`."""
-    stuck_high: Share | None = None
-    """Probability that a device is stuck at `g_stuck_high`."""
-    g_stuck_low: Conductance | None = None
-    """Conductance of a device that is stuck low, S; None = g_min."""
-    g_stuck_high: Conductance | None = None
-    """Conductance of a device that is stuck high, S; None = g_max."""
 
     @field_validator("retention")
     @classmethod
@@ -211,48 +202,31 @@ class Generic(Cell):
     def _consistent(self) -> Self:
         if self.drift is not None and self.drift_table is not None:
             raise ValueError("give drift or drift_table, not both")
-        if sum(self.rates) > 1:
-            raise ValueError(f"stuck_low + stuck_high = {sum(self.rates):g}; allowed is at most 1")
         if self.read_noise_1f is not None and self.read_noise is None:
             raise ValueError("read_noise_1f is a share of read_noise, which is missing")
         if self.read_noise_band is not None and self.read_noise_1f is None:
             raise ValueError("read_noise_band is where read_noise_1f lies, which is missing")
         return self
 
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Probabilities that a device is stuck low and high."""
-        low, high = self.stuck_low, self.stuck_high
-        return 0.0 if low is None else low.value, 0.0 if high is None else high.value
-
     def program(self, target: Array, draws: Draws) -> Programmed:
-        """As in the class; `kept` is (chips, 2, ...): z of the drift, and which devices are stuck."""
-        # All three are always drawn, and a device is stuck by one uniform number: chips of two cells that differ
-        # in one field are the same chips but for it, and a higher rate adds stuck devices to those of a lower one.
-        noise, z, uniform = draws.normal(target.shape), draws.normal(target.shape), draws.uniform(target.shape)
-        low, high = self.rates
-        stuck = np.where(uniform < low, np.float32(LOW), np.where(uniform >= 1 - high, HIGH, WORKS))
-        return self._written(target, noise, np.stack([z, stuck.astype(np.float32)], axis=1))
+        """As in the class; `kept` is z of the drift."""
+        # Noise and z are always drawn: chips of two cells that differ in one field are the same chips but for it.
+        noise, z = draws.normal(target.shape), draws.normal(target.shape)
+        return self._written(target, noise, z, self.defects(draws, target.shape))
 
     def reprogram(self, devices: Programmed, draws: Draws) -> Programmed:
         """As in `Cell`: the drift of a device and whether it is stuck are its own for life."""
-        return self._written(devices.target, draws.normal(devices.target.shape), devices.kept)
+        return self._written(devices.target, draws.normal(devices.target.shape), devices.kept, devices.stuck)
 
-    def _written(self, target: Array, noise: Array, kept: Array) -> Programmed:
+    def _written(self, target: Array, noise: Array, kept: Array, stuck: Array | None) -> Programmed:
         g = np.broadcast_to(target, noise.shape)
         if self.programming_error is not None:
             g = g + self.programming_scale * self.programming_error.at(target) * noise
-        return Programmed(target, self._held(self.settle(np.asarray(g, np.float32)), kept), kept)
-
-    def _held(self, g: Array, kept: Array) -> Array:
-        """`g` with the conductances of stuck devices."""
-        low, high = self.g_stuck_low or self.g_min, self.g_stuck_high or self.g_max
-        g = np.where(kept[:, 1] == LOW, np.float32(low.value), g)
-        return np.where(kept[:, 1] == HIGH, np.float32(high.value), g)
+        return Programmed(target, self.held(self.settle(np.asarray(g, np.float32)), stuck), kept, stuck)
 
     def _drifted(self, devices: Programmed, time: float) -> Array:
         """S, without noise."""
-        g, z = devices.g, devices.kept[:, 0]
+        g, z = devices.g, devices.kept
         if self.drift is not None:
             mean, spread = self.drift.exponent.value, self.drift.spread.value if self.drift.spread else 0.0
             first = self.drift.t_0.value
@@ -272,14 +246,14 @@ class Generic(Cell):
         band = self.read_noise_band
         low, high = (band.low.value, band.high.value) if band is not None else self._widest
         density = math.sqrt(self._slow / math.log(high / low)) * self.read_noise.at(self._drifted(devices, time))
-        return Flicker(self._working(density, devices), low, high, time)
+        return Flicker(self.working(density, devices.stuck), low, high, time)
 
     def switching(self, devices: Programmed, time: float, draws: Draws) -> Switching | None:
         """As in the class; none of stuck devices."""
         own = self.telegraph
         if own is None:
             return None
-        deviation = self._working(own.deviation.at(self._drifted(devices, time)), devices)
+        deviation = self.working(own.deviation.at(self._drifted(devices, time)), devices.stuck)
         from imc_ssm.devices.processes import switching_rates
 
         keys, band = draws.keys("telegraph rates"), (own.rates.low.value, own.rates.high.value)
@@ -289,16 +263,13 @@ class Generic(Cell):
         """As in the class, but for the fast part of the noise."""
         g = self._drifted(devices, time) + draws.flicker(self.flicker(devices, time))
         g = g + draws.switching(self.switching(devices, time, draws))
-        return self._held(self.settle(np.asarray(g, np.float32)), devices.kept)
+        return self.held(self.settle(np.asarray(g, np.float32)), devices.stuck)
 
     @property
     def _widest(self) -> tuple[float, float]:
         """The band of 1/f noise whose band is not said, Hz."""
         high = 1 / (2 * self.t_read.value)
         return min(1 / self.times.latest, high / 2), high
-
-    def _working(self, noise: Array, devices: Programmed) -> Array:
-        return np.where(devices.kept[:, 1] == WORKS, noise, np.float32(0)).astype(np.float32)
 
     @property
     def _slow(self) -> float:
@@ -308,4 +279,4 @@ class Generic(Cell):
         """As in `Cell`: s(G) sqrt(1 - f), none of stuck devices."""
         if self.read_noise is None or self._slow == 1:
             return None
-        return self._working(math.sqrt(1 - self._slow) * self.read_noise.at(g), devices)
+        return self.working(math.sqrt(1 - self._slow) * self.read_noise.at(g), devices.stuck)

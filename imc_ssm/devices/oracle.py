@@ -63,13 +63,22 @@ class Reference:
 
     def program(self, target: npt.NDArray[np.float32], draws: Draws) -> Programmed:
         """As `Cell.program`; `kept` is what aihwkit calls drift coefficients: exponents, or the targets."""
+        return self._written(target, draws, self.cell.defects(draws, target.shape))  # aihwkit has no stuck devices
+
+    def reprogram(self, devices: Programmed, draws: Draws) -> Programmed:
+        """As `Cell.reprogram`: stuck devices stay stuck, all else is drawn anew."""
+        return self._written(devices.target, draws, devices.stuck)
+
+    def _written(
+        self, target: npt.NDArray[np.float32], draws: Draws, stuck: npt.NDArray[np.float32] | None
+    ) -> Programmed:
         written, kept = [], []
         for seed in draws.seeds:
             with self._quiet(), generator_at(seed):
                 g = self.model.apply_programming_noise_to_conductance(self._counted(target))
                 written.append(self._siemens(g))
                 kept.append(self.model.generate_drift_coefficients(self._counted(target)).numpy())
-        return Programmed(target, np.stack(written), np.stack(kept))
+        return Programmed(target, self.cell.held(np.stack(written), stuck), np.stack(kept), stuck)
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> npt.NDArray[np.float32]:
         """As `Cell.read`."""
@@ -81,4 +90,4 @@ class Reference:
             with self._quiet(), generator_at(seed):
                 later = self.model.apply_drift_noise_to_conductance(self._counted(g), torch.from_numpy(kept), time)
             out.append(self._siemens(later))
-        return np.stack(out)
+        return self.cell.held(np.stack(out), devices.stuck)

@@ -62,7 +62,7 @@ class PhaseChange(Fitted):
     def relative_noise(self, x: Array) -> Array:
         """q(x), of the 1/f noise, for x as programmed."""
 
-    def program(self, target: Array, draws: Draws) -> Programmed:
+    def write(self, target: Array, draws: Draws) -> Programmed:
         """As in the class; `kept` are the drift exponents nu."""
         x = target / self.fit_g_max
         sigma = self.programming(x) * (self.fit_g_max / (self.window[1] / MICRO))  # S: the fit is in uS
@@ -81,11 +81,17 @@ class PhaseChange(Fitted):
             return None
         elapsed = time + self.t_0.value
         density = self.read_scale * self.relative_noise(devices.g / self.fit_g_max) * self._drifted(devices, time)
-        return Flicker(density, 1 / (elapsed + self.fit_t_read), 1 / (2 * self.fit_t_read), elapsed)
+        return Flicker(
+            self.working(density, devices.stuck),
+            1 / (elapsed + self.fit_t_read),
+            1 / (2 * self.fit_t_read),
+            elapsed,
+        )
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """As in the class."""
-        return self.settle(self._drifted(devices, time) + draws.flicker(self.flicker(devices, time)))
+        g = self.settle(self._drifted(devices, time) + draws.flicker(self.flicker(devices, time)))
+        return self.held(g, devices.stuck)
 
     def reference_arguments(self) -> dict[str, Any]:
         """What aihwkit's models of phase-change memory are made with."""

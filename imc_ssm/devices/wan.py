@@ -47,14 +47,14 @@ class ReramWan2022(Fitted):
         sigma = MICRO * self.scale * polynomial(SPREAD[time], target / self.fit_g_max)
         return self.settle(target + self.programming_scale * sigma * z)
 
-    def program(self, target: Array, draws: Draws) -> Programmed:
+    def write(self, target: Array, draws: Draws) -> Programmed:
         """The spread at the first time; `kept` is z."""
         z = draws.normal(target.shape)
         return Programmed(target, self._spread(target, z, min(SPREAD)), z)
 
     def read(self, devices: Programmed, time: float, draws: Draws) -> Array:
         """As in the class; the programmed state at the first time."""
-        return self._spread(devices.target, devices.kept, time)
+        return self.held(self._spread(devices.target, devices.kept, time), devices.stuck)
 
     def reference(self) -> Any:
         """aihwkit's ReRamWan2022NoiseModel, at the g_max of the fit: its default stretches it 1.6 times."""

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from imc_ssm.chip import map_matrix, program
-from imc_ssm.devices import Draws, Generic, device_names, load_cell, resolve
+from imc_ssm.chip import Reference, map_matrix, program
+from imc_ssm.devices import Cited, Draws, device_names, load_cell, resolve
 
 N, P = 40_000, 1e-5
 DAY = 86400.0
@@ -117,17 +117,60 @@ def test_relaxation() -> None:
 
 
 @pytest.mark.parametrize("name", device_names("cells"))
-def test_stuck_rates(name: str) -> None:
-    """The rate of the TOML lies in the Clopper-Pearson interval (1 - 1e-5) of 200,000 devices, low and high."""
+@pytest.mark.parametrize("given", [False, True])
+def test_stuck_rates(name: str, given: bool) -> None:
+    """The rate of the TOML, or a given one, lies in the Clopper-Pearson interval (1 - 1e-5) of 200,000 devices.
+
+    They are the same devices at every time and when all is written again, without noise.
+    """
     cell = load_cell(name)
-    low, high = cell.rates if isinstance(cell, Generic) else (0.0, 0.0)
+    ends = (0.25 * cell.g_min.value, 1.25 * cell.g_max.value)
+    if given:
+        rates = (Cited(value=r, unit="1", source="assumed: a test") for r in (0.02, 0.005))
+        at = (Cited(value=g, unit="S", source="assumed: a test") for g in ends)
+        cell = cell.with_(
+            dict(zip(("stuck_low", "stuck_high", "g_stuck_low", "g_stuck_high"), (*rates, *at), strict=True))
+        )
+        assert cell.rates == (0.02, 0.005)
     middle = np.full(5 * N, cell.g_min.value + 0.5 * cell.span, np.float32)
-    g = cell.program(middle, Draws([11])).g[0]
-    for end, rate in ((cell.g_min.value, low), (cell.g_max.value, high)):
-        stuck = int((g == np.float32(end)).sum())
-        interval = stats.binomtest(stuck, g.size).proportion_ci(1 - P)
+    devices = cell.program(middle, Draws([11]))
+    if sum(cell.rates) == 0:
+        assert devices.stuck is None
+        return
+    assert devices.stuck is not None
+    for state, rate in enumerate(cell.rates, 1):
+        interval = stats.binomtest(int((devices.stuck == state).sum()), middle.size).proportion_ci(1 - P)
         assert interval.low <= rate <= interval.high
-        assert (stuck > 0) == (rate > 0)
+    again = cell.reprogram(devices, Draws([12]))
+    time = cell.usual_times()[-1]
+    readings = (devices.g, again.g, cell.read(devices, time, Draws([13], [14])))
+    for state in (1, 2):
+        stuck = devices.stuck == state
+        for g in readings:
+            assert np.unique(g[stuck]).size == 1
+            if given:
+                assert g[stuck][0] == np.float32(ends[state - 1])
+    fast = cell.fast_noise(devices, readings[-1])
+    assert fast is None or not fast[devices.stuck > 0].any()
+
+
+@pytest.mark.parametrize("name", device_names("cells"))
+def test_stuck_devices_leave_the_others_as_they_are(name: str) -> None:
+    """Chips of two rates are the same chips but for the devices that are stuck, also through aihwkit."""
+    cell = load_cell(name)
+    rates = [Cited(value=rate, unit="1", source="assumed: a test") for rate in (0.01, 0.03)]
+    target = np.full(4000, cell.g_min.value + 0.5 * cell.span, np.float32)
+    few, many = (cell.with_(stuck_low=rate, stuck_high=rate).program(target, Draws([5])) for rate in rates)
+    assert few.stuck is not None
+    assert many.stuck is not None
+    assert (few.stuck[few.stuck > 0] == many.stuck[few.stuck > 0]).all()
+    works = many.stuck == 0
+    np.testing.assert_array_equal(few.g[works], many.g[works])
+    np.testing.assert_array_equal(cell.program(target, Draws([5])).g[works & (few.stuck == 0)], few.g[works])
+    if cell.model != "generic":
+        oracle = Reference(cell.with_(stuck_low=rates[1])).program(target, Draws([5]))
+        assert oracle.stuck is not None
+        assert (oracle.g[oracle.stuck == 1] == np.float32(cell.g_min.value)).all()
 
 
 @pytest.mark.parametrize("name", device_names("cells"))

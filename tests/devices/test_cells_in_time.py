@@ -131,7 +131,7 @@ def test_generic_telegraph_noise() -> None:
     cell = cell_of(telegraph=own, stuck_low=number(0.1))
     devices = programmed(cell)
     g = float(devices.target[0])
-    reading, stuck = read(cell, devices, 60.0), devices.kept[0, 1] != 0
+    reading, stuck = read(cell, devices, 60.0), devices.stuck[0] != 0
     assert (reading[stuck] == devices.g[0, stuck]).all()
     up, down = (np.isclose(reading, g * (1 + sign * 0.05)) for sign in (1, -1))
     assert ((up | down) == (reading != devices.g[0])).all()
