@@ -332,9 +332,11 @@ def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
         )
 
 
-_SEQUENCES, _VALUES = 500, 500 * 784 * 16
+_SEQUENCES, _VALUES = 500, 250 * 784 * 16
 """Sequences, and values of an activation, that a model is run on at a time. In a deep quantized model a value
-takes up to 200 bytes: rows twice as wide before gates, sums in double precision."""
+takes up to 200 bytes: rows twice as wide before gates, sums in double precision. Rows twice as wide of so many
+values are 25 MB: what is larger than 32 MB, glibc gives back to the system and fetches anew at every step (twice as
+many values took 1.2 to 1.7 times as long)."""
 
 
 def at_once(model: nn.Module, split: Split) -> int:
@@ -348,7 +350,7 @@ def predict(model: nn.Module, split: Split, batch: int | None = None) -> np.ndar
     """What the model finds for a split, in evaluation mode, where it lies.
 
     `batch`: sequences at a time; None: 500, fewer where they are so long, or the model so wide, that these would
-    take more than about a gigabyte.
+    take more than about half a gigabyte.
 
     Classes: int64 (n,) or (n, time); -1, which no label is, where a logit is not finite (such an answer is neither
     right nor wrong), and behind the end of a sequence. Values: float32 (n, K) or (n, time, K), NaN behind the end.
