@@ -335,8 +335,8 @@ def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
 _SEQUENCES, _VALUES = 500, 250 * 784 * 16
 """Sequences, and values of an activation, that a model is run on at a time. In a deep quantized model a value
 takes up to 200 bytes: rows twice as wide before gates, sums in double precision. Rows twice as wide of so many
-values are 25 MB: what is larger than 32 MB, glibc gives back to the system and fetches anew at every step (twice as
-many values took 1.2 to 1.7 times as long)."""
+values are 25 MB: what is larger than 32 MB, glibc gives back to the system and fetches anew at every step (twice
+as many values took 1.2 to 1.7 times as long)."""
 
 
 def at_once(model: nn.Module, split: Split) -> int:

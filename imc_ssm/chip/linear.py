@@ -17,8 +17,9 @@ from imc_ssm.chip.mapping import Floats, MappedMatrix
 from imc_ssm.chip.programming import Noise, ProgrammedMatrix, program
 from imc_ssm.chip.reference import GLOBAL, probe_cpp, reference_tile
 from imc_ssm.chip.streaming_noise import APART, MovingNoise, Stream, moving_noise
-from imc_ssm.devices import Chip, Draws, Transfers, stream_seed
+from imc_ssm.devices import Chip, Converter, Draws, Transfers, stream_seed
 from imc_ssm.errors import ConfigError, DataError, DesignError, unknown
+from imc_ssm.kernels import room_for, tile_product
 from imc_ssm.kernels.device import single_precision
 
 __all__ = ["AnalogLinear", "Implementation"]
@@ -27,7 +28,7 @@ Numbers = npt.NDArray[np.float64]
 Implementation = Literal["fast", "aihwkit", "aihwkit-cpp"]
 _IMPLEMENTATIONS = ("aihwkit", "aihwkit-cpp", "fast")
 _CHUNK = 1 << 19
-"""Numbers worked on at once by "fast": 2 MB of float32 stay in the cache between passes (measured best of
+"""Numbers worked on at once step by step: 2 MB of float32 stay in the cache between passes (measured best of
 2^14 to 2^30; smaller pieces lose more to starting threads than they gain)."""
 
 
@@ -45,13 +46,15 @@ class AnalogLinear(nn.Module):
     `set_time` ages them, and says what noise does while sequences run (`Stream`; None: it stands still). With
     several chips the first axis of the input is (chip, sequence), chip by chip.
 
-    `implementation`: "fast" (the formula above, in place, in pieces that fit
-    the cache), "aihwkit" (every tile is aihwkit's torch tile, with noise and bound management off),
-    "aihwkit-cpp" (its C++ tile, where it runs; `DesignError` where it does not). Both program with the library's
-    own cells unless `noise="aihwkit"`.
+    `implementation`: "fast" (the formula above, in one pass over all chips, `kernels.tile_product`; converters
+    with nonlinearity, several pulses or a rule of their own, and noise that moves, take a pass for each step),
+    "aihwkit" (every tile is aihwkit's torch tile, with noise and bound management off), "aihwkit-cpp" (its C++
+    tile, where it runs; `DesignError` where it does not). All program with the library's own cells unless
+    `noise="aihwkit"`.
 
-    Random numbers: with "fast" generators of its own; all are seeded by (seed, chip, index, time), and
-    successive calls continue the streams. `index` is the matrix's place on the chip.
+    Random numbers: all are seeded by (seed, chip, index, time), where `index` is the matrix's place on the chip,
+    and successive calls continue the streams. In one pass they are functions of the seed and the number of the
+    product since `set_time`: whatever the batch, the threads and the device.
 
     The gradient is straight-through: that of the sums without noise and rounding, zero where a converter
     saturates. It reaches the input, and so what is in front; the weights are conductances, no parameters.
@@ -97,6 +100,8 @@ class AnalogLinear(nn.Module):
         self._moving: MovingNoise | None = None
         self._units: list[Numbers] = []
         self._position, self._start = 0, math.nan
+        self._drawn = 0
+        """Products of a chip since its noise was seeded."""
         bias = None if mapped.bias is None else torch.from_numpy(mapped.bias.copy())
         self.register_buffer("bias", bias, persistent=False)
         self.bias: Tensor | None
@@ -172,7 +177,7 @@ class AnalogLinear(nn.Module):
         mapped, of, design = self.mapped, self.programmed, self.chip.design
         if of is not None:
             self._seeds = tuple(of.seeds("read", str(self.time)))
-        self._generators, self._global_state = {}, None
+        self._generators, self._global_state, self._drawn = {}, None, 0
         self._tiles, self._units = [[] for _ in range(len(sliced))], []
         alphas = {
             part: factors(before[(..., *_cut(part))], measured[(..., *_cut(part))], design.drift_compensation)
@@ -204,8 +209,10 @@ class AnalogLinear(nn.Module):
             self._units.append(np.broadcast_to(step * gain, (len(sliced), 1, factor.shape[-1]))[:, 0])
             self._keep(f"offset{index}", None if errors is None else errors.offset)
             self._keep(f"inl{index}", None if errors is None else errors.inl)
+            seeds = None if of is None else np.array(of.seeds("read", str(self.time), index), np.int64)
+            self._keep(f"seed{index}", seeds)
 
-    def _keep(self, name: str, value: Floats | None) -> None:
+    def _keep(self, name: str, value: npt.NDArray[Any] | None) -> None:
         """A buffer that goes where the layer goes, and into no file."""
         kept = None if value is None else torch.from_numpy(np.ascontiguousarray(value))
         self.register_buffer(name, kept, persistent=False)
@@ -257,25 +264,70 @@ class AnalogLinear(nn.Module):
                 f"{self.mapped.name!r} is {self.chips} chips and takes ({self.chips} x sequences, ..., "
                 f"{self.mapped.inputs}), got {tuple(x.shape)}"
             )
-        flat = x.detach().reshape(self.chips, -1, self.mapped.inputs).to(torch.float32)
-        y = flat.new_empty(*flat.shape[:2], self.mapped.outputs)
-        rows = max(1, _CHUNK // max(self.mapped.inputs, self.mapped.outputs))
+        abreast = x.ndim == 2 and self.mapped.rate == "step"  # a step of sequences side by side
         with torch.no_grad():
-            if self.implementation == "fast":
-                abreast = x.ndim == 2 and self.mapped.rate == "step"  # a step of sequences side by side
-                for chip in range(self.chips):
-                    for start in range(0, flat.shape[1], rows):
-                        piece = slice(start, start + rows)
-                        first = self._position + start * (APART if abreast else 1)
-                        self._fast(flat[chip, piece], y[chip, piece], chip, first, abreast)
-                self._position += 1 if abreast else flat.shape[1]
-            else:
-                self._aihwkit(flat, y)
-        y = y.reshape(*x.shape[:-1], self.mapped.outputs)
+            y = self._fused(x) if self._in_one_pass else self._in_steps(x, abreast)
+        products = x.numel() // (self.mapped.inputs * self.chips)
+        self._drawn += products
+        self._position += 1 if abreast else products
         if torch.is_grad_enabled() and x.requires_grad:
             smooth = self._smooth(x).to(y.dtype)
             y = y + (smooth - smooth.detach())
         return y
+
+    @property
+    def _in_one_pass(self) -> bool:
+        """Whether the fused product computes what these converters and devices do."""
+        dac, adc, moving = self.chip.dac, self.chip.adc, self._moving
+        plain = all(
+            getattr(type(of), name) is getattr(Converter, name)
+            for of in (dac, adc)
+            for name in ("convert_", "transfer", "drives")
+        )
+        moves = moving is not None and moving.followed
+        return self.implementation == "fast" and plain and dac.pulses == 1 and not adc.inl and not moves
+
+    def _fused(self, x: Tensor) -> Tensor:
+        """The formula of the class, each tile of all chips in one pass."""
+        dac, adc, mapped = self.chip.dac, self.chip.adc, self.mapped
+        shape = (self.chips, x.shape[0] // self.chips, *x.shape[1:]) if x.ndim > 1 else (1, 1, -1)
+        given = x.detach().to(torch.float32).view(shape)  # splits the first axis, wherever the numbers lie
+        y = room_for(given, self.chips, mapped.outputs)
+        for index, tile in enumerate(mapped.tiles):
+            columns, first = slice(*tile.column), tile.row[0] == 0 and tile.slice == 0
+            tile_product(
+                given[..., slice(*tile.row)],
+                getattr(self, f"weight{index}"),
+                full_scale=mapped.input_range,
+                step_in=dac.step,
+                codes_in=dac.codes,
+                codes_out=adc.codes,
+                factor=getattr(self, f"factor{index}"),
+                bias=self.bias[columns] if first and self.bias is not None else None,
+                spread=self._spread(index),
+                offset=getattr(self, f"offset{index}"),
+                variance=getattr(self, f"variance{index}"),
+                seed=getattr(self, f"seed{index}"),
+                position=self._drawn,
+                out=y[..., columns],
+                add=not first,
+            )
+        return y.reshape(*x.shape[:-1], mapped.outputs)
+
+    def _in_steps(self, x: Tensor, abreast: bool) -> Tensor:
+        """The same in pieces, step by step, or through aihwkit's tiles."""
+        flat = x.detach().reshape(self.chips, -1, self.mapped.inputs).to(torch.float32)
+        y = flat.new_empty(*flat.shape[:2], self.mapped.outputs)
+        rows = max(1, _CHUNK // max(self.mapped.inputs, self.mapped.outputs))
+        if self.implementation == "fast":
+            for chip in range(self.chips):
+                for start in range(0, flat.shape[1], rows):
+                    piece = slice(start, start + rows)
+                    first = self._position + start * (APART if abreast else 1)
+                    self._fast(flat[chip, piece], y[chip, piece], chip, first, abreast)
+        else:
+            self._aihwkit(flat, y)
+        return y.reshape(*x.shape[:-1], self.mapped.outputs)
 
     @property
     def weight(self) -> Tensor:

@@ -139,6 +139,11 @@ class MovingNoise:
         """Whether there is any."""
         return not (self.variance is None and self._density is None and self._switching is None)
 
+    @property
+    def followed(self) -> bool:
+        """Whether some of it is correlated from product to product, or all is `variance`."""
+        return self._density is not None or self._switching is not None
+
     def sums(
         self, drive: Tensor, chip: int, tile: int, place: Tile, first: int, *, abreast: bool
     ) -> Tensor | None:
@@ -147,7 +152,7 @@ class MovingNoise:
         `tile`: its number; `first`: the number of the first product. The others follow; `abreast`: they are those
         of streams that run side by side. None: nothing but `variance`.
         """
-        if self._density is None and self._switching is None:
+        if not self.followed:
             return None
         inputs = np.ascontiguousarray(drive.detach().cpu().numpy())
         part = (place.slice, slice(*place.row), slice(*place.column))

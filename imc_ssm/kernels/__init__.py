@@ -13,7 +13,7 @@ from imc_ssm.kernels.mimo import StateScanUnit, state_scan
 from imc_ssm.kernels.operators import Pass, using
 from imc_ssm.kernels.ranges import drawn, full_scale, state_range, value_range
 from imc_ssm.kernels.scan import diagonal_scan
-from imc_ssm.kernels.tile import tile_product
+from imc_ssm.kernels.tile import room_for, tile_product
 from imc_ssm.kernels.unit import ScanUnit
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "look_up",
     "mean",
     "quantize",
+    "room_for",
     "scale_add",
     "state_range",
     "state_scan",

@@ -81,6 +81,10 @@ def tile_product(
 ) -> None:
     chips, _, outputs = weight.shape
     drive, (low, high) = converted(x, converters), converters[4:]
+    base = None if bias is None else bias[None, None]
+    if add:
+        there = out.reshape(chips, -1, outputs)
+        base = there if base is None else there + base
     products, y = drive.shape[1], []
     rows = max(1, PIECE // max(chips * outputs, 1))
     for start in range(0, products, rows):
@@ -97,9 +101,8 @@ def tile_product(
             sums = sums + sigma * normals(seeds, position + start, part.shape[1], outputs)
         # In double precision, where the products of codes are exact: rounded once, as a fused multiply-add is.
         exact = sums.round().clamp(low, high).double() * factor.double()[:, None]
-        y.append((exact if bias is None else exact + bias.double()).float())
-    whole = torch.cat(y, dim=1).reshape(out.shape) if y else out
-    if add:
-        out.add_(whole)
-    else:
-        out.copy_(whole)
+        if base is not None:
+            exact = exact + (base[:, start : start + rows] if add else base).double()
+        y.append(exact.float())
+    if y:
+        out.copy_(torch.cat(y, dim=1).reshape(out.shape))

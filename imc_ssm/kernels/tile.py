@@ -11,7 +11,7 @@ from imc_ssm.errors import DataError
 from imc_ssm.kernels import cuda_tile, plain_tile, tile_cpu
 from imc_ssm.kernels.operators import Pass
 
-__all__ = ["tile_product"]
+__all__ = ["room_for", "tile_product"]
 
 TILE = Pass(
     "tile_product(Tensor x, Tensor weight, Tensor? variance, Tensor? offset, Tensor? spread, Tensor factor, "
@@ -38,17 +38,19 @@ def tile_product(
     seed: Tensor | None = None,
     position: int = 0,
     out: Tensor | None = None,
+    add: bool = True,
 ) -> Tensor:
     """One tile of every chip: DAC, column sums with noise, ADC, and the factor from its codes to the output.
 
         d_i = clip(round(x_i / full_scale / step_in), codes_in)
         s_j = offset_j + sum_i d_i w_ij + sigma_j N(0, 1)           sigma_j^2 = spread_j^2 + sum_i d_i^2 v_ij
-        y_j = factor_j clip(round(s_j), codes_out) + bias_j         rounded once; round: half to even
+        y_j = factor_j clip(round(s_j), codes_out) + bias_j         rounded once (fma); round: half to even
 
     x (chips or 1, ..., inputs), weight and variance (chips, inputs, outputs) in ADC codes per DAC code, spread,
     offset (ADC codes) and factor (chips, outputs), bias (outputs,), all float32; seed (chips,) int64. Returns
-    (chips, ..., outputs) in the memory order of x (channels last, or time last of x (chips, batch, time, inputs));
-    y is added to `out` where one is given, which may be a part of a larger tensor.
+    (chips, ..., outputs) in the memory order of x (channels last, or time last of x (chips, batch, time, inputs)).
+    Where `out` is given, which may be a part of a larger tensor, y is written there, or with `add` the product is
+    added to it (out_j + bias_j stands for bias_j).
 
     The noise of a product is a function of seed, number of the product and output: `position` is the number of the
     first vector of x, of every chip, the others follow in order. So it does not depend on how many are computed at
@@ -84,10 +86,18 @@ def tile_product(
         y = _like(drive, chips, outputs) if target is None else target
         converters = [float(v) for v in (full_scale, step_in, *codes_in, *codes_out)]
         tables = (weight.detach(), variance, offset, width, factor, bias, seeds.contiguous())
-        TILE(drive, *tables, int(position), converters, y, target is not None)
+        TILE(drive, *tables, int(position), converters, y, target is not None and add)
         if out is None:
             return y.reshape(chips, *x.shape[1:-1], outputs)
-        return out if target is not None else out.add_(y.reshape(out.shape))
+        if target is None:
+            y = y.reshape(out.shape)
+            return out.add_(y) if add else out.copy_(y)
+        return out
+
+
+def room_for(x: Tensor, chips: int, outputs: int) -> Tensor:
+    """An empty tensor (chips, ..., outputs) in the memory order in which `tile_product` of x returns its own."""
+    return _like(_planes(x), chips, outputs).reshape(chips, *x.shape[1:-1], outputs)
 
 
 def _checked(x: Tensor, weight: Tensor, full_scale: float, step_in: float, position: int) -> int:

@@ -178,12 +178,14 @@ def _decode(
     spread: Array,
     factor: Array,
     bias: Array,
+    before: Array,
     converters: Any,
     noisy: bool,
     varies: bool,
+    add: bool,
 ) -> None:
-    """sums (output, PANEL) become factor clip(round(sum + sigma n)) + bias, rounded once, in place."""
-    at, more = pointer(sums), pointer(squares)
+    """sums (output, PANEL) become factor clip(round(sum + sigma n)) + bias (+ before), rounded once, in place."""
+    at, more, there = pointer(sums), pointer(squares), pointer(before)
     sigmas, factors, biases = pointer(spread), pointer(factor), pointer(bias)
     low, high = broadcast(converters[4]), broadcast(converters[5])
     for g in range(0, outputs, WIDE):
@@ -199,49 +201,35 @@ def _decode(
                     d3 = root(fma(d3, d3, load(more, p + 3 * PANEL)))
                 s0, s1, s2, s3 = fma(d0, z0, s0), fma(d1, z1, s1), fma(d2, z2, s2), fma(d3, z3, s3)
             s0, s1, s2, s3 = rint(s0), rint(s1), rint(s2), rint(s3)
-            store(at, p, fma(clamp(s0, low, high), splat(factors, g), splat(biases, g)))
-            store(at, p + PANEL, fma(clamp(s1, low, high), splat(factors, g + 1), splat(biases, g + 1)))
-            store(at, p + 2 * PANEL, fma(clamp(s2, low, high), splat(factors, g + 2), splat(biases, g + 2)))
-            store(at, p + 3 * PANEL, fma(clamp(s3, low, high), splat(factors, g + 3), splat(biases, g + 3)))
+            b0, b1, b2, b3 = splat(biases, g), splat(biases, g + 1), splat(biases, g + 2), splat(biases, g + 3)
+            if add:
+                b0, b1 = b0 + load(there, p), b1 + load(there, p + PANEL)
+                b2, b3 = b2 + load(there, p + 2 * PANEL), b3 + load(there, p + 3 * PANEL)
+            store(at, p, fma(clamp(s0, low, high), splat(factors, g), b0))
+            store(at, p + PANEL, fma(clamp(s1, low, high), splat(factors, g + 1), b1))
+            store(at, p + 2 * PANEL, fma(clamp(s2, low, high), splat(factors, g + 2), b2))
+            store(at, p + 3 * PANEL, fma(clamp(s3, low, high), splat(factors, g + 3), b3))
 
 
 @compiled
 def _scatter(
-    sums: Array,
-    base: int,
-    step: int,
-    pitch: int,
-    at: Array,
-    whole: Array,
-    count: int,
-    outputs: int,
-    add: bool,
-    out: Array,
-    room: Array,
+    sums: Array, base: int, step: int, pitch: int, at: Array, whole: Array, count: int, outputs: int, out: Array
 ) -> None:
-    """sums (output, PANEL) into, or added to, out; as `_gather`."""
-    source, target, turned = pointer(sums), pointer(out), pointer(room)
+    """sums (output, PANEL) into out; as `_gather`."""
+    source, target = pointer(sums), pointer(out)
     for k in range((count + LANES - 1) // LANES):
         first, done = base + at[k * LANES], 0
         if whole[k] and step == 1:
             for o in range(outputs):
-                value, place = load(source, o * PANEL + k * LANES), first + o * pitch
-                store(target, place, load(target, place) + value if add else value)
+                store(target, first + o * pitch, load(source, o * PANEL + k * LANES))
             done = outputs
         elif whole[k] and pitch == 1:
             done = outputs - outputs % LANES
             for o in range(0, done, LANES):
-                if not add:
-                    turn(source, o * PANEL + k * LANES, PANEL, target, first + o, step)
-                    continue
-                turn(source, o * PANEL + k * LANES, PANEL, turned, 0, LANES)
-                for j in range(LANES):
-                    place = first + o + j * step
-                    store(target, place, load(target, place) + load(turned, j * LANES))
+                turn(source, o * PANEL + k * LANES, PANEL, target, first + o, step)
         for o in range(done, outputs):
             for j in range(k * LANES, min((k + 1) * LANES, count)):
-                place = base + at[j] + o * pitch
-                out[place] = out[place] + sums[o * PANEL + j] if add else sums[o * PANEL + j]
+                out[base + at[j] + o * pitch] = sums[o * PANEL + j]
 
 
 @kernel
@@ -279,6 +267,7 @@ def _tile(
         room = scratch[numba.get_thread_id()]
         codes, room = room[: inputs * PANEL], room[inputs * PANEL :]
         sums, room = room[: wide * PANEL], room[wide * PANEL :]
+        before, room = room[: wide * PANEL], room[wide * PANEL :]
         squares, more = room[:0], room[:0]
         if varies:
             squares, room = room[: inputs * PANEL], room[inputs * PANEL :]
@@ -305,6 +294,8 @@ def _tile(
                 if varies:
                     more[:] = 0
                     _product(squares, inputs, variance[chip], groups, blocks, more)
+                if add:
+                    _gather(out, chip * writes[0], writes[2], writes[3], to, apart, count, outputs, before)
                 _decode(
                     sums,
                     more,
@@ -315,11 +306,13 @@ def _tile(
                     spread[chip],
                     factor[chip],
                     bias[chip],
+                    before,
                     converters,
                     noisy,
                     varies,
+                    add,
                 )
-                _scatter(sums, chip * writes[0], writes[2], writes[3], to, apart, count, outputs, add, out, room)
+                _scatter(sums, chip * writes[0], writes[2], writes[3], to, apart, count, outputs, out)
 
 
 def _packed(weight: Tensor | None) -> Array:
@@ -372,7 +365,7 @@ def tile_product(
     reads = (0 if x.shape[0] == 1 else x.stride(0), *x.stride()[1:])
     weights, variances = _packed(weight), _packed(variance)
     groups = -(-outputs // WIDE)
-    numbers = (inputs + groups * WIDE) * PANEL * (1 if variance is None else 2) + LANES * LANES
+    numbers = ((inputs + groups * WIDE) * (1 if variance is None else 2) + groups * WIDE) * PANEL
     noisy = spread is not None or variance is not None
     rows = [_rows(z, chips, outputs) for z in (offset, spread, factor, bias)]
     _tile(

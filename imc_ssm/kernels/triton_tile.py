@@ -45,13 +45,13 @@ def _put(
     # Bounds first: they are integers, so the result is the same, and rounding needs |s| < 2^22.
     s = tl.minimum(tl.maximum(s, low), high)
     s = (s + _NEAREST) - _NEAREST
-    y = s * tl.load(factor + column, inside, 0.0)
-    if BIAS:
-        y = tl.fma(s, tl.load(factor + column, inside, 0.0), tl.load(bias + o, inside, 0.0))
     target = out + place + o * pitch
+    base = tl.zeros_like(s)
+    if BIAS:
+        base += tl.load(bias + o, inside, 0.0)
     if ADD:
-        y += tl.load(target, inside, 0.0)
-    tl.store(target, y, inside)
+        base += tl.load(target, inside, 0.0)
+    tl.store(target, tl.fma(s, tl.load(factor + column, inside, 0.0), base), inside)
 
 
 @triton.jit

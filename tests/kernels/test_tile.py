@@ -81,6 +81,7 @@ def test_both_orders_in_memory_give_the_same(time: int, inputs: int) -> None:
         assert torch.equal(made, expected)
         assert torch.equal(reference, expected)
     assert time == 1 or tile_product(rows, weight, factor=factor, **FIXED).transpose(2, 3).is_contiguous()
+    codes = tile_product(x, weight, factor=torch.ones_like(factor), **FIXED)
     # Added to columns 4 ... 23 of what is there, whatever its order.
     before = drawn(7, 2, 5, time, 30)
     for target in (before.clone(), before.transpose(2, 3).clone().contiguous().transpose(2, 3)):
@@ -88,7 +89,15 @@ def test_both_orders_in_memory_give_the_same(time: int, inputs: int) -> None:
         for given in (x, rows):
             target.copy_(before)
             assert tile_product(given, weight, factor=factor, out=part, **FIXED) is part
-            assert torch.equal(part, before[..., 4:24] + expected)
+            exact = before[..., 4:24].double() + codes.double() * factor.double()[:, None, None]
+            assert torch.equal(part, exact.float())
+            other = target.clone()[..., 4:24]
+            tile_product(given, weight, factor=factor, out=part, add=False, **FIXED)
+            assert torch.equal(part, expected)
+            with using("reference"):
+                target.copy_(before)
+                tile_product(given, weight, factor=factor, out=part, **FIXED)
+                assert torch.equal(part, other)
             assert torch.equal(target[..., :4], before[..., :4])
             assert torch.equal(target[..., 24:], before[..., 24:])
     flat = torch.zeros(2, 5, 1, time, 20)
