@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from imc_ssm.cli.inputs import data_of, design_at, writable, writable_result
-from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, Seed, TaskName, Times
+from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, HeadsPerTile, Recurrence, Seed, TaskName, Times
 from imc_ssm.cli.report import console, print_whole, stages, write_result, yield_table
 from imc_ssm.cli.resume import checkpoint_of, resumable
 from imc_ssm.errors import ConfigError, FileError
@@ -45,6 +45,8 @@ def deploy(
         str | None,
         typer.Option(help="Measure the compensation at this interval, such as 1d; default: at every reading."),
     ] = None,
+    recurrence: Recurrence = "digital",
+    heads_per_tile: HeadsPerTile = 1,
     deployment: Annotated[
         Path | None,
         typer.Option(
@@ -87,7 +89,8 @@ def deploy(
     if yield_ is not None and not 0 <= yield_ <= 100:
         raise ConfigError(f"--yield {yield_:g}; an accuracy is from 0 to 100 percent")
     calibration = calibration_batch(data, stored.model.config.width, seed=0)
-    placed = compile(stored.model, chip, *calibration, name=model.stem)
+    where: Any = {"recurrence": recurrence, "heads_per_tile": heads_per_tile}
+    placed = compile(stored.model, chip, *calibration, **where, name=model.stem)
     price(placed)  # a converter without a price shows before the long part
     console.print(placed.table())
     with stages() as stage, resumable(out) as checkpoint:
@@ -118,6 +121,7 @@ def deploy(
     config |= {} if subset == "paired" else {"subset": subset}
     upkeep = {"refresh": refresh, "recalibrate": recalibrate}
     config |= {name: interval for name, interval in upkeep.items() if interval is not None}
+    config |= {} if recurrence == "digital" else where
     ds.attrs |= provenance({**config, "times": seconds, "info": stored.info}, seed, time.perf_counter() - start)
     if deployment is not None:
         placed.save(deployment)
@@ -137,6 +141,8 @@ def cost(
     operations: Annotated[
         bool, typer.Option("--operations", help="Also print every operation that was counted.")
     ] = False,
+    recurrence: Recurrence = "digital",
+    heads_per_tile: HeadsPerTile = 1,
     out: Annotated[Path | None, typer.Option(help="Dataset to write (.nc).")] = None,
     dataset: TaskName = None,
     data_dir: DataDir = None,
@@ -165,8 +171,14 @@ def cost(
         stored = load_model(model)
         data, _ = data_of(stored, dataset, data_dir)
         calibration = calibration_batch(data, stored.model.config.width, seed=0)
-        placed = compile(stored.model, design or "pcm-256", *calibration, name=model.stem)
+        where: Any = {"recurrence": recurrence, "heads_per_tile": heads_per_tile}
+        placed = compile(stored.model, design or "pcm-256", *calibration, **where, name=model.stem)
     else:
+        if (recurrence, heads_per_tile) != ("digital", 1):
+            raise ConfigError(
+                f"{model} is a deployment, whose recurrences are placed already; leave --recurrence and "
+                "--heads-per-tile out or give the quantized model"
+            )
         if design is not None:
             raise ConfigError(
                 f"{model} is a deployment, which has its design ({placed.design.name}) already; "

@@ -19,11 +19,13 @@ __all__ = [
     "Gelu",
     "GradClamp",
     "Granularity",
+    "HeadsPerTile",
     "Only",
     "Order",
     "Parameterisation",
     "Percentile",
     "Poles",
+    "Recurrence",
     "Rounding",
     "SchemeName",
     "Seed",
@@ -52,6 +54,16 @@ Times = Annotated[
     ),
 ]
 Chips = Annotated[int, typer.Option(min=1, help="Chips to program.")]
+Recurrence = Annotated[
+    str,
+    typer.Option(
+        help="Where recurrences run: digital, in the unit; analog, on tiles (S4D): A, B, C and D of a head as one "
+        "block, its states through ADC, register and DAC in every step."
+    ),
+]
+HeadsPerTile = Annotated[
+    int, typer.Option(min=1, help="With --recurrence analog: heads that share a tile, in its diagonal blocks.")
+]
 Balance = Annotated[
     float,
     typer.Option(help="Weight of rare classes in the loss, (n / K n_k)^balance: 0 none, 1 all classes alike."),

@@ -29,6 +29,7 @@ are therefore low against a measured chip (see `tests/costs/test_cost_published.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.chip.deployment import deployment_of
-from imc_ssm.chip.packing import tiles_of, utilisation
+from imc_ssm.chip.packing import pack, tiles_of, utilisation
 from imc_ssm.costs.counts import Taken, actions_of, on_tiles, stores
 from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.errors import ConfigError, DesignError
@@ -202,10 +203,13 @@ def _latency(
     chip = deployment.chip
     clock, lanes, bus = chip.design.clock.value, chip.design.lanes, chip.digital.bus
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
+    places = dict(zip(map(id, deployment.placed), pack(deployment.placed, chip), strict=True))
     for operator in deployment.graph:
-        widths = [matrix.widest() for matrix in on_tiles(deployment, operator)]
-        for component, time in (chip.product_latency(max(widths)) if widths else {}).items():
-            out[operator.rate][component] += time
+        own = on_tiles(deployment, operator)
+        shared = Counter(place.tile for matrix in own for place in places[id(matrix)])
+        rounds = max(shared.values(), default=0)  # parts that share a tile run one after the other
+        for component, time in (chip.product_latency(max(m.widest() for m in own)) if own else {}).items():
+            out[operator.rate][component] += rounds * time
 
     slots: dict[tuple[str, str, str], int] = {}
     lookups: dict[tuple[str, str, str], int] = {}

@@ -216,3 +216,22 @@ def test_matrices_are_programmed_as_without_it(
         assert own.programmed is not None
         assert other.programmed is not None
         assert np.array_equal(own.programmed.devices.g, other.programmed.devices.g)
+
+
+def test_heads_that_share_a_tile_by_packing_wait_for_one_another(
+    quantized: Make, calibration: torch.Tensor
+) -> None:
+    """`Design.packing` lays blocks beside one another without driving them at once: fewer tiles, more time."""
+    model = quantized(Scheme())
+    apart, packed = (
+        compile(model, chip_of("pcm-256", packing=share, name="either"), calibration, recurrence="analog")
+        for share in (False, True)
+    )
+    first, second = cost(apart), cost(packed)
+    assert (float(first["tiles"]), float(second["tiles"])) == (11, 1)
+    (steps,) = (calibration.shape[1],)
+    product = PCM.product_latency(33)
+    for component, time in product.items():
+        waited = float(second["latency"].sel(component=component) - first["latency"].sel(component=component))
+        assert waited == pytest.approx(steps * 7 * time)
+    assert float(first["energy_total"]) == pytest.approx(float(second["energy_total"]))
