@@ -152,7 +152,7 @@ def test_cmo_relaxation_and_read_noise(time: float) -> None:
 
 
 def test_cmo_stays_within_its_limits_and_is_never_nan() -> None:
-    """A conductance relaxed below zero has no logarithm, of which the read noise is made: the lower limit instead."""
+    """A conductance relaxed below zero has no logarithm, which its read noise needs: the lower limit instead."""
     least = chip_of("reram-128").cell.g_min.with_(value=0.5e-6)
     where = chip_of("reram-128", cell={"drift_scale": 30.0, "g_min": least, "rescaling": "proportional"})
     for target in (0.02, 1.0):
