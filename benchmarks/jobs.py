@@ -19,7 +19,8 @@ from imc_ssm.fixedpoint import Format, Noise, ScanFormats
 from imc_ssm.fixedpoint.formats import RoundingPlacement
 from imc_ssm.kernels import diagonal_scan
 from imc_ssm.kernels.scan import Backend
-from imc_ssm.layers import S4D, ModelConfig
+from imc_ssm.layers import S4D
+from imc_ssm.layers.s4d import S4DConfig, convolve, powers
 
 __all__ = ["EAGER", "FFT", "FUSED", "JOBS", "STEP", "Job", "Shape", "formats_over", "job", "operands"]
 
@@ -74,6 +75,7 @@ class Kind:
     rounding_placement: RoundingPlacement = "joint"
     noise: float = 0.0
     backend: Backend = "cpu"
+    """"cpu": the fused implementation of the device that the operands lie on."""
 
 
 FFT, FUSED, EAGER = "FFT convolution, float32", "fused, full precision", "eager loop, full precision"
@@ -94,7 +96,7 @@ def operands(shape: Shape) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(u, a, b, c): standard normal input, coefficients of an S4D layer at its initialisation."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        layer = S4D(ModelConfig(heads=shape.heads, n_state=2 * shape.states))
+        layer = S4D(shape.heads, S4DConfig(n_state=2 * shape.states))
         u = torch.randn(shape.batch, shape.heads, shape.time)
         a, b, c = (z.clone() for z in layer.discrete())
     return u, a, b, c
@@ -122,26 +124,21 @@ def formats_over(
     return ScanFormats(poles, over(u, (0, 2)), state, drive, mix, output, rounding_placement=order)
 
 
-def convolve(u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """y by the kernel K[t] = 2 Re(sum_n c a^t b) and FFTs of twice the length; see `imc_ssm.layers.S4D`."""
-    time = u.shape[-1]
-    powers = torch.exp(torch.log(a)[..., None] * torch.arange(time))
-    kernel = 2 * torch.einsum("hn,hnt->ht", b * c, powers).real
-    spectrum = torch.fft.rfft(u, n=2 * time) * torch.fft.rfft(kernel, n=2 * time)
-    y: Tensor = torch.fft.irfft(spectrum, n=2 * time)[..., :time]
-    return y
+def by_fft(u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """y by the kernel K[t] = 2 Re(sum_n c a^t b) and FFTs of twice the length."""
+    return convolve(u, 2 * torch.einsum("hn,hnt->ht", b * c, powers(a, u.shape[-1])).real)
 
 
-def job(name: str, shape: Shape = STEP) -> Job:
-    """The implementation of that name on operands of that shape."""
+def job(name: str, shape: Shape = STEP, device: str = "cpu") -> Job:
+    """The implementation of that name on operands of that shape, which lie on the device."""
     kind, values = JOBS[name], operands(shape)
-    gradient = torch.from_numpy(np.random.default_rng(0).standard_normal(values[0].shape, np.float32))
-    leaves = [z.requires_grad_() for z in values]
+    gradient = torch.from_numpy(np.random.default_rng(0).standard_normal(values[0].shape, np.float32)).to(device)
+    leaves = [z.to(device).requires_grad_() for z in values]
     run: Callable[..., Tensor]
     if kind is None:
-        run, operations = convolve, None
+        run, operations = by_fft, None
     else:
-        run, operations = _scan(kind, values)
+        run, operations = _scan(kind, values, device)
 
     def forward() -> Tensor:
         with torch.no_grad():
@@ -154,15 +151,16 @@ def job(name: str, shape: Shape = STEP) -> Job:
     return Job(forward, step, operations)
 
 
-def _scan(kind: Kind, values: tuple[Tensor, ...]) -> tuple[Callable[..., Tensor], int]:
+def _scan(kind: Kind, values: tuple[Tensor, ...], device: str) -> tuple[Callable[..., Tensor], int]:
     """`diagonal_scan` as `kind` says, and the operations of its update."""
     formats = None
     if kind.bits is not None:
         u, a, b, c = (z.detach() for z in values)
-        formats = formats_over(u, a, b, c, kind.bits, kind.order)
+        formats = formats_over(u, a, b, c, kind.bits, kind.rounding_placement)
     noise = None if kind.noise == 0 else Noise(1, state=kind.noise)
+    backend: Backend = "cuda" if kind.backend == "cpu" and device != "cpu" else kind.backend
 
     def run(u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        return diagonal_scan(u, a, b, c, formats=formats, noise=noise, backend=kind.backend)
+        return diagonal_scan(u, a, b, c, formats=formats, noise=noise, backend=backend)
 
     return run, REAL_OPERATIONS if formats is None else QUANTIZED_OPERATIONS

@@ -29,7 +29,9 @@ TILE = 64
 """Complex states of a program on a GPU: two for each thread of a warp."""
 INTERPRETED_TILE = 2**15
 """Through the interpreter a step takes milliseconds whatever the tile: as many states as memory allows."""
-PROGRAMS_PER_UNIT = 8
+SPAN = 8
+"""Steps whose states the backward pass holds in registers at once."""
+PROGRAMS_PER_UNIT = 16
 """Programs of the backward pass per multiprocessor: each has a tape of its states, which bounds memory."""
 
 
@@ -109,6 +111,7 @@ class _Launch:
             "QUANTIZED": self.outputs is not None,
             "ROUNDING": "" if how is None else _NAMES[how[1]],
             "CLIP": self.clip is not None,
+            "SPAN": SPAN,
             "num_warps": max(1, min(8, tall * wide // TILE)),
         }
         return arguments, constants, -(-rows // tall)
@@ -135,7 +138,7 @@ class _Launch:
         if tiles:
             with torch.cuda.device_of(u):  # type: ignore[no-untyped-call]
                 programs = min(tiles, self._programs(u.device))
-                shape = (programs, u.shape[-1] + 1, 2, constants["ROWS"], constants["STATES"])
+                shape = (programs, -(-u.shape[-1] // SPAN), 2, constants["ROWS"], constants["STATES"])
                 tape = torch.empty(shape, dtype=self.start.dtype, device=u.device)
                 triton_kernels.backward[(programs,)](
                     u=u,

@@ -228,48 +228,67 @@ def _state_tails(
     from what lies beyond 0. k (head, state, 4) the parts of a and b. `apart`: every state is a series; else one
     series is a head, or all of them. `words`: 2, the state's, or 6 with those of a x and b u.
     """
-    batch, heads, _ = u.shape
-    states, bad = k.shape[1], 0
+    heads, bad = u.shape[1], 0
     groups = heads if apart else tails.shape[1]
     for group in prange(groups):
-        room, drive = scratch[numba.get_thread_id()], drives[numba.get_thread_id()]
-        x, seen = room[: 2 * states * LANES], room[2 * states * LANES :]
-        each = heads // groups
-        sizes = np.zeros((2, states if apart else 1), np.int64)
-        for h in range(np.int64(group) * each, (np.int64(group) + 1) * each):
-            for first in range(0, batch, LANES):
-                lanes = min(LANES, batch - first)
-                x[:] = 0
-                drive[:] = 0
-                for lane in range(lanes):
-                    for t in range(ends[first + lane]):
-                        drive[t * LANES + lane] = u[first + lane, h, t]
-                start, last = 0, ends[first : first + lanes].max()
-                while start < last:
-                    stop = min(start + TILE, last)
-                    for end in ends[first : first + lanes]:
-                        if end > start:
-                            stop = min(stop, end)
-                    steps = stop - start
-                    for n in range(states):
-                        small, large = _tile(x, drive, k, h, n, start, steps, lanes, words, seen)
-                        bad += small - large != small - large
-                        line = n if apart else 0
-                        row = h * states + n if apart else np.int64(group)
-                        for side in range(2):
-                            heap, sign = tails[side, row], 1.0 - 2.0 * side
-                            size = sizes[side, line]
-                            if size < len(heap) or (small if side == 0 else -large) < heap[0]:
-                                for t in range(words * steps):
-                                    for lane in range(lanes):
-                                        size = _push(heap, size, sign * seen[t * LANES + lane])
-                                sizes[side, line] = size
-                    for lane in range(lanes):
-                        if ends[first + lane] == stop:
-                            for n in range(2 * states):
-                                x[n * LANES + lane] = 0
-                    start = stop
+        thread = numba.get_thread_id()
+        room, drive = scratch[thread], drives[thread]
+        bad += _group_tails(u, ends, k, apart, words, tails, room, drive, np.int64(group), heads // groups)
     return bad == 0
+
+
+@compiled
+def _group_tails(
+    u: Array,
+    ends: Array,
+    k: Array,
+    apart: bool,
+    words: int,
+    tails: Array,
+    room: Array,
+    drive: Array,
+    group: int,
+    each: int,
+) -> int:
+    """`_state_tails` of one group of `each` heads; returns how many tiles are not finite."""
+    # Apart from the parallel loop: of the bytecode of Python 3.12, Numba makes no reduction across a `while`.
+    batch, states, bad = len(u), k.shape[1], 0
+    x, seen = room[: 2 * states * LANES], room[2 * states * LANES :]
+    sizes = np.zeros((2, states if apart else 1), np.int64)
+    for h in range(group * each, (group + 1) * each):
+        for first in range(0, batch, LANES):
+            lanes = min(LANES, batch - first)
+            x[:] = 0
+            drive[:] = 0
+            for lane in range(lanes):
+                for t in range(ends[first + lane]):
+                    drive[t * LANES + lane] = u[first + lane, h, t]
+            start, last = 0, ends[first : first + lanes].max()
+            while start < last:
+                stop = min(start + TILE, last)
+                for end in ends[first : first + lanes]:
+                    if end > start:
+                        stop = min(stop, end)
+                steps = stop - start
+                for n in range(states):
+                    small, large = _tile(x, drive, k, h, n, start, steps, lanes, words, seen)
+                    bad += small - large != small - large
+                    line = n if apart else 0
+                    row = h * states + n if apart else group
+                    for side in range(2):
+                        heap, sign = tails[side, row], 1.0 - 2.0 * side
+                        size = sizes[side, line]
+                        if size < len(heap) or (small if side == 0 else -large) < heap[0]:
+                            for t in range(words * steps):
+                                for lane in range(lanes):
+                                    size = _push(heap, size, sign * seen[t * LANES + lane])
+                            sizes[side, line] = size
+                for lane in range(lanes):
+                    if ends[first + lane] == stop:
+                        for n in range(2 * states):
+                            x[n * LANES + lane] = 0
+                start = stop
+    return bad
 
 
 @compiled

@@ -199,8 +199,9 @@ def forward(
     u, y, x0, last, table, inputs, outputs, unit, key, gauss, clip, rows, heads, states, time,
     ROWS: tl.constexpr, STATES: tl.constexpr, INTEGER: tl.constexpr, NOISE: tl.constexpr,
     SEPARATE: tl.constexpr, QUANTIZED: tl.constexpr, ROUNDING: tl.constexpr, CLIP: tl.constexpr,
+    SPAN: tl.constexpr,
 ):  # fmt: skip
-    """y and the last state. One program per tile."""
+    """y and the last state. One program per tile; SPAN steps of the loop stand one after another in the code."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     valid, head, state = row < rows, (row % heads).to(tl.int32), tl.arange(0, STATES)
     inside = valid[:, None] & (state < states)[None, :]
@@ -217,7 +218,7 @@ def forward(
     at = 2 * (row[:, None] * states + state[None, :])
     word = table.dtype.element_ty
     xr, xi = tl.load(x0 + at, inside, 0).to(word), tl.load(x0 + at + 1, inside, 0).to(word)
-    for t in range(time):
+    for t in tl.range(time, loop_unroll_factor=SPAN):
         v = tl.load(u + row * time + t, valid, 0.0)
         if INTEGER:
             v, _ = _input_code(v, read)
@@ -247,19 +248,22 @@ def backward(
     u, grad, grad_u, sums, x0, table, real, inputs, outputs, key, gauss, tape, clamp, clip, rows, heads, states,
     time, ROWS: tl.constexpr, STATES: tl.constexpr, INTEGER: tl.constexpr, NOISE: tl.constexpr,
     SEPARATE: tl.constexpr, QUANTIZED: tl.constexpr, ROUNDING: tl.constexpr, CLAMP: tl.constexpr,
-    CLIP: tl.constexpr,
+    CLIP: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """Gradients for grad = dL/dy: grad_u, and sums (row, 6, state) over time for a, b, c (real and imaginary).
 
-    Each of the programs works through every so-many-th tile: it runs the states again from x0 onto its part of the
-    tape (program, time + 1, 2, ROWS, STATES), then goes back. e is the gradient of the state before its rounding.
-    The sums hold e conj(x[t-1]), e u[t] and g conj(x[t]), with states and inputs as centred codes for integers.
+    Each of the programs works through every so-many-th tile: it runs the states again from x0 and writes that in
+    front of every span of SPAN steps on its part of the tape (program, span, 2, ROWS, STATES). Then it goes back,
+    span by span: it runs the steps of a span once more, whose states now stay in registers, and back through them.
+    e is the gradient of the state before its rounding. The sums hold e conj(x[t-1]), e u[t] and g conj(x[t]), with
+    states and inputs as centred codes for integers.
     """
     program, state, local = tl.program_id(0), tl.arange(0, STATES), tl.arange(0, ROWS)
     cell = local[:, None] * STATES + state[None, :]
     HALF: tl.constexpr = ROWS * STATES
     STEP: tl.constexpr = 2 * HALF
-    own = tape + program.to(tl.int64) * (time + 1) * STEP + cell
+    spans = tl.cdiv(time, SPAN)
+    own = tape + program.to(tl.int64) * spans * STEP + cell
     word = table.dtype.element_ty
     mark = tape.dtype.element_ty
     for tile in range(program, tl.cdiv(rows, ROWS), tl.num_programs(0)):
@@ -276,72 +280,89 @@ def backward(
         xr, xi = tl.load(start, inside, 0).to(word), tl.load(start + 1, inside, 0).to(word)
         # Threads may read what others wrote: nobody overwrites or reads the tape before all are here.
         tl.debug_barrier()
-        if INTEGER:
-            tl.store(own, (xr << _FLAGS).to(mark))
-            tl.store(own + HALF, (xi << _FLAGS).to(mark))
-        else:
-            tl.store(own, xr)
-            tl.store(own + HALF, xi)
         slot = own
-        for t in range(time):
-            v = tl.load(u + row * time + t, valid, 0.0)
-            if INTEGER:
-                v, _ = _input_code(v, read)
-            v = v.to(word)[:, None]
-            xr, xi, flags_r, flags_i = _update(
-                xr, xi, v, k, m_z, rule, counters, gauss, t, INTEGER, NOISE, SEPARATE, ROUNDING, CLIP
-            )
+        for span in range(spans):
+            tl.store(slot, xr.to(mark))
+            tl.store(slot + HALF, xi.to(mark))
             slot += STEP
-            if INTEGER:
-                total = tl.sum(k[4] * xr - k[5] * xi, axis=1)
-                _, free = _output_code(total, output, QUANTIZED, ROUNDING)
-                gate = tl.where(free, _FREE_Y, 0)[:, None]
-                tl.store(slot, (xr << _FLAGS).to(mark) + flags_r + gate)
-                tl.store(slot + HALF, (xi << _FLAGS).to(mark) + flags_i + gate)
-            else:
-                tl.store(slot, xr)
-                tl.store(slot + HALF, xi)
+            if span < spans - 1:
+                for step in tl.static_range(SPAN):
+                    t = span * SPAN + step
+                    v = tl.load(u + row * time + t, valid, 0.0)
+                    if INTEGER:
+                        v, _ = _input_code(v, read)
+                    v = v.to(word)[:, None]
+                    xr, xi, _, _ = _update(
+                        xr, xi, v, k, m_z, rule, counters, gauss, t, INTEGER, NOISE, SEPARATE, ROUNDING, CLIP
+                    )
         tl.debug_barrier()
         ar, ai, br, bi, cr, ci = _six(real + at, plane, inside)
         zero = tl.zeros((ROWS, STATES), tl.float32)
         gr, gi, sar, sai, sbr, sbi, scr, sci = zero, zero, zero, zero, zero, zero, zero, zero
-        kr, ki = tl.load(slot), tl.load(slot + HALF)
-        for back in range(time):
-            t = time - 1 - back
+        for back in range(spans):
             slot -= STEP
-            before_r, before_i = tl.load(slot), tl.load(slot + HALF)
-            v = tl.load(u + row * time + t, valid, 0.0)
-            g = 2 * tl.load(grad + row * time + t, valid, 0.0)[:, None]
+            first = (spans - 1 - back) * SPAN
+            kr, ki = tl.load(slot), tl.load(slot + HALF)
+            xr, xi = kr.to(word), ki.to(word)
             if INTEGER:
-                v, free_u = _input_code(v, read)
-                g = _freed(g, kr, _FREE_Y)
-                nr, ni = (kr >> _FLAGS).to(tl.float32), (ki >> _FLAGS).to(tl.float32)
-                pr, pi = (before_r >> _FLAGS).to(tl.float32), (before_i >> _FLAGS).to(tl.float32)
-            else:
-                nr, ni, pr, pi = kr, ki, before_r, before_i
-            scr += g * nr
-            sci -= g * ni
-            er, ei = gr + cr * g, gi - ci * g
-            if INTEGER:
-                er, ei = _freed(er, kr, _FREE), _freed(ei, ki, _FREE)
-            elif CLIP:
-                er, ei = tl.where(tl.abs(kr) < clip, er, 0.0), tl.where(tl.abs(ki) < clip, ei, 0.0)
-            if CLAMP:
-                er, ei = tl.clamp(er, -clamp, clamp), tl.clamp(ei, -clamp, clamp)
-            dr, di = er, ei
-            if SEPARATE:
-                dr, di = _freed(er, kr, _FREE_B), _freed(ei, ki, _FREE_B)
-                er, ei = _freed(er, kr, _FREE_A), _freed(ei, ki, _FREE_A)
-            sbr += dr * v[:, None]
-            sbi += di * v[:, None]
-            gu = tl.sum(dr * br + di * bi, axis=1)
-            if INTEGER:
-                gu = tl.where(free_u, gu, 0.0)
-            tl.store(grad_u + row * time + t, gu, valid)
-            sar += er * pr + ei * pi
-            sai += ei * pr - er * pi
-            gr, gi = ar * er + ai * ei, ar * ei - ai * er
-            kr, ki = before_r, before_i
+                kr, ki = kr << _FLAGS, ki << _FLAGS
+            # Words of the states in front of and behind each step; what lies beyond the end has no gradient.
+            real_words, imag_words = (kr,), (ki,)
+            for step in tl.static_range(SPAN):
+                t = first + step
+                v = tl.load(u + row * time + t, valid & (t < time), 0.0)
+                if INTEGER:
+                    v, _ = _input_code(v, read)
+                v = v.to(word)[:, None]
+                nr, ni, flags_r, flags_i = _update(
+                    xr, xi, v, k, m_z, rule, counters, gauss, t, INTEGER, NOISE, SEPARATE, ROUNDING, CLIP
+                )
+                if INTEGER:
+                    xr, xi = nr, ni
+                    total = tl.sum(k[4] * xr - k[5] * xi, axis=1)
+                    _, free = _output_code(total, output, QUANTIZED, ROUNDING)
+                    gate = tl.where(free, _FREE_Y, 0)[:, None]
+                    kr, ki = (xr << _FLAGS).to(mark) + flags_r + gate, (xi << _FLAGS).to(mark) + flags_i + gate
+                else:
+                    xr, xi = tl.where(t < time, nr, xr), tl.where(t < time, ni, xi)
+                    kr, ki = xr, xi
+                real_words, imag_words = real_words + (kr,), imag_words + (ki,)
+            for step in tl.static_range(SPAN):
+                t = first + SPAN - 1 - step
+                kr, ki = real_words[SPAN - step], imag_words[SPAN - step]
+                before_r, before_i = real_words[SPAN - 1 - step], imag_words[SPAN - 1 - step]
+                there = valid & (t < time)
+                v = tl.load(u + row * time + t, there, 0.0)
+                g = 2 * tl.load(grad + row * time + t, there, 0.0)[:, None]
+                if INTEGER:
+                    v, free_u = _input_code(v, read)
+                    g = _freed(g, kr, _FREE_Y)
+                    nr, ni = (kr >> _FLAGS).to(tl.float32), (ki >> _FLAGS).to(tl.float32)
+                    pr, pi = (before_r >> _FLAGS).to(tl.float32), (before_i >> _FLAGS).to(tl.float32)
+                else:
+                    nr, ni, pr, pi = kr, ki, before_r, before_i
+                scr += g * nr
+                sci -= g * ni
+                er, ei = gr + cr * g, gi - ci * g
+                if INTEGER:
+                    er, ei = _freed(er, kr, _FREE), _freed(ei, ki, _FREE)
+                elif CLIP:
+                    er, ei = tl.where(tl.abs(kr) < clip, er, 0.0), tl.where(tl.abs(ki) < clip, ei, 0.0)
+                if CLAMP:
+                    er, ei = tl.clamp(er, -clamp, clamp), tl.clamp(ei, -clamp, clamp)
+                dr, di = er, ei
+                if SEPARATE:
+                    dr, di = _freed(er, kr, _FREE_B), _freed(ei, ki, _FREE_B)
+                    er, ei = _freed(er, kr, _FREE_A), _freed(ei, ki, _FREE_A)
+                sbr += dr * v[:, None]
+                sbi += di * v[:, None]
+                gu = tl.sum(dr * br + di * bi, axis=1)
+                if INTEGER:
+                    gu = tl.where(free_u, gu, 0.0)
+                tl.store(grad_u + row * time + t, gu, there)
+                sar += er * pr + ei * pi
+                sai += ei * pr - er * pi
+                gr, gi = ar * er + ai * ei, ar * ei - ai * er
         out = sums + row[:, None] * (6 * states) + state[None, :]
         tl.store(out, sar, inside)
         tl.store(out + states, sai, inside)

@@ -150,7 +150,7 @@ class TestCompiling:
         types |= {"unit": "*fp64", "key": "*i64", "gauss": "*i32", "clamp": "fp32", "clip": "fp32"}
         types |= dict.fromkeys(("rows", "heads", "states", "time"), "i32")
         constants: dict[str, Any] = {"ROWS": 2, "STATES": 32, "INTEGER": integer, "NOISE": noise, "CLAMP": True}
-        constants |= {"CLIP": not integer}
+        constants |= {"CLIP": not integer, "SPAN": 4}
         constants |= {"SEPARATE": order == "separate", "QUANTIZED": quantized, "ROUNDING": rounding}
         absent = ([] if noise else ["key", "gauss"]) + ([] if quantized else ["outputs"])
         absent += [] if integer else ["inputs", "unit"]
