@@ -109,7 +109,7 @@ def formats_over(
     """Formats per head over what occurs in the first sequences: nothing saturates by much, no range is wasted."""
     some = u[:4]
     x = torch.zeros(len(some), *a.shape, dtype=a.dtype)
-    low, high = torch.zeros(len(a)), torch.zeros(len(a))
+    low, high = torch.zeros(2, len(a))
     for t in range(u.shape[-1]):
         x = a * x + b * some[..., t, None]
         low = torch.minimum(low, torch.view_as_real(x).amin((0, 2, 3)))
@@ -120,7 +120,7 @@ def formats_over(
 
     poles, drive, mix = (over(torch.view_as_real(z), (1, 2)) for z in (a, b, c))
     state = Format.from_range(low.numpy(), high.numpy(), bits)
-    output = over(diagonal_scan(some, a, b, c), (0, 2))
+    output = over(by_fft(some, a, b, c), (0, 2))
     return ScanFormats(poles, over(u, (0, 2)), state, drive, mix, output, rounding_placement=order)
 
 
@@ -131,7 +131,7 @@ def by_fft(u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
 
 def job(name: str, shape: Shape = STEP, device: str = "cpu") -> Job:
     """The implementation of that name on operands of that shape, which lie on the device."""
-    kind, values = JOBS[name], operands(shape)
+    kind, values = JOBS[name], operands(shape)  # formats are those of the CPU's numbers, wherever it runs
     gradient = torch.from_numpy(np.random.default_rng(0).standard_normal(values[0].shape, np.float32)).to(device)
     leaves = [z.to(device).requires_grad_() for z in values]
     run: Callable[..., Tensor]
