@@ -14,7 +14,7 @@ numbers; `inputs` (3, head) float32: scale, low, high; `outputs` (4, head) int64
 """
 
 # Triton reads the parameters' annotations itself: only constants have one.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
 
 import triton
 import triton.language as tl
