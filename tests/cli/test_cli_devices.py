@@ -61,3 +61,12 @@ def test_a_wrong_call_writes_nothing(words, message, measurements, tmp_path, mon
     assert message in result.err
     assert len(result.err.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_command_draws_cells(tmp_path):
+    done("devices", "hermes-256", "--out", tmp_path / "cell.png")
+    assert (tmp_path / "cell.png").read_bytes().startswith(b"\x89PNG")
+    refused = run("devices", "periphery-32nm", "--out", tmp_path / "none.png")
+    assert refused.code == 2
+    assert "a figure shows memory cells" in refused.err
+    assert not (tmp_path / "none.png").exists()

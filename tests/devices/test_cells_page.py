@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_runs import done, run
 
 from imc_ssm.devices import Cell, behaviour, device_names, device_path, load_cell, parse_cell
 from imc_ssm.errors import ConfigError
@@ -87,12 +86,3 @@ def test_the_figure_shows_every_cell() -> None:
     line = figure.axes[1].lines[0].get_ydata()
     np.testing.assert_allclose(line, 100 * ds["shift"].sel(read_level=0.75).isel(cell=0))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["pcm-hermes-single", "ideal"]
-
-
-def test_the_command_draws_it(tmp_path: Path) -> None:
-    done("devices", "hermes-256", "--out", tmp_path / "cell.png")
-    assert (tmp_path / "cell.png").read_bytes().startswith(b"\x89PNG")
-    refused = run("devices", "periphery-32nm", "--out", tmp_path / "none.png")
-    assert refused.code == 2
-    assert "a figure shows memory cells" in refused.err
-    assert not (tmp_path / "none.png").exists()
