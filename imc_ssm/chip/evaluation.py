@@ -119,7 +119,11 @@ def evaluate(
     times = cell.usual_times() if times is None else moments(times)
     standing = stands(deployment.chip, upkeep, times)
     part, there = data.split(split), named_device(device)
-    stream = stream_of(deployment.chip, deployment.matrices, part.values.shape[1], within, step)
+    one_by_one = [
+        *deployment.matrices,
+        *(max(r.matrices, key=lambda m: m.widest()) for r in deployment.recurrences),
+    ]
+    stream = stream_of(deployment.chip, one_by_one, part.values.shape[1], within, step)
     population = Population(deployment, seed, implementation, noise, there, stream)
     check_model_fits(population.model, data)
     apart = sequences is not None and subset == "fresh"

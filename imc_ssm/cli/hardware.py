@@ -16,6 +16,7 @@ from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.units import quantity
 
 if TYPE_CHECKING:
+    from imc_ssm.chip.streaming_noise import Within
     from imc_ssm.chip.subsets import Subset
 
 __all__ = ["cost", "deploy"]
@@ -44,6 +45,14 @@ def deploy(
     recalibrate: Annotated[
         str | None,
         typer.Option(help="Measure the compensation at this interval, such as 1d; default: at every reading."),
+    ] = None,
+    within: Annotated[
+        str,
+        typer.Option(help="Noise faster than a sequence: held, correlated (by its spectrum) or white."),
+    ] = "held",
+    step: Annotated[
+        str | None,
+        typer.Option(help="Time from one step to the next, such as 1ms; default: that of its analog products."),
     ] = None,
     recurrence: Recurrence = "digital",
     heads_per_tile: HeadsPerTile = 1,
@@ -105,6 +114,8 @@ def deploy(
             subset=cast("Subset", subset),
             refresh=refresh,
             recalibrate=recalibrate,
+            within=cast("Within", within),
+            step=step,
             device=device,
             progress=progress,
             checkpoint=checkpoint,
@@ -121,6 +132,7 @@ def deploy(
     config |= {} if subset == "paired" else {"subset": subset}
     upkeep = {"refresh": refresh, "recalibrate": recalibrate}
     config |= {name: interval for name, interval in upkeep.items() if interval is not None}
+    config |= {} if within == "held" else {"within": within, "step": step}
     config |= {} if recurrence == "digital" else where
     ds.attrs |= provenance({**config, "times": seconds, "info": stored.info}, seed, time.perf_counter() - start)
     if deployment is not None:
