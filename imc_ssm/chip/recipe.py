@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from imc_ssm.chip.disturbance import ChipDisturbance
+from imc_ssm.chip.disturbance import ChipDisturbance, digest
 from imc_ssm.chip.linear import AnalogLinear
 from imc_ssm.chip.mapping import map_matrix
 from imc_ssm.devices import Chip, Design, resolve
@@ -18,10 +18,8 @@ from imc_ssm.units import duration, seconds
 
 __all__ = ["ChipTraining", "training_for", "weight_error"]
 
-_RAMP = 0.25
-"""Part of the epochs in which the disturbance rises, where it is large."""
-_LARGE = 0.05
-"""Weight error, of the columns' largest, from which training begins without it."""
+_MEASURED: dict[tuple[str, str], float] = {}
+"""Weight errors by design and time: a study asks for them in every key."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +52,21 @@ def training_for(
 
         >>> import imc_ssm
         >>> recipe = imc_ssm.training_for("pcm-256", imc_ssm.TrainConfig(epochs=3))
-        >>> recipe.config.noise_ramp, recipe.disturbance.latest
-        (0.75, 2592000.0)
+        >>> recipe.config.input_ranges, recipe.disturbance.latest
+        ('learned', 2592000.0)
 
-    `config`: the training's own numbers (epochs, batch, rate); what is the chip's in it is replaced. `earliest`,
+    `config`: the training's own numbers (epochs, batch, rate, ramp); what is the chip's in it is replaced. `earliest`,
     `latest`: the period in which the chip will be used, s or words ("1h"); None: 1 s to 30 days, or the times that
     the cell's model has. `quantized`: whether a quantized model is trained, which can learn its input ranges.
 
     * every step: another chip (`ChipDisturbance`), at an age drawn log-uniformly from the period, with the
       design's converters, read noise and compensation; devices as `devices` says (`ChipDisturbance`);
-    * the disturbance rises over the first quarter of the epochs where the weight error at the end of the period is
-      above 5 % of the columns' largest weights (`weight_error`), else it is there from the beginning;
     * input ranges are learned where the model is quantized and the tiles have read noise, which grows with them;
       else they are a percentile of each batch, the one that `compile` takes.
+
+    On the digits (pcm-256 with compensation per column, 25 epochs, one seed, ten chips) learned ranges had 95.3 %
+    after a day and 94.3 % after 30, the percentile 94.9 and 93.4 %; a disturbance that rises over six epochs 94.8 and
+    94.1 %, no better: so it is there from the beginning, unless `config` has a ramp.
 
     Raises as `resolve` does, and `ConfigError` or `DesignError` for a period that is none or that the cell's model
     does not cover.
@@ -81,12 +81,11 @@ def training_for(
     error, aged = weight_error(chip, first), weight_error(chip, last)
     noisy = chip.design.read_noise.value > 0
     learned = quantized and noisy
-    ramp = _RAMP * config.epochs if aged > _LARGE else 0.0
+    ramp = config.noise_ramp
     config = config.with_(
         noise=0.0,
         noise_multiplicative=0.0,
         noise_output=0.0,
-        noise_ramp=ramp,
         input_ranges="learned" if learned else "calibrated",
         clip_input=disturbance.input_percentile,
     )
@@ -99,7 +98,7 @@ def training_for(
         "read noise": f"{chip.design.read_noise.value:g} of full scale, and the cell's own",
         "converters": f"DAC {chip.dac.bits} bits, ADC {chip.adc.bits} bits",
         "input ranges": "learned" if learned else f"{disturbance.input_percentile:g} % of the magnitudes",
-        "schedule": f"rises over {ramp:g} epochs of {config.epochs}" if ramp else "constant",
+        "schedule": f"rises over {ramp:g} epochs" if ramp else "constant",
     }
     if any(rates):
         written["stuck devices"] = (
@@ -113,6 +112,13 @@ def weight_error(design: Chip | Design | str | Path, time: Any) -> float:
     """Rms error of weights after compensation, relative to their columns' largest: of 64 Gaussian columns of 64
     on ten chips, seeded, `time` s after programming."""
     chip = resolve(design)
+    key = digest(chip), str(time)
+    if key not in _MEASURED:
+        _MEASURED[key] = _measured(chip, time)
+    return _MEASURED[key]
+
+
+def _measured(chip: Chip, time: Any) -> float:
     side = min(64, chip.design.rows, chip.design.columns)
     weight = np.random.default_rng(0).standard_normal((side, side)).astype(np.float32)
     mapped = map_matrix("probe", "probe", weight, None, chip, input_range=1.0)

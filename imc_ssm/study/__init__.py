@@ -45,7 +45,7 @@ from imc_ssm.study.declare import Constant, Experiment, GridCell, Recipe, Study,
 from imc_ssm.study.demo import FINE_TUNING, initial_steps
 from imc_ssm.study.engine import Finished, run
 from imc_ssm.study.folder import find, load_study, studies
-from imc_ssm.study.jobs import KINDS, Cost, Deploy, Job, Kernel, Poles, Ptq, Qat, Train
+from imc_ssm.study.jobs import KINDS, Cost, Deploy, Disturb, Job, Kernel, Poles, Ptq, Qat, Train
 from imc_ssm.study.workplace import Workplace
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "Constant",
     "Cost",
     "Deploy",
+    "Disturb",
     "Experiment",
     "Finished",
     "GridCell",

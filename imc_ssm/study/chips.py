@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from imc_ssm.chip import TIMES, Deployment, compile, digest, evaluate
+from pydantic import BeforeValidator
+
+from imc_ssm.chip import TIMES, ChipTraining, Deployment, compile, digest, evaluate, training_for
 from imc_ssm.costs import COMPONENTS
 from imc_ssm.costs import cost as price
-from imc_ssm.devices import Design, load_design, resolve
+from imc_ssm.devices import Design, load_design, resolve, stream_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,14 +19,28 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPONENTS",
     "TIMES",
+    "ChipTraining",
     "Deployment",
     "Design",
+    "OnDesign",
     "described",
     "evaluate",
     "load_design",
+    "loaded",
     "place",
     "price",
+    "stream_seed",
+    "training_for",
 ]
+
+
+def loaded(design: Any) -> Any:
+    """A design, also by its name or path."""
+    return load_design(design) if isinstance(design, str) else design
+
+
+OnDesign = Annotated[Design, BeforeValidator(loaded)]
+"""A chip design, or the name or path of one."""
 
 
 def described(design: Design) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -17,6 +17,9 @@ from imc_ssm.study.declare import Experiment, GridCell, Study, inside
 from imc_ssm.study.jobs.base import Dimension, Variable
 from imc_ssm.study.ledger import Record, locked
 from imc_ssm.study.workplace import Workplace
+
+if TYPE_CHECKING:
+    from imc_ssm.study.jobs.base import Job
 
 __all__ = ["assemble", "write"]
 
@@ -64,8 +67,13 @@ def assemble(place: Workplace, experiment: Experiment, records: dict[str, Record
     _add_constants(ds, experiment)
     n_test = int(place.shape["splits"]["test"])
     for name in ds.data_vars:
-        if name == "accuracy_paper" or (name in experiment.measured and experiment.measured[str(name)].test):
+        if name == "accuracy_paper":
             ds[name].attrs["n_test"] = n_test
+        elif name in experiment.measured and experiment.measured[str(name)].test:
+            least = min(
+                job.tested(place.shape) for cell in cells for job in cell.jobs if _measures(job, str(name))
+            )
+            ds[name].attrs["n_test"] = least
     ds.attrs["title"] = experiment.title
     if place.study.source:
         ds.attrs["source"] = place.study.source
@@ -87,6 +95,10 @@ def assemble(place: Workplace, experiment: Experiment, records: dict[str, Record
     ds.attrs["computed"] = json.dumps(_computed([r for _, those in done for r in those]), sort_keys=True)
     ds.attrs["missing"] = json.dumps(_missing([cell for cell, those in found if those is None]))
     return ds
+
+
+def _measures(job: Job, name: str) -> bool:
+    return any(variable.name == name for variable in job.variables)
 
 
 def _coordinates(study: Study, experiment: Experiment) -> dict[str, Any]:

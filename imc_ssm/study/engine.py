@@ -159,7 +159,7 @@ def _finish(
             key=key,
             identity=place.study.identity(job, seed, whole=True),
             measured={v.name: measured[v.name].values.tolist() for v in job.variables},
-            n_test=int(place.shape["splits"]["test"]),
+            n_test=job.tested(place.shape),
             time_s=round(took, 3),
             work=place.work(job),
             labels=_labels(job, measured),

@@ -31,14 +31,18 @@ def test_noise_grows_with_that_of_the_cell_and_with_age():
     assert weight_error("pcm-256", 1.0) < weight_error("pcm-256", 30 * DAY)
 
 
-def test_a_large_disturbance_rises_and_a_small_one_is_there_at_once():
-    config = TrainConfig(epochs=8)
-    loud, quiet = (
-        chip_of(cell={"programming_scale": 3.0}),
-        chip_of(cell={"programming_scale": 0, "drift_scale": 0}),
-    )
-    assert training_for(loud, config).config.noise_ramp == 2.0
-    assert training_for(quiet, config).config.noise_ramp == 0.0
+def test_what_is_written_is_measured():
+    loud, quiet = (chip_of(cell={"programming_scale": scale}) for scale in (3.0, 0.1))
+    for chip in (loud, quiet):
+        ends = [f"{100 * weight_error(chip, time):.1f} %" for time in (1.0, 30 * DAY)]
+        assert all(end in training_for(chip).written["weights"] for end in ends)
+    assert training_for(loud).written["weights"] != training_for(quiet).written["weights"]
+
+
+def test_a_ramp_is_the_configs():
+    assert training_for("pcm-256", TrainConfig(noise_ramp=2.0)).config.noise_ramp == 2.0
+    assert training_for("pcm-256", TrainConfig(noise_ramp=2.0)).written["schedule"] == "rises over 2 epochs"
+    assert training_for("pcm-256").written["schedule"] == "constant"
 
 
 def test_input_ranges_are_learned_where_noise_grows_with_them():

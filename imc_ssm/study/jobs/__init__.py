@@ -3,6 +3,7 @@
 from imc_ssm.study.jobs.base import Bench, Dimension, FromModel, Job, Variable
 from imc_ssm.study.jobs.cost import Cost
 from imc_ssm.study.jobs.deploy import Deploy
+from imc_ssm.study.jobs.disturb import Disturb
 from imc_ssm.study.jobs.kernel import Kernel
 from imc_ssm.study.jobs.poles import Poles
 from imc_ssm.study.jobs.ptq import Ptq
@@ -15,6 +16,7 @@ __all__ = [
     "Cost",
     "Deploy",
     "Dimension",
+    "Disturb",
     "FromModel",
     "Job",
     "Kernel",
@@ -25,5 +27,5 @@ __all__ = [
     "Variable",
 ]
 
-KINDS: dict[str, type[Job]] = {kind.kind: kind for kind in (Train, Ptq, Qat, Poles, Kernel, Deploy, Cost)}
+KINDS: dict[str, type[Job]] = {kind.kind: kind for kind in (Train, Ptq, Qat, Poles, Kernel, Deploy, Disturb, Cost)}
 """Every kind by its name, the one in keys and files."""

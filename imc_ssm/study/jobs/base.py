@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from imc_ssm.layers import Classifier
+    from imc_ssm.noise import Disturbance
     from imc_ssm.study.declare import Study
     from imc_ssm.study.workplace import Workplace
 
@@ -153,6 +154,10 @@ class Job(Config):
         out = {"kind": self.kind} | self.model_dump(mode="json", exclude_defaults=True, exclude={"start"})
         return out if self.origin is None else out | {"start": self.origin.declared()}
 
+    def tested(self, shape: Mapping[str, Any]) -> int:
+        """How many test sequences it measures with; `shape`: `datasets.info` of the task."""
+        return int(shape["splits"]["test"])
+
     def work(self, study: Study, shape: Mapping[str, Any]) -> float:
         """Its size in sequences that go forward and back; `shape`: `datasets.info` of the task."""
         return 0.0
@@ -252,17 +257,24 @@ class Bench:
         return calibration_batch(self.data, self.job.architecture(self.study).width, recipe.calibration, seed)
 
     def fit(
-        self, model: Classifier, config: TrainConfig, mode: Any = None
+        self, model: Classifier, config: TrainConfig, mode: Any = None, disturbance: Disturbance | None = None
     ) -> tuple[dict[str, list[float]], float]:
         """Train, going on from a checkpoint if there is one.
 
         Returns the history of all epochs, with the time of each, and the seconds that an earlier call had of them.
         """
         start, checkpoint = time.perf_counter(), self.checkpoint
-        keep = self.study.recipe_of(self.job).keep
+        keep = self.study.recipe_of(self.job).keep if disturbance is None else "last"
         try:
             history = train(
-                model, self.data, config, mode=mode, progress=self.progress, keep=keep, checkpoint=checkpoint
+                model,
+                self.data,
+                config,
+                mode=mode,
+                progress=self.progress,
+                keep=keep,
+                checkpoint=checkpoint,
+                disturbance=disturbance,
             )
         except ImcSsmError as error:
             if type(error) is ImcSsmError:  # it diverged and would again

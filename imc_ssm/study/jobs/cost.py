@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from imc_ssm.study.chips import COMPONENTS, Deployment, described, place, price
+from imc_ssm.study.chips import COMPONENTS, Deployment, OnDesign, described, place, price
 from imc_ssm.study.jobs.base import Bench, Dimension, FromModel, Variable
-from imc_ssm.study.jobs.deploy import OnDesign
 
 if TYPE_CHECKING:
     from imc_ssm.study.declare import Study

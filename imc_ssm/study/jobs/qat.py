@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import xarray as xr
 
 from imc_ssm.modelfile import StoredModel
 from imc_ssm.quantization import Scheme, quantize
+from imc_ssm.study.chips import ChipTraining, OnDesign, training_for
 from imc_ssm.study.jobs.base import FORWARD, Bench, FromModel
 from imc_ssm.study.jobs.train import ACCURACY, CURVES, curves
 from imc_ssm.training import TrainConfig, accuracy
@@ -35,24 +37,42 @@ class Qat(FromModel):
     """How the model is quantized."""
     training: TrainConfig | None = None
     """Numbers of this QAT alone; None: those of the recipe. The model that it starts from is the same."""
+    chip: OnDesign | None = None
+    """The design that it trains for (`chip.training_for`), from these numbers; None: no chip."""
 
     @property
     def label(self) -> str:
-        """The scheme's."""
-        return self.scheme.label
+        """The scheme's, and the chip's name."""
+        return self.scheme.label if self.chip is None else f"{self.scheme.label} for {self.chip.name}"
 
     def _training(self, study: Study) -> TrainConfig:
-        return study.recipe_of(self).qat if self.training is None else self.training
+        given = study.recipe_of(self).qat if self.training is None else self.training
+        return given if self.chip is None else self._met(given).config
+
+    @functools.cached_property
+    def _recipes(self) -> dict[str, ChipTraining]:
+        return {}
+
+    def _met(self, given: TrainConfig) -> ChipTraining:
+        """The recipe for the chip, kept: keys ask for it often."""
+        assert self.chip is not None
+        text = given.to_json()
+        if text not in self._recipes:
+            self._recipes[text] = training_for(self.chip, given)
+        return self._recipes[text]
 
     def settings(self, study: Study) -> dict[str, Any]:
-        """Scheme, calibration and training numbers."""
+        """Scheme, calibration and training numbers, and what a chip does to it."""
         recipe = study.recipe_of(self)
+        given = self._training(study)
+        chip = None if self.chip is None else self._met(given).written["disturbance"]
         return {
             "scheme": self.scheme,
             "calibration": recipe.calibration,
             "calibration_from": recipe.calibration_from,
-            "training": self._training(study),
-            "keep": recipe.keep,
+            "training": given,
+            "chip": chip,
+            "keep": recipe.keep if chip is None else "last",
         }
 
     def work(self, study: Study, shape: Mapping[str, Any]) -> float:
@@ -75,8 +95,10 @@ class Qat(FromModel):
         model = quantize(bench.start().model, self.scheme, *bench.calibration())
         valid = accuracy(model, bench.data.split("validation"))
         config = self._training(bench.study).with_(seed=bench.seed)
-        history, before = bench.fit(model, config)
+        met = None if self.chip is None else self._met(config)
+        history, before = bench.fit(model, config, disturbance=None if met is None else met.disturbance)
         reached = accuracy(model, bench.data.split("test"))
         took = time.perf_counter() - start + before
-        bench.store(model, config, history=history, accuracy_test=reached, time_s=took)
+        more = {} if met is None else {"chip_training": met.written}
+        bench.store(model, config, history=history, accuracy_test=reached, time_s=took, **more)
         return self.dataset({"accuracy": reached, **curves(history, valid)}).assign_attrs(compute_time_s=took)

@@ -1,0 +1,23 @@
+"""The study of `../qs4d/robustness.py` on smnist.
+
+imc-ssm experiment run qs4d-smnist/noise qs4d-smnist/devices
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+NEIGHBOUR = Path(__file__).parents[1] / "qs4d"
+
+
+def _module(name: str):
+    """A module of the neighbouring study."""
+    spec = importlib.util.spec_from_file_location(f"imc_ssm_study_qs4d_{name}", NEIGHBOUR / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+robustness = _module("robustness")
+STUDY = robustness.build(robustness.smnist(), _module("figures"))

@@ -1,0 +1,107 @@
+"""The figures of the robustness studies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from imc_ssm.units import duration
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+COLOURS = {"ptq": "tab:grey", "qat": "tab:blue", "noise": "tab:orange", "chip": "tab:green"}
+WORDS = {
+    "ptq": "calibrated alone",
+    "qat": "QAT",
+    "noise": "Gaussian noise in training",
+    "chip": "trained for the chip",
+}
+TITLES = {"poles": "noise on poles", "matrices": "noise on matrices"}
+
+
+def noise(ds: xr.Dataset) -> Figure:
+    """Accuracy over the noise at test: a row for each part, a column for each word length."""
+    bits = ds["bits"].values
+    figure, axes = plt.subplots(2, len(bits), figsize=(2.6 * len(bits), 5.6), sharey=True, squeeze=False)
+    for row, part in zip(axes, ds["part"].values, strict=True):
+        for axis, word in zip(row, bits, strict=True):
+            for training in ds["training"].values:
+                found = ds["accuracy_disturbed"].sel(part=part, bits=word, training=training).mean("draw")
+                kept = found.dropna("noise", how="all").dropna("seed", how="all")
+                if not kept.size:
+                    continue
+                x = 100 * kept["noise"].values
+                name = "no noise in training" if word == 32 and training == "ptq" else WORDS[str(training)]
+                colour = "tab:blue" if word == 32 and training == "ptq" else COLOURS[str(training)]
+                axis.plot(x, kept.mean("seed"), "o-", ms=3, lw=1.3, color=colour, label=name)
+                if kept.sizes["seed"] > 1:
+                    spread = kept.std("seed", ddof=1)
+                    axis.fill_between(
+                        x, kept.mean("seed") - spread, kept.mean("seed") + spread, color=colour, alpha=0.15
+                    )
+            axis.set_title(
+                f"{TITLES[str(part)]}, " + ("full precision" if word == 32 else f"{word} bits"), fontsize=9
+            )
+            axis.grid(alpha=0.3)
+            axis.set_ylim(0, 101)
+        row[0].set_ylabel("Test accuracy (%)")
+    for axis in axes[-1]:
+        axis.set_xlabel("Noise at test (% of range)")
+    found = {
+        label: handle
+        for axis in axes.flat
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(found.values(), found.keys(), loc="lower center", ncols=len(found), frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    return figure
+
+
+def devices(ds: xr.Dataset) -> Figure:
+    """Accuracy over time after programming: a row for each design, a column for each compensation."""
+    designs, ways = ds["design"].values, ds["compensation"].values
+    figure, axes = plt.subplots(
+        len(designs),
+        len(ways),
+        figsize=(3.3 * len(ways), 2.8 * len(designs) + 0.4),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+    )
+    for row, design in zip(axes, designs, strict=True):
+        for axis, way in zip(row, ways, strict=True):
+            for training in ds["training"].values:
+                at = ds.sel(design=design, compensation=way, training=training)
+                each = at["accuracy"].stack(each=("seed", "chip")).dropna("each", how="all")
+                if not each.size:
+                    continue
+                colour, mean, spread = COLOURS[str(training)], each.mean("each"), each.std("each", ddof=1)
+                axis.errorbar(
+                    ds["time"],
+                    mean,
+                    spread,
+                    fmt="o-",
+                    ms=3,
+                    lw=1.3,
+                    capsize=2,
+                    color=colour,
+                    label=WORDS[str(training)],
+                )
+                axis.axhline(float(at["accuracy_digital"].mean()), color=colour, ls="--", lw=0.9)
+            axis.set_xscale("log")
+            axis.set_title(f"{design}, compensation {way}", fontsize=9)
+            axis.grid(alpha=0.3)
+        row[0].set_ylabel("Accuracy of chips (%)")
+    times = np.asarray(ds["time"].values)
+    for axis in axes[-1]:
+        axis.set_xticks(times, [duration(float(t)) for t in times])
+        axis.minorticks_off()
+        axis.set_xlabel("Time after programming")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    return figure
