@@ -19,6 +19,7 @@ from imc_ssm.chip.programming import program
 from imc_ssm.config import Config
 from imc_ssm.devices import Chip, Draws, resolve, stream_seed
 from imc_ssm.files import canonical_json
+from imc_ssm.graph import Rate
 from imc_ssm.kernels import drawn
 from imc_ssm.noise import Product, Step
 
@@ -90,7 +91,8 @@ class ChipDisturbance(Config):
     def analog(self, index: int, module: str, step: Step, weight: Tensor, span: float, x: Tensor) -> AnalogLinear:
         """The matrix `weight` (outputs, inputs) on the step's chip; x (..., inputs): what goes into it."""
         clean = weight.detach().cpu().numpy()
-        mapped = map_matrix(module, module, clean, None, self.chip, input_range=span)
+        rate: Rate = "sequence" if x.ndim == 2 else "step"
+        mapped = map_matrix(module, module, clean, None, self.chip, input_range=span, rate=rate)
         flat = x.detach().reshape(-1, x.shape[-1])
         picked = drawn(len(flat), _VECTORS, seed=step.number)
         seen = flat if picked is None else flat[picked.to(flat.device)]

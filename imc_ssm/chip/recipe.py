@@ -55,9 +55,10 @@ def training_for(
         >>> recipe.config.input_ranges, recipe.disturbance.latest
         ('learned', 2592000.0)
 
-    `config`: the training's own numbers (epochs, batch, rate, ramp); what is the chip's in it is replaced. `earliest`,
-    `latest`: the period in which the chip will be used, s or words ("1h"); None: 1 s to 30 days, or the times that
-    the cell's model has. `quantized`: whether a quantized model is trained, which can learn its input ranges.
+    `config`: the training's own numbers (epochs, batch, rate, ramp); what is the chip's in it is replaced.
+    `earliest`, `latest`: the period in which the chip will be used, s or words ("1h"); None: 1 s to 30 days, or
+    the times that the cell's model has. `quantized`: whether a quantized model is trained, which can learn its input
+    ranges.
 
     * every step: another chip (`ChipDisturbance`), at an age drawn log-uniformly from the period, with the
       design's converters, read noise and compensation; devices as `devices` says (`ChipDisturbance`);
@@ -65,8 +66,8 @@ def training_for(
       else they are a percentile of each batch, the one that `compile` takes.
 
     On the digits (pcm-256 with compensation per column, 25 epochs, one seed, ten chips) learned ranges had 95.3 %
-    after a day and 94.3 % after 30, the percentile 94.9 and 93.4 %; a disturbance that rises over six epochs 94.8 and
-    94.1 %, no better: so it is there from the beginning, unless `config` has a ramp.
+    after a day and 94.3 % after 30, the percentile 94.9 and 93.4 %; a disturbance that rises over six epochs 94.8
+    and 94.1 %, no better: so it is there from the beginning, unless `config` has a ramp.
 
     Raises as `resolve` does, and `ConfigError` or `DesignError` for a period that is none or that the cell's model
     does not cover.
