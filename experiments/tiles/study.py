@@ -66,7 +66,7 @@ def draw(ds: xr.Dataset) -> Figure:
         )
     axes[0].set_yticks(place, names)
     axes[0].set_xlabel("accuracy of chips (%)")
-    axes[0].legend(title="after", loc="lower left")
+    axes[0].legend(title="after", loc="center left")
     axes[1].barh(place, ds["energy"].sum("component").mean("seed") * 1e9, color="C2")
     axes[1].set_xlabel("energy an inference (nJ)")
     axes[2].barh(place, ds["area"].sum("component").mean("seed") * 1e6, color="C4")
