@@ -9,7 +9,7 @@ from typing import Protocol
 from imc_ssm.devices import Chip, device_names
 from imc_ssm.errors import DesignError
 
-__all__ = ["Place", "Placed", "check_fit", "check_tiles", "pack", "tiles_of", "utilisation"]
+__all__ = ["Placed", "Spot", "check_fit", "check_tiles", "pack", "tiles_of", "utilisation"]
 
 Block = tuple[int, int]
 
@@ -23,7 +23,7 @@ class Placed(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class Spot:
     """Where one part of a matrix lies."""
 
     tile: int
@@ -34,7 +34,7 @@ class Place:
     """Its first column (signed output)."""
 
 
-def pack(matrices: Sequence[Placed], chip: Chip) -> list[list[Place]]:
+def pack(matrices: Sequence[Placed], chip: Chip) -> list[list[Spot]]:
     """For each matrix the places of its parts.
 
     Without `Design.packing` every part has a tile of its own, at its corner. With it, parts are laid in shelves,
@@ -48,24 +48,24 @@ def pack(matrices: Sequence[Placed], chip: Chip) -> list[list[Place]]:
         for m, matrix in enumerate(matrices)
         for p, (row, column) in enumerate(matrix.parts)
     ]
-    out: list[list[Place]] = [[Place(0, 0, 0)] * len(matrix.parts) for matrix in matrices]
+    out: list[list[Spot]] = [[Spot(0, 0, 0)] * len(matrix.parts) for matrix in matrices]
     if not chip.design.packing:
         for tile, (m, p, _, _) in enumerate(sizes):
-            out[m][p] = Place(tile, 0, 0)
+            out[m][p] = Spot(tile, 0, 0)
         return out
     shelves: list[tuple[int, int, int, int]] = []  # tile, first row, height, columns taken
     filled: list[int] = []  # rows taken of each tile
     for m, p, height, width in sorted(sizes, key=lambda size: (-size[2], -size[3], size[0], size[1])):
         for i, (tile, top, room, taken) in enumerate(shelves):
             if height <= room and taken + width <= columns:
-                out[m][p] = Place(tile, top, taken)
+                out[m][p] = Spot(tile, top, taken)
                 shelves[i] = (tile, top, room, taken + width)
                 break
         else:
             tile = next((t for t, used in enumerate(filled) if used + height <= rows), len(filled))
             if tile == len(filled):
                 filled.append(0)
-            out[m][p] = Place(tile, filled[tile], 0)
+            out[m][p] = Spot(tile, filled[tile], 0)
             shelves.append((tile, filled[tile], height, width))
             filled[tile] += height
     return out
