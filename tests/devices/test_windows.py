@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from imc_ssm.chip import Reference
 from imc_ssm.devices import Cell, Cited, Draws, load_cell
-from imc_ssm.errors import ConfigError
+from imc_ssm.errors import ConfigError, DesignError
 
 N, P = 40_000, 1e-5
 DAY = 86400.0
@@ -129,3 +130,10 @@ def test_a_cell_says_nothing_of_what_is_not_changed() -> None:
         assert not {"rescaling", "clamp"} & load_cell(name).model_dump().keys()
     text = changed("reram-cmo-falcone", clamp="physical", g_max=90e-6, rescaling="proportional")
     assert type(text).from_json(text.to_json()) == text
+
+
+def test_aihwkit_refuses_what_it_has_no_model_of() -> None:
+    larger = changed("pcm-hermes-dual", g_max=50e-6, rescaling="proportional")
+    with pytest.raises(DesignError, match=r"aihwkit refuses it .*use noise='native'") as caught:
+        Reference(larger)
+    assert "\n" not in str(caught.value)
