@@ -239,18 +239,22 @@ def log_positions(times: np.ndarray) -> np.ndarray:
 def time_axis(ax: Axes, times: np.ndarray, at: np.ndarray) -> None:
     """Logarithmic axis with ticks in words: the measured times, or round ones where those are many.
 
-    A label that would run into the one before it is left out; its tick stays.
+    A label that would run into the one before it, or into the last, is left out; its tick stays.
     """
     ax.set_xscale("log")
     ticks = list(zip(at.tolist(), (duration(float(t)) for t in times), strict=True))
     if len(ticks) > 8:
         known = [(time, duration(time)) for time in _TIMES if at.min() <= time <= at.max()]
         ticks = known or [ticks[0], ticks[-1]]
-    room = 0.09 * (math.log10(at.max() / at.min()) + 0.6)
+    room = 0.1 * (math.log10(at.max() / at.min()) + 0.6)
     labels: list[str] = []
     last = -math.inf
     for place, label in ticks:
         free = math.log10(place) - last >= room
+        if not free and place == ticks[-1][0]:  # where it ends is said in any case
+            before = zip(labels, ticks[:-1], strict=True)
+            labels = [old if math.log10(place / there) >= room else "" for old, (there, _) in before]
+            free = True
         labels.append(label if free else "")
         last = math.log10(place) if free else last
     ax.set_xticks([place for place, _ in ticks], labels)
