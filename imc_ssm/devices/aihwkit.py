@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from imc_ssm.devices.cell import Array, Draws, Programmed
 from imc_ssm.devices.defects import Failing
 from imc_ssm.devices.fitted import CLOSE
+from imc_ssm.devices.spectra import Flicker
 from imc_ssm.errors import DesignError, shown, unknown
 
 __all__ = ["Aihwkit", "noise_models"]
@@ -162,3 +163,10 @@ class Aihwkit(Failing):
         from imc_ssm.devices.oracle import Reference
 
         return Reference(self).read(devices, time, draws)
+
+    def flicker(self, devices: Programmed, time: float) -> Flicker | None:
+        """`DesignError`: the model draws 1/f noise anew at every time, and says nothing of its course."""
+        raise DesignError(
+            f"cell {self.name!r} is a model of aihwkit, whose noise has no course in time; hold it "
+            "(within='held'), or use a cell of the library's own"
+        )

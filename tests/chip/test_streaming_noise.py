@@ -205,6 +205,9 @@ def test_mistakes_are_one_sentence() -> None:
     own = AnalogLinear(mapped, chip, noise="aihwkit").program(1, 0)
     with pytest.raises(DesignError, match="use noise='native'"):
         own.set_time(DAY, stream=Stream(STEP, STEPS))
+    own = AnalogLinear(mapped, chip_of(load_cell("state-independent"))).program(1, 0)
+    with pytest.raises(DesignError, match="is a model of aihwkit"):
+        own.set_time(DAY, stream=Stream(STEP, STEPS))
     own = AnalogLinear(mapped, chip, "aihwkit").program(1, 0)
     with pytest.raises(DesignError, match="use implementation 'fast'"):
         own.set_time(DAY, stream=Stream(STEP, STEPS))

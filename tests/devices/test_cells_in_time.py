@@ -170,7 +170,7 @@ def matrices(name: str, index: int = 3, chips: tuple[int, ...] = (0, 1)) -> Prog
     return program(mapped, chip, 5, chips, index=index)
 
 
-@pytest.mark.parametrize("name", ["pcm-nandakumar-2019", "reram-cmo-falcone", "generic-reram"])
+@pytest.mark.parametrize("name", ["pcm-nandakumar-2019", "pcm-hermes-dual", "reram-cmo-falcone", "generic-reram"])
 def test_any_order_of_times_and_chips(name: str) -> None:
     times = (1.0, 1.5, 3600.0, DAY)
     one, two = matrices(name), matrices(name, chips=(1,))
@@ -180,7 +180,7 @@ def test_any_order_of_times_and_chips(name: str) -> None:
     assert not np.array_equal(there[1.0], there[1.5])
 
 
-@pytest.mark.parametrize("name", ["pcm-nandakumar-2019", "generic-reram"])
+@pytest.mark.parametrize("name", ["pcm-nandakumar-2019", "pcm-hermes-single", "generic-reram"])
 def test_chips_matrices_and_devices_of_a_pair_are_independent(name: str) -> None:
     def slow(matrix: ProgrammedMatrix) -> np.ndarray:
         """What read noise does between two times."""
