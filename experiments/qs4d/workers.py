@@ -1,7 +1,7 @@
-"""Run the robustness studies in several processes: `python experiments/qs4d/workers.py --workers 16 --minutes 8`.
+"""Run the robustness studies in several processes: `python experiments/qs4d/workers.py --workers 16`.
 
 Every process takes the cells that no other one is at (`imc-ssm experiment run`); stopped, the same command goes on.
-sMNIST on devices comes first, as it takes longest; then its noise, the digits, and, asked for, spoken digits.
+sMNIST on devices comes first, as it takes longest; then its noise, the digits and, if asked, spoken digits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROGRAM = "from imc_ssm.cli import main; main()"
 
 
 def order(worker: int, workers: int, spoken: bool) -> list[str]:
-    """Where a process begins: nine of sixteen with devices of sMNIST, three with its noise, four with the digits."""
+    """Where a process begins: of sixteen nine with devices of sMNIST, three with its noise, four with digits."""
     part = worker / workers
     if part < 9 / 16:
         first = [*SMNIST, *DIGITS]

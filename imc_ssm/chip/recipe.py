@@ -57,8 +57,8 @@ def training_for(
 
     `config`: the training's own numbers (epochs, batch, rate, ramp); what is the chip's in it is replaced.
     `earliest`, `latest`: the period in which the chip will be used, s or words ("1h"); None: 1 s to 30 days, or
-    the times that the cell's model has. `quantized`: whether a quantized model is trained, which can learn its input
-    ranges.
+    the times that the cell's model has. `quantized`: whether a quantized model is trained, which can learn its
+    input ranges.
 
     * every step: another chip (`ChipDisturbance`), at an age drawn log-uniformly from the period, with the
       design's converters, read noise and compensation; devices as `devices` says (`ChipDisturbance`);

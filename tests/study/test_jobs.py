@@ -20,6 +20,7 @@ from imc_ssm.study import (
     KINDS,
     Cost,
     Deploy,
+    Disturb,
     Experiment,
     Job,
     Kernel,
@@ -41,6 +42,7 @@ EXAMPLES: dict[str, Job] = {
     "poles": Poles("tiny", Scheme()),
     "kernel": Kernel("tiny", Scheme(), 16),
     "deploy": Deploy(Qat("tiny", Scheme(), QUICK), "pcm-256", chips=2, times=(1.0, 86400.0)),
+    "disturb": Disturb(Ptq("tiny", Scheme()), poles=0.01, weights=0.05, draws=2),
     "cost": Cost(Ptq("tiny", Scheme()), "pcm-256"),
 }
 
@@ -156,10 +158,17 @@ def test_its_key_is_stable_and_covers_what_decides(done, kind):
 CHANGES = {
     "train": {"model": ModelConfig(heads=6), "training": QUICK},
     "ptq": {"scheme.bits.state": 5},
-    "qat": {"scheme.symmetric": True, "training.noise": 0.1},
+    "qat": {"scheme.symmetric": True, "training.noise": 0.1, "chip": "pcm-256"},
     "poles": {"scheme.bits.poles": 5},
     "kernel": {"steps": 17},
-    "deploy": {"chips": 3, "times": (1.0,), "design.read_noise.value": 0.1, "start.scheme.bits.c": 5},
+    "disturb": {"poles": 0.02, "weights": 0.0, "draws": 3},
+    "deploy": {
+        "sequences": 20,
+        "chips": 3,
+        "times": (1.0,),
+        "design.read_noise.value": 0.1,
+        "start.scheme.bits.c": 5,
+    },
     "cost": {"design.lanes": 8, "start.scheme.bits.c": 5},
 }
 
@@ -197,6 +206,34 @@ def test_without_a_chip_there_is_the_digital_reference(done):
     ds = compute(done, Deploy("tiny", None))
     assert ds["accuracy_digital"].item() == done.find(Train("tiny"), 0).measured["accuracy"]
     assert ds.sizes["chip"] == 0
+
+
+def test_a_model_is_trained_for_a_chip(done):
+    place, plain = Workplace(done.study, done.folder), EXAMPLES["qat"]
+    keys = {place.study.key(plain.with_(chip=chip), 0) for chip in (None, "pcm-256", "reram-128")}
+    assert len(keys) == 3
+    compute(place, plain.with_(chip="pcm-256"))
+    info = place.stored_model(plain.with_(chip="pcm-256"), 0).info
+    assert info["chip_training"]["disturbance"]["design"] == "pcm-256"
+    assert info["training"]["input_ranges"] == "learned"
+
+
+def test_chips_are_tested_on_the_same_subset(done):
+    some = EXAMPLES["deploy"].with_(sequences=40)
+    ds, again = compute(done, some), compute(done, some.with_(chips=1))
+    assert ds["accuracy"].attrs["n_test"] == 40
+    assert ds["accuracy"].isel(chip=0).equals(again["accuracy"].isel(chip=0))
+    share = ds["accuracy"].values * 40 / 100
+    np.testing.assert_allclose(share, np.rint(share), atol=1e-9)  # of 40 sequences
+    assert compute(done, some.with_(sequences=10**6))["accuracy"].attrs["n_test"] == done.shape["splits"]["test"]
+
+
+def test_noise_is_drawn_anew_and_none_is_the_models_accuracy(done):
+    job = EXAMPLES["disturb"]
+    none = compute(done, job.with_(poles=0.0, weights=0.0))["accuracy_disturbed"].values.ravel()
+    assert set(none) == {done.find(job.start, 0).measured["accuracy"]}
+    found = compute(done, job.with_(weights=0.5, draws=4))["accuracy_disturbed"].values.ravel()
+    assert len(set(found)) > 1
 
 
 @pytest.mark.parametrize(
