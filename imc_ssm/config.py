@@ -264,7 +264,10 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
         return f"{place}{nested}"
     value = "" if first["type"] == "missing" else f" = {shown(first['input'])}"
     said = _bounds(cls, first) if first["type"] in _OUTSIDE else ""
-    return f"{place}{cls.__name__} field {path!r}{value}: {said or first['msg']}{more}"
+    said = said or first["msg"].removeprefix("Value error, ")
+    if not path:  # of several fields together
+        return f"{place}{cls.__name__}: {said}{more}"
+    return f"{place}{cls.__name__} field {path!r}{value}: {said}{more}"
 
 
 _OUTSIDE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")

@@ -30,6 +30,8 @@ from imc_ssm.quantization import Scheme, calibration_batch
 
 DAY = 86400.0
 DIGITAL = ("energy/digital update", "energy/memories", "energy/movement")
+SHARE = {"value": 0.1, "unit": "1", "source": "assumed: a test"}
+STUCK = {"value": 1e-6, "unit": "S", "source": "assumed: a test"}
 OHM = {"value": 20.0, "unit": "ohm", "source": "assumed: a test"}
 DESIGN: dict[str, tuple[Any, set[str]]] = {
     "name": ("other", set()),
@@ -90,7 +92,13 @@ CELL: dict[str, tuple[Any, set[str]]] = {
     "source": ("another paper", set()),
     "times": ({"latest": 1e6}, set()),
     "g_min": (2e-6, {"programmed", "output", "energy/cells"}),
-    "g_max": (50e-6, {"energy/cells"}),  # all noise of this model is relative to it
+    # Noise is that of the conductance: less of the window has relatively more. Rescaled to its own window, it is equal.
+    "g_max": (20e-6, {"programmed", "output", "energy/cells"}),
+    "rescaling": ("proportional", set()),
+    "stuck_low": (SHARE, {"programmed", "output"}),
+    "stuck_high": (SHARE, {"programmed", "output"}),
+    "g_stuck_low": (STUCK, set()),  # no device is
+    "g_stuck_high": (STUCK, set()),
     "v_read": (0.3, {"energy/cells"}),
     "t_read": (64e-9, {"energy/cells", "latency/cells"}),
     "levels": (8, {"programmed", "output", "energy/cells"}),

@@ -16,8 +16,10 @@ from imc_ssm.quantization import Scheme, calibration_batch
 
 @pytest.mark.parametrize("name", device_names("designs"))
 def test_a_model_runs_on_it(name: str, quantized: Callable[[Scheme], Classifier], digits: SequenceDataset) -> None:
-    """Three chips right after programming keep more than half of the accuracy, on the noisiest cell too; chance is a
-    tenth of it. With ideal cells only the converters are left."""
+    """Three chips right after programming keep more than half of the accuracy (chance is a tenth).
+
+    With ideal cells only the converters are left.
+    """
     placed = compile(quantized(Scheme()), name, *calibration_batch(digits, 8, most=50))
     time = placed.chip.cell.usual_times()[0]
     ds = evaluate(placed, digits, 3, [time])
