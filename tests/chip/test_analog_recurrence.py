@@ -7,7 +7,7 @@ import pytest
 import torch
 from chip_cases import chip_of, ideal
 
-from imc_ssm.chip import AnalogLinear, AnalogRecurrence, map_recurrence
+from imc_ssm.chip import AnalogLinear, AnalogRecurrence, map_matrix, map_recurrence
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.devices import Chip
 from imc_ssm.layers import Classifier
@@ -246,3 +246,24 @@ def test_every_kind_of_tile_carries_a_recurrence(way: str, layer: tuple[Quantize
     y, _ = recurrence._run(u, recurrence.init_state(len(u)))
     exact_y = in_doubles(ssm, u)
     assert np.sqrt(np.square(y.numpy() - exact_y).mean() / np.square(exact_y).mean()) < 0.05
+
+
+def test_a_column_whose_sums_would_not_fit_has_smaller_conductances() -> None:
+    weight, least = np.array([[0.5, -0.25], [0.1, 0.2], [0.0, 0.0]]), np.array([2.0, 0.1, 1.0])
+    mapped = map_matrix("m", "m", weight, None, exact(8), input_range=1.0, least_scale=least)
+    np.testing.assert_array_equal(mapped.scale, np.float32([2.0, 0.2, 0.0]))
+    np.testing.assert_allclose(mapped.target * mapped.scale, weight.T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", SIZES)
+def test_no_sum_of_a_calibrated_stream_saturates(way: str, layer: tuple[QuantizedS4D, torch.Tensor]) -> None:
+    """The ADC's range is that of the states' registers, and outputs fit into it."""
+    ssm, u = layer
+    chip = exact(16, way=way)
+    recurrence, seen = placed(ssm, u, chip, way), []
+    for tile in recurrence.tiles:
+        factor = tile.get_buffer("factor0")[0]
+        tile.register_forward_hook(lambda _, given, out, factor=factor: seen.append((out / factor).abs().max()))
+    recurrence._run(u, recurrence.init_state(len(u)))
+    assert 0.5 * chip.adc.codes[1] < float(max(seen)) <= chip.adc.codes[1] * (1 + 1e-5)
+    assert float(np.mean([float(most) >= chip.adc.codes[1] for most in seen])) < 0.05
