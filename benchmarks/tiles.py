@@ -2,6 +2,7 @@
 
     python benchmarks/tiles.py                                            the product, on 1 and 2 threads
     python benchmarks/tiles.py --chips 4 --times 2 --images 1000          and the evaluation (whole: 20, 5, 10000)
+    python benchmarks/tiles.py --processor                  processor time, where others use the machine: 1 thread
 
 Everything runs in one process and takes turns; times are medians. 8-bit converters, float32; the noise is the
 output noise of the design. The evaluation programs, ages and runs chips of `s4d-16h` on sequential MNIST twice,
@@ -11,7 +12,8 @@ with the same kernels for all that is digital: `evaluate` with our tiles, and wi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,7 +21,6 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from measure import medians, seconds
 from torch import Tensor, nn
 
 import imc_ssm
@@ -32,6 +33,21 @@ SHAPES = ((16, 32, 32768), (64, 128, 16384), (256, 256, 8192), (512, 512, 4096))
 """Inputs, outputs, vectors."""
 NOISE = 0.04
 """Output noise in units of the largest weight."""
+
+
+def medians(
+    jobs: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Median time in s of every job over its number of repeats, in turns, after one call to warm up."""
+    for job in jobs.values():
+        job()
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            start = clock()
+            job()
+            times[name].append(clock() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 @contextmanager
@@ -78,22 +94,20 @@ def jobs_of(inputs: int, outputs: int, vectors: int) -> dict[str, Callable[[], T
 
 
 @torch.no_grad()
-def products(repeats: int = 21) -> None:
+def products(repeats: int, counts: tuple[int, ...], clock: Callable[[], float]) -> None:
     """The table of products."""
-    for count in (1, 2):
-        if count > numba.config.NUMBA_NUM_THREADS:
-            continue
+    for count in counts:
         with threads(count):
             print(f"\n{count} thread{'s' * (count > 1)}: ns per vector (times nn.Linear)")
             for inputs, outputs, vectors in SHAPES:
                 jobs = jobs_of(inputs, outputs, vectors)
-                found = medians(jobs, dict.fromkeys(jobs, repeats))
+                found = medians(jobs, repeats, clock)
                 base = found["nn.Linear"]
                 parts = [f"{name} {1e9 * t / vectors:.0f} ({t / base:.2f})" for name, t in found.items()]
                 print(f"  {inputs} x {outputs}, {vectors} vectors: " + ", ".join(parts))
 
 
-def evaluation(chips: int, times: int, images: int, rounds: int) -> None:
+def evaluation(chips: int, times: int, images: int, rounds: int, clock: Callable[[], float]) -> None:
     """Both evaluations, in turns."""
     data = imc_ssm.load_dataset("smnist")
     model = imc_ssm.load_model(pretrained_path("s4d-16h"))
@@ -101,13 +115,17 @@ def evaluation(chips: int, times: int, images: int, rounds: int) -> None:
     few = {name: places[:images] for name, places in data.splits.items()}
     part = replace(data, splits=few)
     moments = [1.0, 60.0, 3600.0, 86400.0, 30 * 86400.0][:times]
-    imc_ssm.evaluate(deployment, part, 1, moments[:1])
+
+    def run(implementation: Any) -> Callable[[], object]:
+        return lambda: imc_ssm.evaluate(deployment, part, chips, moments, implementation=implementation)
+
+    imc_ssm.evaluate(deployment, replace(data, splits={n: p[:50] for n, p in few.items()}), 1, moments[:1])
     found: dict[str, list[float]] = {"fast": [], "aihwkit": []}
     for _ in range(rounds):
         for name, spent in found.items():
-            spent.append(
-                seconds(lambda name=name: imc_ssm.evaluate(deployment, part, chips, moments, implementation=name))  # type: ignore[misc]
-            )
+            start = clock()
+            run(name)()
+            spent.append(clock() - start)
     ours, theirs = (float(np.median(spent)) for spent in found.values())
     print(
         f"\n{chips} chips x {len(moments)} times, {images} images, {torch.get_num_threads()} threads, "
@@ -122,11 +140,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--processor", action="store_true")
     given = parser.parse_args()
+    clock = time.process_time if given.processor else time.perf_counter
+    most = 1 if given.processor else numba.config.NUMBA_NUM_THREADS
     if given.repeats:
-        products(given.repeats)
+        products(given.repeats, (1, 2)[:most], clock)
     if given.chips:
-        evaluation(given.chips, given.times, given.images, given.rounds)
+        with threads(min(2, most)):
+            evaluation(given.chips, given.times, given.images, given.rounds, clock)
 
 
 if __name__ == "__main__":
