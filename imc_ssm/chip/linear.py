@@ -19,7 +19,8 @@ from imc_ssm.chip.reference import GLOBAL, probe_cpp, reference_tile
 from imc_ssm.chip.streaming_noise import APART, MovingNoise, Stream, moving_noise
 from imc_ssm.devices import Chip, Converter, Draws, Transfers, stream_seed
 from imc_ssm.errors import ConfigError, DataError, DesignError, unknown
-from imc_ssm.kernels import room_for, tile_product
+from imc_ssm.fixedpoint import Format
+from imc_ssm.kernels import Grid, quantize, room_for, tile_product
 from imc_ssm.kernels.device import single_precision
 
 __all__ = ["AnalogLinear", "Implementation"]
@@ -252,9 +253,13 @@ class AnalogLinear(nn.Module):
         adc = self.chip.adc
         return float(np.hypot(self._read_noise * adc.codes[1] / self.mapped.tiles[tile].output_range, adc.noise))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    takes_format = True
+    """Whether `forward` rounds its outputs where asked."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, fmt: Format | None = None) -> Tensor:
         """(..., inputs) -> (..., outputs), float32; `DataError` for another number of inputs.
 
+        `fmt`: the outputs come to its grid, as `kernels.quantize` brings them.
         With several chips the first axis is theirs times anything: chip by chip.
         """
         if x.ndim == 0 or x.shape[-1] != self.mapped.inputs:
@@ -265,15 +270,16 @@ class AnalogLinear(nn.Module):
                 f"{self.mapped.inputs}), got {tuple(x.shape)}"
             )
         abreast = x.ndim == 2 and self.mapped.rate == "step"  # a step of sequences side by side
+        trained, one_pass = torch.is_grad_enabled() and x.requires_grad, self._in_one_pass
         with torch.no_grad():
-            y = self._fused(x) if self._in_one_pass else self._in_steps(x, abreast)
+            y = self._fused(x, None if trained else fmt) if one_pass else self._in_steps(x, abreast)
         products = x.numel() // (self.mapped.inputs * self.chips)
         self._drawn += products
         self._position += 1 if abreast else products
-        if torch.is_grad_enabled() and x.requires_grad:
+        if trained:
             smooth = self._smooth(x).to(y.dtype)
             y = y + (smooth - smooth.detach())
-        return y
+        return y if fmt is None or (one_pass and not trained) else quantize(y, fmt, -1)
 
     @property
     def _in_one_pass(self) -> bool:
@@ -287,12 +293,14 @@ class AnalogLinear(nn.Module):
         moves = moving is not None and moving.followed
         return self.implementation == "fast" and plain and dac.pulses == 1 and not adc.inl and not moves
 
-    def _fused(self, x: Tensor) -> Tensor:
-        """The formula of the class, each tile of all chips in one pass."""
+    def _fused(self, x: Tensor, fmt: Format | None) -> Tensor:
+        """The formula of the class, each tile of all chips in one pass; the last of a column rounds."""
         dac, adc, mapped = self.chip.dac, self.chip.adc, self.mapped
         shape = (self.chips, x.shape[0] // self.chips, *x.shape[1:]) if x.ndim > 1 else (1, 1, -1)
         given = x.detach().to(torch.float32).view(shape)  # splits the first axis, wherever the numbers lie
         y = room_for(given, self.chips, mapped.outputs)
+        grid = None if fmt is None else Grid.of(fmt, mapped.outputs).on(x.device)
+        last = {tile.column: index for index, tile in enumerate(mapped.tiles)}
         for index, tile in enumerate(mapped.tiles):
             columns, first = slice(*tile.column), tile.row[0] == 0 and tile.slice == 0
             tile_product(
@@ -304,6 +312,7 @@ class AnalogLinear(nn.Module):
                 codes_out=adc.codes,
                 factor=getattr(self, f"factor{index}"),
                 bias=self.bias[columns] if first and self.bias is not None else None,
+                grid=grid[:, columns] if grid is not None and index == last[tile.column] else None,
                 spread=self._spread(index),
                 offset=getattr(self, f"offset{index}"),
                 variance=getattr(self, f"variance{index}"),

@@ -27,6 +27,7 @@ def tile_product(
     spread: Tensor | None,
     factor: Tensor,
     bias: Tensor | None,
+    grid: Tensor | None,
     seeds: Tensor,
     position: int,
     converters: list[float],
@@ -36,7 +37,7 @@ def tile_product(
     low, high = converters[4:]
     if cuda.unavailable() is not None or max(-low, high) >= 2**22 or x.dtype != torch.float32:
         plain_tile.tile_product(
-            x, weight, variance, offset, spread, factor, bias, seeds, position, converters, out, add
+            x, weight, variance, offset, spread, factor, bias, grid, seeds, position, converters, out, add
         )
         return
     chips, _, outputs = weight.shape
@@ -50,9 +51,8 @@ def tile_product(
         noisy = spread is not None or variance is not None
         width = torch.zeros_like(factor) if spread is None else spread
         first = position + start * time
-        _decode(
-            sums, squares, width, factor, bias, seeds, first, converters, out[:, start:end], add, noisy, variance
-        )
+        rest = (seeds, first, converters, out[:, start:end], add, noisy, variance)
+        _decode(sums, squares, width, factor, bias, grid, *rest)
 
 
 def _decode(
@@ -61,6 +61,7 @@ def _decode(
     spread: Tensor,
     factor: Tensor,
     bias: Tensor | None,
+    grid: Tensor | None,
     seeds: Tensor,
     position: int,
     converters: list[float],
@@ -84,6 +85,7 @@ def _decode(
             spread.contiguous(),
             factor.contiguous(),
             factor if bias is None else bias.contiguous(),
+            factor if grid is None else grid.contiguous(),
             seeds,
             out,
             position,
@@ -97,6 +99,7 @@ def _decode(
             NOISE=noisy,
             VARIES=variance is not None,
             BIAS=bias is not None,
+            GRID=grid is not None,
             ADD=add,
             BLOCK=block,
         )

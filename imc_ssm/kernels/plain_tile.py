@@ -73,6 +73,7 @@ def tile_product(
     spread: Tensor | None,
     factor: Tensor,
     bias: Tensor | None,
+    grid: Tensor | None,
     seeds: Tensor,
     position: int,
     converters: list[float],
@@ -103,6 +104,10 @@ def tile_product(
         exact = sums.round().clamp(low, high).double() * factor.double()[:, None]
         if base is not None:
             exact = exact + (base[:, start : start + rows] if add else base).double()
-        y.append(exact.float())
+        value = exact.float()
+        if grid is not None:
+            step, least, most = grid
+            value = torch.maximum(torch.minimum(torch.round(value / step), most), least) * step
+        y.append(value)
     if y:
         out.copy_(torch.cat(y, dim=1).reshape(out.shape))

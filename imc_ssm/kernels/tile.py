@@ -15,7 +15,7 @@ __all__ = ["room_for", "tile_product"]
 
 TILE = Pass(
     "tile_product(Tensor x, Tensor weight, Tensor? variance, Tensor? offset, Tensor? spread, Tensor factor, "
-    "Tensor? bias, Tensor seeds, int position, float[] converters, Tensor(a!) out, bool add) -> ()",
+    "Tensor? bias, Tensor? grid, Tensor seeds, int position, float[] converters, Tensor(a!) out, bool add) -> ()",
     plain_tile.tile_product,
     tile_cpu.tile_product,
     cuda_tile.tile_product,
@@ -32,6 +32,7 @@ def tile_product(
     codes_out: tuple[int, int],
     factor: Tensor,
     bias: Tensor | None = None,
+    grid: Tensor | None = None,
     spread: Tensor | float = 0.0,
     offset: Tensor | None = None,
     variance: Tensor | None = None,
@@ -50,7 +51,8 @@ def tile_product(
     offset (ADC codes) and factor (chips, outputs), bias (outputs,), all float32; seed (chips,) int64. Returns
     (chips, ..., outputs) in the memory order of x (channels last, or time last of x (chips, batch, time, inputs)).
     Where `out` is given, which may be a part of a larger tensor, y is written there, or with `add` the product is
-    added to it (out_j + bias_j stands for bias_j).
+    added to it (out_j + bias_j stands for bias_j). With a `grid` (3, outputs), the steps, lowest and highest codes
+    of the outputs (`Grid`), y comes to the nearest value on it, as `quantize` would bring it.
 
     The noise of a product is a function of seed, number of the product and output: `position` is the number of the
     first vector of x, of every chip, the others follow in order. So it does not depend on how many are computed at
@@ -70,6 +72,7 @@ def tile_product(
     for name, value, shape, dtype in (
         ("factor", factor, (chips, outputs), torch.float32),
         ("bias", bias, (outputs,), torch.float32),
+        ("grid", grid, (3, outputs), torch.float32),
         ("spread", width, (chips, outputs), torch.float32),
         ("offset", offset, (chips, outputs), torch.float32),
         ("variance", variance, (chips, inputs, outputs), torch.float32),
@@ -85,7 +88,7 @@ def tile_product(
         drive, target = _planes(x), None if out is None else _part(out)
         y = _like(drive, chips, outputs) if target is None else target
         converters = [float(v) for v in (full_scale, step_in, *codes_in, *codes_out)]
-        tables = (weight.detach(), variance, offset, width, factor, bias, seeds.contiguous())
+        tables = (weight.detach(), variance, offset, width, factor, bias, grid, seeds.contiguous())
         TILE(drive, *tables, int(position), converters, y, target is not None and add)
         if out is None:
             return y.reshape(chips, *x.shape[1:-1], outputs)

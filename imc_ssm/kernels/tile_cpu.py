@@ -167,6 +167,13 @@ def _convert(codes: Array, inputs: int, blocks: int, converters: Any) -> None:
             store(at, place, clamp(rint(load(at, place) / full / step), low, high))
 
 
+@inlined
+def _on_grid(value: Any, steps: Any, o: Any, wide: Any) -> Any:
+    """The nearest value on the grid of output o; `steps` (3, wide)."""
+    step = splat(steps, o)
+    return clamp(rint(value / step), splat(steps, wide + o), splat(steps, 2 * wide + o)) * step
+
+
 @compiled
 def _decode(
     sums: Array,
@@ -179,14 +186,19 @@ def _decode(
     factor: Array,
     bias: Array,
     before: Array,
+    grid: Array,
     converters: Any,
     noisy: bool,
     varies: bool,
     add: bool,
 ) -> None:
-    """sums (output, PANEL) become factor clip(round(sum + sigma n)) + bias (+ before), rounded once, in place."""
+    """sums (output, PANEL) become factor clip(round(sum + sigma n)) + bias (+ before), rounded once, in place.
+
+    Then they come to the `grid` (3, outputs): steps, lowest and highest codes; where it is not empty.
+    """
     at, more, there = pointer(sums), pointer(squares), pointer(before)
-    sigmas, factors, biases = pointer(spread), pointer(factor), pointer(bias)
+    sigmas, factors, biases, steps = pointer(spread), pointer(factor), pointer(bias), pointer(grid)
+    rounded = grid.size > 0
     low, high = broadcast(converters[4]), broadcast(converters[5])
     for g in range(0, outputs, WIDE):
         for k in range(0, blocks * LANES, LANES):
@@ -205,10 +217,19 @@ def _decode(
             if add:
                 b0, b1 = b0 + load(there, p), b1 + load(there, p + PANEL)
                 b2, b3 = b2 + load(there, p + 2 * PANEL), b3 + load(there, p + 3 * PANEL)
-            store(at, p, fma(clamp(s0, low, high), splat(factors, g), b0))
-            store(at, p + PANEL, fma(clamp(s1, low, high), splat(factors, g + 1), b1))
-            store(at, p + 2 * PANEL, fma(clamp(s2, low, high), splat(factors, g + 2), b2))
-            store(at, p + 3 * PANEL, fma(clamp(s3, low, high), splat(factors, g + 3), b3))
+            s0, s1 = (
+                fma(clamp(s0, low, high), splat(factors, g), b0),
+                fma(clamp(s1, low, high), splat(factors, g + 1), b1),
+            )
+            s2 = fma(clamp(s2, low, high), splat(factors, g + 2), b2)
+            s3 = fma(clamp(s3, low, high), splat(factors, g + 3), b3)
+            if rounded:
+                s0, s1 = _on_grid(s0, steps, g, outputs), _on_grid(s1, steps, g + 1, outputs)
+                s2, s3 = _on_grid(s2, steps, g + 2, outputs), _on_grid(s3, steps, g + 3, outputs)
+            store(at, p, s0)
+            store(at, p + PANEL, s1)
+            store(at, p + 2 * PANEL, s2)
+            store(at, p + 3 * PANEL, s3)
 
 
 @compiled
@@ -241,6 +262,7 @@ def _tile(
     spread: Array,
     factor: Array,
     bias: Array,
+    grid: Array,
     seeds: Array,
     out: Array,
     sizes: Any,
@@ -252,7 +274,8 @@ def _tile(
     add: bool,
     scratch: Array,
 ) -> None:
-    """weight, variance (chip, group * input * WIDE); offset, spread, factor, bias (chip, group * WIDE).
+    """weight, variance (chip, group * input * WIDE); offset, spread, factor, bias (chip, group * WIDE); grid
+    (3 * group * WIDE), or empty.
 
     sizes = chips, vectors, steps of a sequence, inputs, outputs; a stride of 0 in `reads`: all chips have one x.
     """
@@ -307,6 +330,7 @@ def _tile(
                     factor[chip],
                     bias[chip],
                     before,
+                    grid,
                     converters,
                     noisy,
                     varies,
@@ -337,6 +361,13 @@ def _rows(value: Tensor | None, chips: int, outputs: int) -> Array:
     return full
 
 
+def _grid(grid: Tensor) -> Array:
+    """(3, outputs) as (3, whole groups), flat, filled up with the grid of step 1 that ends at 0."""
+    full = _rows(grid, 3, grid.shape[1])
+    full[0, grid.shape[1] :] = 1
+    return full.ravel()
+
+
 def _flat(x: Tensor) -> Array:
     """All memory that a tensor's numbers span, from its first one."""
     extent = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
@@ -351,6 +382,7 @@ def tile_product(
     spread: Tensor | None,
     factor: Tensor,
     bias: Tensor | None,
+    grid: Tensor | None,
     seeds: Tensor,
     position: int,
     converters: list[float],
@@ -373,6 +405,7 @@ def tile_product(
         weights,
         variances,
         *rows,
+        np.zeros(0, f32) if grid is None else _grid(grid),
         seeds.numpy(),
         _flat(out),
         sizes,

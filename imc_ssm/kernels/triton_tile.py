@@ -28,9 +28,9 @@ def _pair(one, two):
 
 @triton.jit
 def _put(
-    z, o, chip, product, place, inside, sums, squares, spread, factor, bias, out, low, high, products, outputs,
-    pitch,
-    NOISE: tl.constexpr, VARIES: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr,
+    z, o, chip, product, place, inside, sums, squares, spread, factor, bias, grid, out, low, high, products,
+    outputs, pitch,
+    NOISE: tl.constexpr, VARIES: tl.constexpr, BIAS: tl.constexpr, GRID: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """One output of every product of a program, from its sum and its noise."""
     inside = inside & (o < outputs)
@@ -51,14 +51,21 @@ def _put(
         base += tl.load(bias + o, inside, 0.0)
     if ADD:
         base += tl.load(target, inside, 0.0)
-    tl.store(target, tl.fma(s, tl.load(factor + column, inside, 0.0), base), inside)
+    y = tl.fma(s, tl.load(factor + column, inside, 0.0), base)
+    if GRID:
+        step = tl.load(grid + o, inside, 1.0)
+        least, most = tl.load(grid + outputs + o, inside, 0.0), tl.load(grid + 2 * outputs + o, inside, 0.0)
+        y = tl.minimum(tl.maximum(tl.div_rn(y, step), least), most)
+        y = ((y + _NEAREST) - _NEAREST) * step
+    tl.store(target, y, inside)
 
 
 @triton.jit
 def decode(
-    sums, squares, spread, factor, bias, seeds, out, position, products, time, outputs, groups, total, low,
+    sums, squares, spread, factor, bias, grid, seeds, out, position, products, time, outputs, groups, total, low,
     high, s_chip, s_batch, s_time, s_output,
-    NOISE: tl.constexpr, VARIES: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, BLOCK: tl.constexpr,
+    NOISE: tl.constexpr, VARIES: tl.constexpr, BIAS: tl.constexpr, GRID: tl.constexpr, ADD: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """sums, squares (chip, product, output); spread, factor (chip, output); out by its strides. A lane has the
     four outputs of one counter."""
@@ -77,11 +84,11 @@ def decode(
         z0, z1 = _pair(w0, w1)
         z2, z3 = _pair(w2, w3)
     o = 4 * group
-    _put(z0, o, chip, product, place, inside, sums, squares, spread, factor, bias, out, low, high, products,
-         outputs, s_output, NOISE, VARIES, BIAS, ADD)  # fmt: skip
-    _put(z1, o + 1, chip, product, place, inside, sums, squares, spread, factor, bias, out, low, high, products,
-         outputs, s_output, NOISE, VARIES, BIAS, ADD)  # fmt: skip
-    _put(z2, o + 2, chip, product, place, inside, sums, squares, spread, factor, bias, out, low, high, products,
-         outputs, s_output, NOISE, VARIES, BIAS, ADD)  # fmt: skip
-    _put(z3, o + 3, chip, product, place, inside, sums, squares, spread, factor, bias, out, low, high, products,
-         outputs, s_output, NOISE, VARIES, BIAS, ADD)  # fmt: skip
+    _put(z0, o, chip, product, place, inside, sums, squares, spread, factor, bias, grid, out, low, high,
+         products, outputs, s_output, NOISE, VARIES, BIAS, GRID, ADD)  # fmt: skip
+    _put(z1, o + 1, chip, product, place, inside, sums, squares, spread, factor, bias, grid, out, low, high,
+         products, outputs, s_output, NOISE, VARIES, BIAS, GRID, ADD)  # fmt: skip
+    _put(z2, o + 2, chip, product, place, inside, sums, squares, spread, factor, bias, grid, out, low, high,
+         products, outputs, s_output, NOISE, VARIES, BIAS, GRID, ADD)  # fmt: skip
+    _put(z3, o + 3, chip, product, place, inside, sums, squares, spread, factor, bias, grid, out, low, high,
+         products, outputs, s_output, NOISE, VARIES, BIAS, GRID, ADD)  # fmt: skip

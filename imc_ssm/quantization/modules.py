@@ -60,6 +60,9 @@ class DigitalMatrix(nn.Module):
 
     groups: ClassVar[dict[str, str]] = {"log_input_range": "dynamics"}
 
+    takes_format = True
+    """Whether `forward` rounds its outputs where asked: what does the product on a chip may, too."""
+
     def __init__(self, linear: Dense, weight: FormatSpec, bias: FormatSpec) -> None:
         super().__init__()
         self.linear = linear
@@ -144,7 +147,7 @@ class QuantizedDense(nn.Module):
         matrix = self.matrix
         fmt = None if self.output is None else self.output.fixed()
         # One pass for product and rounding, unless someone looks at, or disturbs, what is between the two.
-        if fmt is not None and isinstance(matrix, DigitalMatrix) and not matrix._forward_hooks:
+        if fmt is not None and getattr(matrix, "takes_format", False) and not matrix._forward_hooks:
             return torch.as_tensor(matrix(x, mask, fmt))
         y = torch.as_tensor(matrix(x, mask))
         return y if self.output is None else torch.as_tensor(self.output(y, mask))

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from imc_ssm.chip import AnalogLinear, map_matrix, with_output_ranges
 from imc_ssm.devices import CONVERTERS, Converter
+from imc_ssm.fixedpoint import Format
+from imc_ssm.kernels import quantize
 
 DAY = 86400.0
 
@@ -113,3 +115,25 @@ def test_offset_and_gain_of_converters_are_those_of_the_steps(monkeypatch: pytes
     assert (layer(x) != y).float().mean() < 1e-3
     plain = layer_of(0.0, adc={"type": "ideal", "bits": 8}).program(0, (0, 1))
     assert (plain(x) != y).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.04])
+def test_outputs_come_to_their_grid_in_the_same_pass(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layer_of(noise).program(0, (2, 5))
+    fmt = Format.from_range(-np.linspace(3, 20, 50), np.linspace(4, 15, 50), 6)
+    x = inputs_of(8, 30, 40)
+    found = layer(x, fmt=fmt)
+    layer.program(0, (2, 5))
+    assert torch.equal(found, quantize(layer(x), fmt, -1))
+    # With a gradient, and step by step, rounding follows the product.
+    layer.program(0, (2, 5))
+    leaf = x.clone().requires_grad_()
+    y = layer(leaf, fmt=fmt)
+    assert torch.equal(y.detach(), found)
+    y.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.abs().max() > 0
+    monkeypatch.setattr(AnalogLinear, "_in_one_pass", False)
+    grid = layer(x, fmt=fmt)
+    assert torch.equal(quantize(grid, fmt, -1), grid)
+    assert noise or torch.equal(grid, found)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from imc_ssm.errors import DataError
-from imc_ssm.kernels import tile_product, using
+from imc_ssm.fixedpoint import Format
+from imc_ssm.kernels import Grid, quantize, tile_product, using
 
 SHAPES = [(1, 1), (1, 16), (16, 32), (5, 3), (17, 4), (16, 10), (40, 33), (130, 21), (300, 64)]
 FIXED = {"full_scale": 3.0, "step_in": 1 / 127, "codes_in": (-127, 127), "codes_out": (-127, 127)}
@@ -245,3 +246,22 @@ def test_no_gradient_flows_and_nothing_is_changed() -> None:
 def test_errors_name_the_thing_and_what_is_needed(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         tile_product(**{"x": torch.zeros(1, 5, 12), **noisy(1, 5), **FIXED, **change})
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_a_grid_is_that_of_quantize(inputs: int, outputs: int) -> None:
+    """Outputs saturate at both ends; with noise, and added to what is there."""
+    x, weight = 2 * drawn(1, 2, 150, inputs), whole(2, 2, inputs, outputs)
+    rng = np.random.default_rng(inputs)
+    fmt = Format.from_range(-rng.uniform(5, 40, outputs), rng.uniform(5, 40, outputs), 6)
+    grid = Grid.of(fmt, outputs).on(x.device)
+    for change in (
+        {"bias": drawn(4, outputs)},
+        {"spread": 2.0, "seed": torch.tensor([5, -7])},
+        {"out": drawn(5, 2, 150, outputs)},
+    ):
+        factor = drawn(3, 2, outputs)
+        made, reference = both(x, weight, factor=factor, grid=grid, **change)
+        plain, _ = both(x, weight, factor=factor, **change)
+        assert torch.equal(made, quantize(plain, fmt, -1))
+        assert (made != reference).float().mean() < (1e-3 if "seed" in change else 1e-9)

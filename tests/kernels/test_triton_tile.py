@@ -24,7 +24,10 @@ class TestTile:
     @pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (5, 3), (16, 32), (12, 10)])
     @pytest.mark.parametrize("noise", ["none", "spread", "variance"])
     @pytest.mark.parametrize("add", [True, False])
-    def test_codes_are_those_of_the_reference(self, inputs: int, outputs: int, noise: str, add: bool) -> None:
+    @pytest.mark.parametrize("rounded", [True, False])
+    def test_codes_are_those_of_the_reference(
+        self, inputs: int, outputs: int, noise: str, add: bool, rounded: bool
+    ) -> None:
         generator = torch.Generator().manual_seed(outputs)
         chips, batch, time = 3, 4, 25
         x = torch.randn(chips, batch, time, inputs, generator=generator) * 2
@@ -36,7 +39,10 @@ class TestTile:
         if not add:
             bias = torch.randn(outputs, generator=generator)
         seeds = torch.tensor([0, -7, 2**40 + 1])
-        tables = (x, weight, variance, offset, spread, factor, bias, seeds)
+        grid = None
+        if rounded:
+            grid = torch.stack([torch.full((outputs,), v) for v in (0.37, -50.0, 60.0)])
+        tables = (x, weight, variance, offset, spread, factor, bias, grid, seeds)
         before = torch.randn(chips, batch, time, outputs + 3, generator=generator)
         found: list[Tensor] = []
         for run, device in (
@@ -68,9 +74,9 @@ def test_the_compiler_accepts_it(
     from imc_ssm.kernels import triton_tile
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    floats = ("sums", "squares", "spread", "factor", "bias", "out")
+    floats = ("sums", "squares", "spread", "factor", "bias", "grid", "out")
     types = dict.fromkeys(floats, "*fp32") | {"seeds": "*i64", "position": "i64", "low": "fp32", "high": "fp32"}
-    constants = {"NOISE": noise, "VARIES": varies, "BIAS": True, "ADD": True, "BLOCK": 256}
+    constants = {"NOISE": noise, "VARIES": varies, "BIAS": True, "GRID": True, "ADD": True, "BLOCK": 256}
     names = triton_tile.decode.arg_names
     source = triton.compiler.ASTSource(
         triton_tile.decode,
