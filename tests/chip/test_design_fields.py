@@ -92,7 +92,7 @@ CELL: dict[str, tuple[Any, set[str]]] = {
     "source": ("another paper", set()),
     "times": ({"latest": 1e6}, set()),
     "g_min": (2e-6, {"programmed", "output", "energy/cells"}),
-    # Noise is that of the conductance: a part of the window has relatively more. Rescaled to the whole, it is equal.
+    # Noise is that of the conductance: a part of the window has relatively more. Rescaled to all of it: equal.
     "g_max": (20e-6, {"programmed", "output", "energy/cells"}),
     "rescaling": ("proportional", set()),
     "stuck_low": (SHARE, {"programmed", "output"}),
