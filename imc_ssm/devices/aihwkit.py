@@ -9,7 +9,6 @@ import warnings
 from contextlib import suppress
 from typing import Any, Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from imc_ssm.devices.cell import Array, Draws, Programmed
@@ -62,7 +61,7 @@ class Aihwkit(Failing):
 
     @model_validator(mode="after")
     def _made(self) -> Self:
-        """Everything is tried here, on two devices; where aihwkit is not installed, drawing says so."""
+        """Everything is tried here, on a device; where aihwkit is not installed, drawing says so."""
         from imc_ssm.devices.oracle import GLOBAL, Reference
 
         if self.programming_scale != 1:
@@ -83,10 +82,12 @@ class Aihwkit(Failing):
             try:
                 reference = Reference(self)
                 self._check_made(reference.model)
-                target = np.array([self.g_min.value, self.g_max.value], np.float32)
-                devices = reference.program(target, Draws([0]))
-                for time in self.usual_times()[-1:]:
-                    reference.read(devices, time, Draws([0]))
+                for time in self.usual_times():
+                    if not reference.defined(time):
+                        given = shown(self.arguments)
+                        raise ValueError(
+                            f"{self.noise_model} with arguments = {given} has no number at {time:g} s"
+                        )
             except (DesignError, ValueError):
                 raise
             except Exception as error:  # whatever aihwkit makes of a wrong argument

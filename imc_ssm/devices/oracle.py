@@ -61,6 +61,15 @@ class Reference:
         """A tensor in the model's unit as conductances in S, within the cell's limits."""
         return self.cell.settle((g.numpy().astype(np.float64) * self.cell.unit).astype(np.float32))
 
+    def defined(self, time: float) -> bool:
+        """Whether a device at g_max has a conductance at `time`: what is no number ends at the lower limit."""
+        target = np.array([self.cell.g_max.value], np.float32)
+        with self._quiet(), generator_at(0):
+            g = self.model.apply_programming_noise_to_conductance(self._counted(target))
+            kept = self.model.generate_drift_coefficients(self._counted(target))
+            later = self.model.apply_drift_noise_to_conductance(g, kept, time)
+        return bool(torch.isfinite(g).all() and torch.isfinite(later).all())
+
     def program(self, target: npt.NDArray[np.float32], draws: Draws) -> Programmed:
         """As `Cell.program`; `kept` is what aihwkit calls drift coefficients: exponents, or the targets."""
         return self._written(target, draws, self.cell.defects(draws, target.shape))  # aihwkit has no stuck devices

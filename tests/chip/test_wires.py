@@ -210,8 +210,8 @@ def test_errors(call: Any, kind: type[Exception], message: str) -> None:
 def aihwkits_share(pair: np.ndarray, resistance: float) -> np.ndarray:
     """What reaches the amplifier in aihwkit's model, from our ladders.
 
-    Its last wire is half as long. With y = sum(share pair), what a column conducts as seen from its end, the current
-    is larger by 1 / (1 - y resistance / 2).
+    Its last wire is half as long. With y = sum(share pair), what a column conducts as seen from its end, the
+    current is larger by 1 / (1 - y resistance / 2).
     """
     pair = np.maximum(pair.astype(np.float64), 1e-15)
     share = closed_form(pair, 0.0, resistance) / pair

@@ -145,6 +145,7 @@ def test_a_part_of_the_window_has_the_published_noise() -> None:
         ),
         ("PCMLikeNoiseModel", {"arguments": {"prog_coeff": "many"}}, "does not take arguments"),
         ("PCMLikeNoiseModel", {"arguments": {"t_0": "soon"}}, "does not take arguments"),
+        ("PCMLikeNoiseModel", {"arguments": {"t_0": -300.0}}, "has no number at 3600 s"),
         ("PCMLikeNoiseModel", {"programming_scale": 0.5}, "scale the noise in arguments"),
         ("ReRamCMONoiseModel", {"arguments": {}}, "needs acceptance_range, in percent; it has 0.2, 2"),
         (
