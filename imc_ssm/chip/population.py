@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Population"]
 
 AT_ONCE = 8
-"""Chips at once where nothing else is said; so many share the sequences of a batch."""
+"""Chips at once where nothing else is said."""
 
 
 class Population:
@@ -64,9 +64,11 @@ class Population:
     def predict(self, parts: Sequence[Split], split: Split) -> list[np.ndarray[Any, Any]]:
         """What each chip finds for its part of `split` (one for all, or one for each), as `training.predict`.
 
-        A batch has the same sequences of a chip however many chips there are: their answers cannot depend on it.
+        Noise is a function of a product's number, so the size of a batch is free where all sequences are full.
+        Shorter ones are padded to the longest of their batch, which has to be the same however many chips run.
         """
-        batch = max(1, at_once(self.model, split) // AT_ONCE)
+        shares = self._chips if split.lengths is None else AT_ONCE
+        batch = max(1, at_once(self.model, split) // shares)
         if self._chips == 1:
             return [predict(self.model, parts[0], batch)]
         first = parts[0]

@@ -93,7 +93,7 @@ class TestEvaluate:
         for chip in range(3):
             for tile in tiles:
                 tile.program(0, chip).set_time(1.0)
-            correct.append(accuracy(model, few.split("test"), 62))  # first: every product draws read noise
+            correct.append(accuracy(model, few.split("test")))  # first: every product draws read noise
             logits.append(model(u).detach())
         assert not torch.equal(logits[0], logits[1])
         assert not torch.equal(logits[1], logits[2])

@@ -63,6 +63,22 @@ class TestSideBySide:
         assert results.values_equal(one, three)
         assert results.values_equal(one, all_)
 
+    def test_recurrences_on_tiles(self, few: SequenceDataset, quantized: Make) -> None:
+        """Chips that hold their states on tiles too."""
+        calibration = calibration_batch(few, 8)[0]
+        placed = compile(quantized(Scheme()), "pcm-256", calibration, recurrence="analog")
+        one, all_ = (evaluate(placed, few, 3, [1.0, DAY], at_once=n) for n in (1, 3))
+        assert results.values_equal(one, all_)
+
+    @pytest.mark.parametrize("batch", [7, 60])
+    def test_the_batch_is_free(self, deployment: Deployment, few: SequenceDataset, batch: int) -> None:
+        found = evaluate(deployment, few, 2, [HOUR])["accuracy"].sel(time=HOUR)
+        model, tiles = deployment.analog()
+        for chip in range(2):
+            for tile in tiles:
+                tile.program(0, chip).set_time(HOUR)
+            assert accuracy(model, few.split("test"), batch) == float(found.sel(chip=chip))
+
     def test_answers_are_those_of_a_chip_alone(self, deployment: Deployment, few: SequenceDataset) -> None:
         part = few.split("test")
         own = [drawn(part, 25, "fresh", 0, i) for i in range(3)]
@@ -168,7 +184,7 @@ class TestUpkeep:
         model, tiles = deployment.analog()
         for tile in tiles:
             tile.program(0, [1], cycle=2).set_time(DAY)
-        assert float(found["accuracy"].sel(chip=1, time=15 * DAY)) == accuracy(model, few.split("test"), 62)
+        assert float(found["accuracy"].sel(chip=1, time=15 * DAY)) == accuracy(model, few.split("test"))
         alone = evaluate(deployment, few, 2, [DAY])
         np.testing.assert_array_equal(alone["accuracy"].sel(time=DAY), found["accuracy"].sel(time=DAY))
 
