@@ -151,7 +151,10 @@ def compile(
                 output_percentile=output_percentile,
             )
         )
-    check_fit([*matrices, *(m for r in mapped_recurrences for m in r.matrices)], chip)
+    try:
+        check_fit([*matrices, *(m for r in mapped_recurrences for m in r.matrices)], chip)
+    except DesignError as error:
+        raise DesignError(f"{error}{', or more heads_per_tile' if mapped_recurrences else ''}") from None
     if mapped_recurrences:
         graph = with_recurrences(graph, {r.module: r for r in mapped_recurrences}, chip)
         formats = in_force(formats, graph)

@@ -125,7 +125,7 @@ def test_mistakes_are_named(quantized: Make, calibration: torch.Tensor) -> None:
         place(heads_per_tile=8)
     with pytest.raises(ConfigError, match="heads_per_tile"):
         place(heads_per_tile=0)
-    with pytest.raises(DesignError, match=r"needs 11 tiles .* has 10 \(1 too few\)"):
+    with pytest.raises(DesignError, match=r"needs 11 tiles .* has 10 \(1 too few\).*, or more heads_per_tile"):
         place(chip_of("pcm-256", tiles=10, name="small"))
     with pytest.raises(DesignError, match="has no sign, which states have"):
         place(chip_of("pcm-256", dac={"type": "driver", "bits": 1}, name="drivers"))
