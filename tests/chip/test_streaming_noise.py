@@ -211,3 +211,16 @@ def test_mistakes_are_one_sentence() -> None:
     own = AnalogLinear(mapped, chip, "aihwkit").program(1, 0)
     with pytest.raises(DesignError, match="use implementation 'fast'"):
         own.set_time(DAY, stream=Stream(STEP, STEPS))
+
+
+@pytest.mark.parametrize("within", ["white", "correlated"])
+def test_what_moves_has_the_variance_of_its_frequencies(within: Any) -> None:
+    """All of the noise is faster than a sequence; most of it faster than two products, which is redrawn."""
+    low, high = 1 / (STEP * STEPS), 1e8
+    own = layer(chip_of(flicker_cell(low, high)))
+    series = noise(own, Stream(STEP, STEPS, within))
+    g = own.programmed.devices.g[0, 0, :, 0, :, 0].astype(np.float64)  # type: ignore[union-attr]
+    expected = (0.05 / own.chip.cell.span) ** 2 * float(np.square(0.5 * g).sum()) * float(own.mapped.scale[0]) ** 2
+    found = np.square(series).reshape(-1, 20, OUTPUTS).mean(axis=(0, 1)) / expected
+    assert found.std() / math.sqrt(OUTPUTS) < 0.01
+    assert_close(found, 1.0)
