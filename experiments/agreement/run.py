@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from cells import agreement, cells
-from products import AIHWKIT, CASES, LIGHTNING, Comparison, with_noise, without_noise
+from cell_agreement import agreement, cells
+from product_agreement import AIHWKIT, CASES, LIGHTNING, Comparison, with_noise, without_noise
 
 from imc_ssm import results
 from imc_ssm.files import atomic_path

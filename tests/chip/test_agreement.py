@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,19 @@ from imc_ssm import results
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "agreement"
 sys.path.insert(0, str(FOLDER))
-import products  # noqa: E402
-import run  # noqa: E402
+import product_agreement as products  # noqa: E402
+
+_spec = importlib.util.spec_from_file_location("agreement_run", FOLDER / "run.py")
+assert _spec is not None
+assert _spec.loader is not None
+run = importlib.util.module_from_spec(_spec)
+sys.modules["agreement_run"] = run  # its dataclass looks itself up there
+_spec.loader.exec_module(run)
 
 PAGE = (ROOT / "docs" / "agreement.md").read_text(encoding="utf-8")
-lightning = pytest.mark.skipif(find_spec("aihwkit_lightning") is None, reason="aihwkit-lightning is not installed")
+lightning = pytest.mark.skipif(
+    importlib.util.find_spec("aihwkit_lightning") is None, reason="aihwkit-lightning is not installed"
+)
 SMALL = [
     products.Case(products.AIHWKIT, 16, 32),
     products.Case(products.AIHWKIT, 40, 30, rows=16, columns=16, bits=(6, 6)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from products import DAY, Comparison, compared
+from product_agreement import DAY, Comparison, compared
 
 from imc_ssm.chip import Reference
 from imc_ssm.devices import Cell, Draws, device_names, load_cell, stream_seed
