@@ -6,7 +6,7 @@
 
 Everything runs in one process and takes turns; times are medians. 8-bit converters, float32; the noise is the
 output noise of the design. The evaluation programs, ages and runs chips of `s4d-16h` on sequential MNIST twice,
-with the same kernels for all that is digital: `evaluate` with our tiles, and with aihwkit's, chip by chip.
+with the same kernels for all that is digital: `evaluate`, and a plain loop over chips, times and aihwkit's tiles.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from imc_ssm.chip.reference import reference_tile
 from imc_ssm.devices.converters import Converter
 from imc_ssm.kernels import tile_product
 from imc_ssm.pretrained import pretrained_path
+from imc_ssm.training import metrics
 
 SHAPES = ((16, 32, 32768), (64, 128, 16384), (256, 256, 8192), (512, 512, 4096))
 """Inputs, outputs, vectors."""
@@ -116,15 +117,25 @@ def evaluation(chips: int, times: int, images: int, rounds: int, clock: Callable
     part = replace(data, splits=few)
     moments = [1.0, 60.0, 3600.0, 86400.0, 30 * 86400.0][:times]
 
-    def run(implementation: Any) -> Callable[[], object]:
-        return lambda: imc_ssm.evaluate(deployment, part, chips, moments, implementation=implementation)
+    def whole() -> object:
+        return imc_ssm.evaluate(deployment, part, chips, moments)
+
+    def loop() -> None:
+        model, tiles = deployment.analog("aihwkit")
+        for chip in range(chips):
+            for tile in tiles:
+                tile.program(0, chip)
+            for moment in moments:
+                for tile in tiles:
+                    tile.set_time(moment)
+                metrics(model, part.split("test"))
 
     imc_ssm.evaluate(deployment, replace(data, splits={n: p[:50] for n, p in few.items()}), 1, moments[:1])
-    found: dict[str, list[float]] = {"fast": [], "aihwkit": []}
+    found: dict[Callable[[], object], list[float]] = {whole: [], loop: []}
     for _ in range(rounds):
-        for name, spent in found.items():
+        for job, spent in found.items():
             start = clock()
-            run(name)()
+            job()
             spent.append(clock() - start)
     ours, theirs = (float(np.median(spent)) for spent in found.values())
     print(
