@@ -133,7 +133,7 @@ def test_all_agree_where_wires_are_good(rows: int, columns: int, row: float, col
     g = tile(rows, columns, seed=seed, low=1e-6)
     exact = nodal(g, row, column)
     drop = float(((g - exact) / g).max())
-    assert 0 < drop < 0.02
+    assert 0 < drop < 0.04  # 5 ohm x 50 uS x 78 cells along either wire
     assert np.abs(first_order(g, row, column) - exact).max() < 2 * drop * (g - exact).max()
     assert np.abs(closed_form(g, row, column) - exact).max() < 0.2 * drop * (g - exact).max() + 1e-15
 
