@@ -105,6 +105,15 @@ _one, _broad = _sums(1), _sums(BROAD)
 
 
 @compiled
+def _fill(sums: Array, offset: Array, wide: int) -> None:
+    """sums (output, PANEL) start from the offset of each output."""
+    to, start = pointer(sums), pointer(offset)
+    for o in range(wide):
+        for k in range(0, PANEL, LANES):
+            store(to, o * PANEL + k, splat(start, o))
+
+
+@compiled
 def _product(codes: Array, inputs: int, weight: Array, groups: int, blocks: int, sums: Array) -> None:
     """sums (output, PANEL) += codes (input, PANEL) times weight (group, input, WIDE), inputs in order."""
     x, w, to = pointer(codes), pointer(weight), pointer(sums)
@@ -311,8 +320,7 @@ def _tile(
                 for i in range(inputs * PANEL):
                     squares[i] = codes[i] * codes[i]
             for chip in range(begin, end):
-                for o in range(wide):
-                    sums[o * PANEL : (o + 1) * PANEL] = offset[chip, o]
+                _fill(sums, offset[chip], wide)
                 _product(codes, inputs, weight[chip], groups, blocks, sums)
                 if varies:
                     more[:] = 0
