@@ -27,7 +27,9 @@ def chip_yield(
 
     `result`: what `evaluate` or `deploy` returns. `above`: in the unit of the metric (percent for an accuracy); an
     array of thresholds becomes a dimension `above`. The variables `yield`, `yield_low` and `yield_high`, in
-    percent, keep the dimensions of the metric but `chip`; chips that are NaN do not count.
+    percent, keep the dimensions of the metric but `chip`; chips that are NaN do not count. The interval is that of
+    so many chips; where sequences were drawn (`accuracy_error`), `yield_undecided` is the share of the chips that
+    lie within two standard errors of the threshold, on either side: the whole split may decide otherwise on them.
 
     Wilson: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4 n^2)) / (1 + z^2 / n), by `scipy.stats`.
 
@@ -70,4 +72,9 @@ def chip_yield(
         },
         coords={name: c for name, c in good.coords.items() if name != "above"},
     )
+    if f"{metric}_error" in result:
+        open_ = (abs(values - limit) < 2 * result[f"{metric}_error"]).sum("chip") / chips.where(chips > 0)
+        said = f"Share of chips within 2 standard errors of {metric}{over.replace(' above', ' from')}"
+        out["yield_undecided"] = (100 * open_).transpose(*good.dims).astype(np.float64)
+        out["yield_undecided"].attrs = {"units": "percent", "metric": metric, "long_name": said}
     return out.assign_coords(above=limit)

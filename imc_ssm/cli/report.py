@@ -154,15 +154,21 @@ _UNITS = {"energy": "J", "latency": "s", "area": "m2", "memory": "bit"}
 
 
 def yield_table(share: xr.Dataset) -> Table:
-    """What `analysis.chip_yield` found: the share of good chips at each time, with its interval."""
+    """What `analysis.chip_yield` found: the share of good chips at each time, with its interval.
+
+    And of a subset of the sequences the share of the chips that it does not decide on.
+    """
     attrs = share["yield"].attrs
     table = Table(title=attrs["long_name"], box=SIMPLE, padding=(0, 1, 0, 0))
-    for column in ("time", "yield", f"{attrs['confidence']:.0%} interval (Wilson)"):
+    undecided = "yield_undecided" in share
+    columns = ("time", "yield", f"{attrs['confidence']:.0%} interval (Wilson)")
+    for column in (*columns, *(["within 2 s.e."] * undecided)):
         table.add_column(column, justify="right", no_wrap=True)
     for moment in share["time"].values:
         row = share.sel(time=moment)
         ends = f"{float(row['yield_low']):.1f} to {float(row['yield_high']):.1f} %"
-        table.add_row(duration(float(moment)), f"{float(row['yield']):.1f} %", ends)
+        rest = [f"{float(row['yield_undecided']):.1f} %"] if undecided else []
+        table.add_row(duration(float(moment)), f"{float(row['yield']):.1f} %", ends, *rest)
     return table
 
 

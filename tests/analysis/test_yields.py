@@ -66,6 +66,18 @@ def test_several_thresholds_missing_chips_and_models() -> None:
     assert float(alone["yield_low"][0, 2]) == pytest.approx(100 * wilson(k, 40)[0])
 
 
+def test_chips_that_a_subset_does_not_decide_on() -> None:
+    ds = result()
+    assert "yield_undecided" not in chip_yield(ds, 95.0)
+    ds["accuracy_error"] = ds["accuracy"] * 0 + [0.0, 0.2, 5.0]
+    found = chip_yield(ds, [94.0, 95.0])
+    assert found["yield_undecided"].dims == found["yield"].dims == ("time", "above")
+    near = (np.abs(ds["accuracy"].values[:, 1] - 95) < 0.4).mean()
+    assert 0 < near < 0.5
+    assert found["yield_undecided"].sel(above=95.0).values == pytest.approx([0, 100 * near, 100])
+    assert "within 2 standard errors" in chip_yield(ds, 95.0)["yield_undecided"].attrs["long_name"]
+
+
 def test_the_interval_covers_the_truth() -> None:
     """95 % intervals of 50 chips whose true yield is 0.9 hold it in 95 % of 400 trials, give or take 3.5 sigma."""
     rng = np.random.default_rng(3)

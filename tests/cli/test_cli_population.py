@@ -18,6 +18,7 @@ def test_a_population(chain, tmp_path):
     words = ("--chips", 3, "--times", "1d,30d", "--sequences", 40, "--subset", "fresh", "--yield", 20, *UPKEEP)
     printed = done("deploy", chain["q.safetensors"], *words, "--out", tmp_path / "d.nc").out
     assert "95% interval (Wilson)" in printed
+    assert "within 2 s.e." in printed
     ds = results.load(tmp_path / "d.nc")
     assert ds["programmings"].values.tolist() == [[1, 5]]
     assert ds["calibrations"].values.tolist() == [[1, 5 + 4 * 6 + 1]]
