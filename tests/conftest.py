@@ -100,3 +100,10 @@ def own_model_page() -> Iterator[ModuleType]:
     """Everything that docs/own_model.md defines, trained for a few epochs."""
     with defined("own_model", EPOCHS=6) as module:
         yield module
+
+
+@pytest.fixture(scope="module")
+def time_page() -> Iterator[ModuleType]:
+    """Everything that docs/time.md defines."""
+    with defined("time") as module:
+        yield module

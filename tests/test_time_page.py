@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import xarray as xr
-from conftest import defined
 
 from imc_ssm import results
 
@@ -29,10 +29,9 @@ def table(first: str) -> dict[str, list[float]]:
     return {row[0]: [float(cell.split("+-")[0]) for cell in row[1:]] for row in cells}
 
 
-def test_its_code_runs() -> None:
-    with defined("time") as page:
-        assert page.moving["accuracy"].attrs["within"] == "correlated"
-        assert page.tiles[0].time == 86400.0
+def test_its_code_runs(time_page: ModuleType) -> None:
+    assert time_page.moving["accuracy"].attrs["within"] == "correlated"
+    assert time_page.tiles[0].time == 86400.0
 
 
 def test_the_formula_of_a_pole_holds() -> None:
