@@ -1,7 +1,7 @@
 """Run the robustness studies in several processes: `python experiments/qs4d/workers.py --workers 16`.
 
-Every process takes the cells that no other one is at (`imc-ssm experiment run`); stopped, the same command goes on.
-sMNIST on devices comes first, as it takes longest; then its noise, the digits and, if asked, spoken digits.
+Every process takes the cells that no other one is at (`imc-ssm experiment run`). Stopped, the command goes on.
+sMNIST on devices comes first, as it takes longest; then its noise, the digits and, where asked, spoken digits.
 """
 
 from __future__ import annotations
