@@ -36,7 +36,7 @@ def noise(ds: xr.Dataset) -> Figure:
                     continue
                 x = 100 * kept["noise"].values
                 name = "no noise in training" if word == 32 and training == "ptq" else WORDS[str(training)]
-                colour = "tab:blue" if word == 32 and training == "ptq" else COLOURS[str(training)]
+                colour = "black" if word == 32 and training == "ptq" else COLOURS[str(training)]
                 axis.plot(x, kept.mean("seed"), "o-", ms=3, lw=1.3, color=colour, label=name)
                 if kept.sizes["seed"] > 1:
                     spread = kept.std("seed", ddof=1)

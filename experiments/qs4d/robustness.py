@@ -33,6 +33,7 @@ COORDINATES = {
     "noise": ("1", "Deviation of the noise, relative to the range"),
     "design": ("1", "Chip design"),
     "compensation": ("1", "Compensation of drift"),
+    "epochs": ("1", "Epochs of training"),
     "seed": ("1", "Seed"),
 }
 
@@ -60,6 +61,8 @@ class Plan:
     chips: int = 20
     sequences: int | None = None
     """Test sequences on chips; None: all."""
+    longer: Sequence[int] = ()
+    """Epochs of training for the first design."""
     seeds: int = 5
     seeds_devices: int = 5
 
@@ -97,6 +100,15 @@ def deployed(plan: Plan, cell: Mapping[str, Any]) -> Job:
     if cell["training"] == "chip":
         start = Qat(plan.name, scheme(8), None, load_design(cell["design"]).with_(drift_compensation="column"))
     assert start is not None
+    return Deploy(start, design, chips=plan.chips, times=MONTH, sequences=plan.sequences)
+
+
+def lasting(plan: Plan, cell: Mapping[str, Any]) -> Job:
+    """An 8-bit model that was trained for a chip for so many epochs."""
+    design = load_design(cell["design"]).with_(drift_compensation="column")
+    given = plan.recipe.qat.with_(epochs=cell["epochs"])
+    usual = given == plan.recipe.qat
+    start = Qat(plan.name, scheme(8), None if usual else given, design)
     return Deploy(start, design, chips=plan.chips, times=MONTH, sequences=plan.sequences)
 
 
@@ -140,13 +152,25 @@ def build(plan: Plan, figures: Any = None) -> Study:
         figure=None if figures is None else figures.devices,
         headline=over_chips,
     )
+    experiments = [noise, devices]
+    if plan.longer:
+        longer = Experiment(
+            "longer",
+            "Training for a chip over more epochs, compensation per column",
+            {"design": plan.designs[:1], "epochs": plan.longer},
+            lambda cell: lasting(plan, cell),
+            ("accuracy", "accuracy_digital"),
+            1,
+            headline=over_chips,
+        )
+        experiments.append(longer)
     where = "qs4d" if plan.task == "digits" else f"qs4d-{plan.task}"
     return Study(
         where,
         f"Robustness to analog noise, after QS4D: {plan.task}",
         plan.task,
         plan.recipe,
-        (noise, devices),
+        tuple(experiments),
         models={plan.name: plan.model},
         coordinates=COORDINATES,
         source="Siegel et al. 2025, QS4D, arXiv:2507.06079",
@@ -187,6 +211,7 @@ def smnist() -> Plan:
         sizes={"poles": small, "matrices": (0.0, 0.01, 0.02, 0.05, 0.1)},
         trainings=("qat", "chip"),
         sequences=1000,
+        longer=(6, 12),
         seeds=1,
         seeds_devices=3,
     )
