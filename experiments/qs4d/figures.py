@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 from imc_ssm.units import duration
 
@@ -102,6 +103,8 @@ def devices(ds: xr.Dataset) -> Figure:
         axis.minorticks_off()
         axis.set_xlabel("Time after programming")
     handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles.append(Line2D([], [], color="black", ls="--", lw=0.9))
+    labels.append("with digital matrices")
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     return figure
