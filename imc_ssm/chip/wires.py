@@ -151,7 +151,7 @@ def currents(g: Array, voltages: Array, row: float, column: float) -> Doubles:
         np.concatenate([np.broadcast_to(branch[k], branch[0].shape).ravel() for branch in branches])
         for k in range(3)
     )
-    diagonal = np.bincount(start, weight, total) + np.bincount(end, weight, total)
+    diagonal: Doubles = np.asarray(np.bincount(start, weight, total) + np.bincount(end, weight, total), np.float64)
     diagonal[upper[:, 0]] += 1 / row
     diagonal[lower[-1]] += 1 / column
     # In one list, which keeps cells of 0 S as entries: an ordering finds less fill in the full grid.
