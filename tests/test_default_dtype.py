@@ -63,7 +63,14 @@ def everything(model: imc_ssm.Classifier, folder: Any) -> list[Tensor]:
     run(imc_ssm.load_model(folder / "m.safetensors").model)
     deployment = imc_ssm.compile_model(quantized, "pcm-256", DATA)
     on_chips = imc_ssm.evaluate(deployment, DATA, chips=1, times=[1.0])
-    return [*found, torch.from_numpy(on_chips["accuracy"].values.astype(np.float32))]
+    found.append(torch.from_numpy(on_chips["accuracy"].values.astype(np.float32)))
+    recipe = imc_ssm.training_for("pcm-256", RECIPE)
+    imc_ssm.train(quantized, DATA, recipe.config, disturbance=recipe.disturbance)
+    run(quantized)
+    if model.config.layer.type == "s4d":
+        analog = imc_ssm.compile_model(quantized, "pcm-256", DATA, recurrence="analog").analog()[0]
+        found.append(analog(torch.from_numpy(U)))
+    return [one.detach() for one in found]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -323,7 +323,9 @@ def _drive(name: str, u: Tensor, mask: Tensor | None, percentile: float) -> Tens
     shared = full_scale(there, percentile)
     if shared == 0:
         raise DataError(f"the inputs of {name!r} are zero in all calibration data; calibrate with other sequences")
-    return torch.tensor([full_scale(head, percentile) or shared for head in there.T.contiguous()])
+    return torch.tensor(
+        [full_scale(head, percentile) or shared for head in there.T.contiguous()], dtype=torch.float32
+    )
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,7 @@ def _run(
     """Run u (batch, time, heads) through the recurrence in full precision."""
     batch, time, heads = u.shape
     x = torch.zeros(batch, heads, a.shape[1], dtype=torch.complex64)
-    largest = torch.zeros(heads, a.shape[1], 2)
+    largest = torch.zeros(heads, a.shape[1], 2, dtype=torch.float32)
     outputs, states, inputs = [], [], []
     there = torch.ones(batch, time, dtype=torch.bool) if mask is None else mask.cpu()
     picked = set(np.random.default_rng(0).permutation(time)[: max(1, SAMPLES // batch)].tolist())

@@ -66,7 +66,7 @@ def tile_product(
     if drawn and isinstance(spread, Tensor):
         width = spread
     elif drawn and spread > 0:
-        width = torch.full((chips, outputs), float(spread), device=x.device)
+        width = torch.full((chips, outputs), float(spread), dtype=torch.float32, device=x.device)
     variance = variance if drawn else None
     seeds = torch.zeros(chips, dtype=torch.int64, device=x.device) if seed is None else seed
     for name, value, shape, dtype in (

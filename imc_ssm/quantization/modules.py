@@ -71,7 +71,9 @@ class DigitalMatrix(nn.Module):
 
     def learn_input_range(self, start: float) -> None:
         """Make the full scale of its inputs a parameter, at first `start`."""
-        self.log_input_range = nn.Parameter(torch.tensor(math.log(start), device=self.weight.device))
+        self.log_input_range = nn.Parameter(
+            torch.tensor(math.log(start), dtype=self.weight.dtype, device=self.weight.device)
+        )
 
     @property
     def input_range(self) -> float | None:

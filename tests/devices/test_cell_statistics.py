@@ -2,7 +2,7 @@
 
 The expected numbers are written out here from the papers' formulas or read from the TOML, not from the classes.
 n = 40,000 devices a point; bounds are two-sided quantiles (1e-5) of the chi-square and normal distributions, and
-Clopper-Pearson intervals for rates. Distributions: test_cells_oracle.py; correlation in time: test_processes.py.
+Clopper-Pearson intervals for rates. Distributions: test_cells_oracle.py; correlation in time: test_slow_noise.py.
 """
 
 from __future__ import annotations
