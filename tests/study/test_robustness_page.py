@@ -10,6 +10,8 @@ import pytest
 import xarray as xr
 
 from imc_ssm import results
+from imc_ssm.devices import load_design
+from imc_ssm.modelfile import load_model
 from imc_ssm.study import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -111,3 +113,21 @@ def test_training_for_the_chip_helps() -> None:
         float(ds.sel(design="pcm-256", training="qat")["accuracy_digital"]) - of["accuracy"].mean("chip").values
     )
     assert f"{other[2]:.1f} and {other[3]:.1f} below the digital model of QAT without noise" in text
+
+
+def test_the_long_training_for_a_chip() -> None:
+    """Its table, and the goal: at most 1 point below the same digital model after a day, 2.5 after 30 days."""
+    folder = ROOT / "experiments" / "qs4d-smnist" / "for-pcm"
+    ds = results.load(folder / "s4d-16h-for-pcm.nc").squeeze()
+    model = load_model(folder / "s4d-16h-for-pcm.safetensors")
+    digital = float(ds["accuracy_digital"])
+    assert model.info["accuracy_test"] == digital
+    assert model.info["qat"]["epochs"] == 16
+    assert load_design(folder / "pcm-256-column.toml").drift_compensation == "column"
+    assert (ds.sizes["chip"], ds["accuracy"].attrs["n_test"]) == (20, 10_000)
+    mean, spread = ds["accuracy"].mean("chip"), ds["accuracy"].std("chip", ddof=1)
+    times = (1.0, 3600.0, 86400.0, 30 * 86400.0)
+    cells = [f"{float(mean.sel(time=t)):.2f} ({float(spread.sel(time=t)):.2f})" for t in times]
+    assert rows("### Sixteen epochs")[0][1:] == [f"{digital:.2f}", *cells]
+    assert digital - float(mean.sel(time=86400.0)) < 1.0
+    assert digital - float(mean.sel(time=30 * 86400.0)) < 2.5
