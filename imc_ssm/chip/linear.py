@@ -119,12 +119,12 @@ class AnalogLinear(nn.Module):
         """How many chips it is."""
         return 1 if self.programmed is None else len(self.programmed.chips)
 
-    def program(self, seed: int, chip: int | Sequence[int], *, cycle: int = 0) -> AnalogLinear:
+    def program(self, seed: int, chip: int | Sequence[int] | npt.NDArray[Any], *, cycle: int = 0) -> AnalogLinear:
         """Become chip number `chip`, or the chips of several numbers, right after programming.
 
         `cycle`: how often they have been programmed again before (`programming.program`).
         """
-        numbers = chip if isinstance(chip, Sequence) else (chip,)
+        numbers = tuple(chip) if isinstance(chip, (Sequence, np.ndarray)) else (chip,)
         if not numbers:
             raise ConfigError(f"{self.mapped.name!r}: program at least one chip; no number was given")
         self.programmed = program(
