@@ -264,6 +264,9 @@ def _one_line(cls: type[BaseModel], error: ValidationError, where: str) -> str:
         return f"{place}{nested}"
     value = "" if first["type"] == "missing" else f" = {shown(first['input'])}"
     said = _bounds(cls, first) if first["type"] in _OUTSIDE else ""
+    if first["type"] == "model_type" and (inner := _owner(cls, first["loc"])) is not None:
+        needed = [name for name, field in inner.model_fields.items() if field.is_required()]
+        said = f"give its fields, {{ {', '.join(f'{name} = ...' for name in needed)} }}"
     said = said or first["msg"].removeprefix("Value error, ")
     if not path:  # of several fields together
         return f"{place}{cls.__name__}: {said}{more}"
@@ -304,6 +307,8 @@ def _owner(cls: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] 
         else:
             field = kind.model_fields.get(part) if _is_config(kind) else None
             kind = None if field is None else field.annotation
+            if get_origin(kind) in (Union, UnionType):  # a field that may be None
+                kind = next((one for one in get_args(kind) if _is_config(one)), kind)
     return kind if _is_config(kind) else None
 
 

@@ -222,3 +222,22 @@ def test_times_outside_the_model_name_the_allowed_ones() -> None:
     for time in (0.0, -1.0, float("nan"), 1e12):
         with pytest.raises(DesignError, match="use a time from 1 to"):
             cmo.check_time(time)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        (
+            "wires",
+            {"row": 1.0, "column": 1.0},
+            r"'wires.row' = 1.0: give its fields, \{ value = ...",
+        ),
+        ("slicing", 2, r"'slicing' = 2: give its fields, \{ cells = ..., bits = ... \}"),
+        ("slicing", {"cell": 2, "bits": 4}, "unknown field 'cell'; did you mean 'cells'"),
+        ("read_noise", 0.04, r"'read_noise' = 0.04: give its fields, \{ value = ..., unit = ..., source = ... \}"),
+    ],
+)
+def test_a_number_in_place_of_fields_says_which(field: str, value: Any, said: str) -> None:
+    data = load_design("pcm-256").model_dump() | {field: value}
+    with pytest.raises(ConfigError, match=said):
+        Design.parse(data)
