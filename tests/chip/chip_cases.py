@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from imc_ssm.devices import Chip, load_design, resolve
 
 
@@ -20,3 +22,8 @@ def chip_of(shipped: str = "pcm-256", /, *, cell: dict[str, Any] | None = None, 
         design["read_noise"] = given.read_noise.with_(value=noise)
     chip = resolve(given.with_(**design))
     return chip if cell is None else chip.with_(cell=chip.cell.with_(**cell))
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """Where outputs differ by more than the last bits, in which processors do not agree: by a code."""
+    return (a - b).abs() > 2e-6 * a.abs().max()

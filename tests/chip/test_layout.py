@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chip_cases import chip_of, ideal
+from chip_cases import apart, chip_of, ideal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -219,7 +219,7 @@ def test_slices_and_bits_equal_aihwkit_tile_by_tile(dac: str) -> None:
     mapped = map_matrix("m", "m", _weight(), None, chip, input_range=2.0)
     mapped = with_output_ranges(mapped, x.numpy(), chip, 99.0)
     fast, tile = (AnalogLinear(mapped, chip, i).program(1, 1).set_time(1.0) for i in ("fast", "aihwkit"))
-    assert (fast(x) != tile(x)).float().mean() < 1e-3
+    assert apart(fast(x), tile(x)).float().mean() < 1e-3
 
 
 def test_ranges_are_those_of_slices_and_pulses() -> None:
