@@ -61,7 +61,7 @@ class QuantizedGatedState(nn.Module):
                 state.collect(exact[0], mask)
                 return exact
             state.follow(exact[0], mask)
-        rounding = self.scheme.rounding
+        rounding = self.scheme.nearest
         return gated_scan(z, v, h0, gate=gate.channels(), state=state.channels(), rounding=rounding)
 
     def init_state(self, batch: int) -> Tensor:

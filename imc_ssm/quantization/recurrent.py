@@ -129,14 +129,9 @@ class QuantizedS4D(nn.Module):
         return self._scan_formats(coefficients)
 
     def _scan_formats(self, coefficients: dict[str, Any]) -> ScanFormats:
-        return ScanFormats(
-            u=self._source[0].format(),
-            x=self.state.format(),
-            y=self.recurrent.format(),
-            rounding_placement=self.scheme.rounding_placement,
-            rounding=self.scheme.rounding,
-            **coefficients,
-        )
+        rules: Any = {"rounding_placement": self.scheme.rounding_placement, "rounding": self.scheme.rounding}
+        u, x, y = (q.format() for q in (self._source[0], self.state, self.recurrent))
+        return ScanFormats(u=u, x=x, y=y, **rules, **coefficients)
 
     def unit(self) -> ScanUnit:
         """The integer recurrence, ready to run; kept while parameters and (static) formats stay."""

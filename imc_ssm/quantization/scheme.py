@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, unknown
-from imc_ssm.fixedpoint import Rounding, RoundingPlacement
+from imc_ssm.fixedpoint import RoundingPlacement
 from imc_ssm.graph import Kind
 from imc_ssm.quantization.observers import Percentile
 from imc_ssm.quantization.rules import ROLES, Calibration, FormatSpec, Granularity, Rule, spec_of
@@ -20,8 +20,12 @@ from imc_ssm.units import card
 __all__ = ["NAMED", "Bits", "Scheme"]
 
 Word = Field(8, ge=2, le=16)
+Word16 = Field(16, ge=2, le=16)
 Parameterisation = Literal["continuous", "discrete", "frozen"]
 Gelu = Literal["exact", "piecewise"]
+Rounding = Literal["half_even", "half_up", "half_away", "dithered", "stochastic", "feedback"]
+Scales = Literal["free", "power_of_two"]
+PoleForm = Literal["cartesian", "polar", "log_polar"]
 
 
 class Bits(Config):
@@ -156,7 +160,25 @@ class Scheme(Config):
     """The unit rounds A x + B u once, or A x and B u each to the state's format (`fixedpoint.ScanFormats`).
     This and `rounding` are of the integer recurrence: without bits for the state they change nothing."""
     rounding: Rounding = "half_even"
-    """How the unit rounds."""
+    """How the unit rounds; "dithered", "stochastic" and "feedback" are of the state of a linear recurrence, whose
+    output, and a state behind a gate, are then rounded half to even."""
+    residual_bits: int = Field(8, ge=1, le=16)
+    """Bits of the remainder that rounding with "feedback" keeps of every part of the state."""
+    rate_limit: float | None = Field(None, gt=0)
+    """Multi-rate heads: a head is updated every k-th step, k the largest power of two for which its fastest pole
+    turns by at most this angle, in rad, in k steps; None: every head in every step. Chosen by `quantize`, of S4D
+    layers."""
+    max_period: int = Field(16, ge=1, le=256)
+    """Most steps between two updates of a head: a power of two, 1 to 256."""
+    scales: Scales = "free"
+    """Scales of the formats: any, or powers of two, so that every requantization is a shift."""
+    pole_form: PoleForm = "cartesian"
+    """What the bits of a pole say: its real and imaginary part; or its decay and its phase, the decay as |a|
+    ("polar") or as -log |a| ("log_polar")."""
+    pole_decay_bits: int | None = Field(None, ge=1, le=16)
+    """Word length of the decay of a polar pole; None: the poles', which is the phase's."""
+    pole_multiplier_bits: int = Word16
+    """Word length of the parts by which the unit multiplies where poles are polar."""
     parameterisation: Parameterisation = "continuous"
     """What QAT trains: dt, A and B of the continuous system; the discrete A and B themselves, from their
     values at wrapping; or the discrete B with A frozen. C and D are trained in all three."""
@@ -182,6 +204,29 @@ class Scheme(Config):
         rest = {name: value for name, value in data.items() if name not in brief}
         return rest | {"rules": [*Uniform.parse(brief).rules(), *rest.get("rules", ())]}
 
+    @field_validator("max_period")
+    @classmethod
+    def _power_of_two(cls, period: int) -> int:
+        if period & (period - 1):
+            raise ValueError("allowed is a power of two, 1 to 256")
+        return period
+
+    @model_validator(mode="after")
+    def _rounded_once(self) -> Self:
+        if self.rounding == "feedback" and self.rounding_placement == "separate":
+            raise ValueError(
+                "rounding = 'feedback' keeps what one rounding of A x + B u leaves, but rounding_placement = "
+                "'separate' rounds twice; use 'joint', or another rounding"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _dumped(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """All fields but the `_LATER` ones that are at their defaults."""
+        out: dict[str, Any] = fields(self)
+        own = type(self).model_fields
+        return {n: v for n, v in out.items() if n not in _LATER or getattr(self, n) != own[n].default}
+
     def described(self, name: str) -> str:
         """As `Config.described`, also of the fields of `Uniform`."""
         return Uniform().described(name) if name in Uniform.model_fields else super().described(name)
@@ -190,6 +235,17 @@ class Scheme(Config):
         """What a path of a model gets; its kind is known where its last name is one of `ROLES`."""
         known = ROLES.get(path.rsplit(".", 1)[-1], "activation")
         return spec_of(self.rules, path, known if kind is None else kind)
+
+    @property
+    def nearest(self) -> Literal["half_even", "half_up", "half_away"]:
+        """How everything is rounded but the state of a linear recurrence."""
+        return (
+            "half_up"
+            if self.rounding == "half_up"
+            else "half_away"
+            if self.rounding == "half_away"
+            else "half_even"
+        )
 
     @property
     def bits(self) -> Bits:
@@ -346,8 +402,25 @@ _SHORT = {
     "state_calibration": "{}-x",
     "state_clip": "clip{}",
     "grad_clamp": "clamp{}",
+    "residual_bits": "residual{}",
+    "rate_limit": "rate{}",
+    "max_period": "period{}",
+    "scales": "pow2",
+    "pole_decay_bits": "decay{}",
+    "pole_multiplier_bits": "multiplier{}",
 }
 """How an option that differs from its default is named in a label; {} where nothing stands here."""
+_LATER = (
+    "residual_bits",
+    "rate_limit",
+    "max_period",
+    "scales",
+    "pole_form",
+    "pole_decay_bits",
+    "pole_multiplier_bits",
+)
+"""Fields that came after files and results had been written: left out of them at their defaults, so that these
+(and digests and keys) stay what they were. For the same reason their defaults must stay."""
 
 
 def _bits(width: int | None) -> str:

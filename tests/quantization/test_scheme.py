@@ -29,13 +29,20 @@ options = st.fixed_dictionaries(
         "calibration": st.sampled_from(["static", "dynamic"]),
         "state_calibration": st.sampled_from(["static", "dynamic"]),
         "rounding_placement": st.sampled_from(["joint", "separate"]),
-        "rounding": st.sampled_from(["half_even", "half_up", "half_away"]),
+        "rounding": st.sampled_from(["half_even", "half_up", "half_away", "dithered", "stochastic", "feedback"]),
+        "residual_bits": st.sampled_from([1, 8, 16]),
+        "rate_limit": st.sampled_from([None, 0.1, 1.5]),
+        "max_period": st.sampled_from([1, 16, 256]),
+        "scales": st.sampled_from(["free", "power_of_two"]),
+        "pole_form": st.sampled_from(["cartesian", "polar", "log_polar"]),
+        "pole_decay_bits": st.sampled_from([None, 2, 8]),
+        "pole_multiplier_bits": st.sampled_from([8, 16]),
         "parameterisation": st.sampled_from(["continuous", "discrete", "frozen"]),
         "gelu": st.sampled_from(["exact", "piecewise"]),
         "state_clip": st.sampled_from([None, 1.5, 50.0]),
         "grad_clamp": st.sampled_from([None, 1.5, 1000.0]),
     },
-)
+).filter(lambda o: (o.get("rounding"), o.get("rounding_placement")) != ("feedback", "separate"))
 
 
 def of(bits: dict, rest: dict) -> Scheme:
@@ -114,6 +121,14 @@ class TestNamed:
             ("uniform", {"rounding": "nearest"}, "rounding"),
             ("uniform", {"parameterisation": "disrete"}, "parameterisation"),
             ("uniform", {"calibration": "on"}, "calibration"),
+            ("uniform", {"max_period": 12}, "'max_period' = 12: allowed is a power of two, 1 to 256"),
+            ("uniform", {"max_period": 512}, "'max_period' = 512: allowed is at least 1 and at most 256"),
+            ("uniform", {"rate_limit": 0.0}, "'rate_limit' = 0.0: allowed is more than 0"),
+            ("uniform", {"residual_bits": 0}, "'residual_bits' = 0: allowed is at least 1 and at most 16"),
+            ("uniform", {"scales": "pow2"}, "scales"),
+            ("uniform", {"pole_form": "log"}, "pole_form"),
+            ("uniform", {"pole_decay_bits": 17}, "pole_decay_bits"),
+            ("w4a6", {"rounding": "feedback"}, "use 'joint', or another rounding"),
         ],
     )
     def test_refused(self, name: str, options: dict, message: str) -> None:
@@ -177,6 +192,18 @@ class TestLabel:
                 Scheme(state_calibration="dynamic", calibration="dynamic", parameterisation="discrete"),
                 "a8-x8-dynamic-dynamic-x-discrete",
             ),
+            (
+                Scheme.w4a6(rounding="dithered", rate_limit=1.5, max_period=8),
+                "a8-x8-w4-u6-biasfp-separate-dithered-rate1.5-period8-piecewise",
+            ),
+            (
+                Scheme(rounding="feedback", residual_bits=4, scales="power_of_two"),
+                "a8-x8-feedback-residual4-pow2",
+            ),
+            (
+                Scheme(pole_form="log_polar", pole_decay_bits=4, pole_multiplier_bits=12),
+                "a8-x8-log_polar-decay4-multiplier12",
+            ),
         ],
     )
     def test_examples(self, scheme: Scheme, label: str) -> None:
@@ -201,6 +228,20 @@ class TestFiles:
             "grad_clamp": 1000.0,
         }
         assert Scheme.from_json(json.dumps(old)) == Scheme()
+
+    def test_what_is_written_of_schemes_from_before_the_options_stays(self) -> None:
+        written = {
+            "rules",
+            "rounding_placement",
+            "rounding",
+            "parameterisation",
+            "gelu",
+            "state_clip",
+            "grad_clamp",
+        }
+        assert set(Scheme().model_dump()) == written
+        changed = Scheme(rate_limit=1.5, max_period=16, pole_form="polar")
+        assert set(changed.model_dump()) == written | {"rate_limit", "pole_form"}
 
     @settings(max_examples=50, deadline=None)
     @given(some_bits, options)
