@@ -13,9 +13,14 @@ from imc_ssm.errors import FormatError
 __all__ = ["MAX_BITS", "MIN_BITS", "Format", "Rounding", "RoundingPlacement", "ScanFormats", "broadcast_heads"]
 
 MIN_BITS, MAX_BITS = 2, 16
+MAX_PERIOD = 256
+"""Longest period of a slow head: its accumulator then has 8 bits more than the centred input."""
 RoundingPlacement = Literal["joint", "separate"]
-Rounding = Literal["half_even", "half_up", "half_away"]
+Nearest = Literal["half_even", "half_up", "half_away"]
+Rounding = Literal["half_even", "half_up", "half_away", "dithered", "stochastic", "feedback"]
 ROUNDING_PLACEMENTS: tuple[str, ...] = get_args(RoundingPlacement)
+NEAREST: tuple[str, ...] = get_args(Nearest)
+"""Roundings that depend on the value alone."""
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -184,9 +189,13 @@ class ScanFormats:
     `order`: "joint" rounds once, after `a x + b u`; "separate" rounds `a x` and `b u` each to the state's
     format, and their sum only saturates (Zhao et al. 2025, arXiv:2506.12480: A x, B u and their sum share
     the state's format). `rounding` is that of every requantization: "half_even", "half_up" (towards plus
-    infinity) or "half_away" (from zero).
+    infinity) or "half_away" (from zero); or what is added before the state is truncated, the output being rounded
+    half to even: "dithered" (words of a Weyl sequence), "stochastic" (pseudorandom words) or "feedback" (the
+    upper `residual_bits` bits of what the last step cut off; joint order only). `periods`: head h is updated every
+    periods[h]-th step, from the sum of the inputs since its last update; a and b are those of so many steps.
 
-    Raises `FormatError` for an unknown order or rounding, or an input or output format per state.
+    Raises `FormatError` for an unknown order or rounding, an input or output format per state, periods that are not
+    powers of two up to 256, or residuals outside 1 to 16 bits or in the separate order.
     """
 
     a: Format
@@ -197,6 +206,10 @@ class ScanFormats:
     y: Format | None = None
     rounding_placement: RoundingPlacement = "joint"
     rounding: Rounding = "half_even"
+    residual_bits: int = 8
+    """m, of error feedback."""
+    periods: tuple[int, ...] | None = None
+    """Steps between two updates of each head, powers of two; None: every head in every step."""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -208,3 +221,32 @@ class ScanFormats:
         for name, fmt in (("u", self.u), ("y", self.y)):
             if fmt is not None and fmt.states is not None:
                 raise FormatError(f"the format of {name} is per state; give one per head or per tensor")
+        if not 1 <= self.residual_bits <= MAX_BITS:
+            raise FormatError(f"residual_bits {self.residual_bits!r}; allowed are 1 to {MAX_BITS}")
+        if self.rounding == "feedback" and self.rounding_placement != "joint":
+            raise FormatError("feedback keeps one residual a word; use rounding_placement='joint'")
+        if self.periods is not None:
+            bad = [k for k in self.periods if not 1 <= k <= MAX_PERIOD or k & (k - 1)]
+            if bad:
+                raise FormatError(f"period {bad[0]!r} of a head; allowed are powers of two from 1 to {MAX_PERIOD}")
+
+    @property
+    def nearest(self) -> Nearest:
+        """How the output is rounded."""
+        return self.rounding if self.rounding in NEAREST else "half_even"  # type: ignore[return-value]
+
+    @property
+    def power_of_two(self) -> bool:
+        """Whether every scale is a power of two, so that requantizations are shifts."""
+        given = (fmt for fmt in (self.a, self.u, self.x, self.b, self.c, self.y) if fmt is not None)
+        return all(bool(np.all(np.frexp(fmt.scale)[0] == 0.5)) for fmt in given)
+
+    @property
+    def slow(self) -> bool:
+        """Whether a head is not updated in every step."""
+        return self.periods is not None and max(self.periods, default=1) > 1
+
+    @property
+    def timed(self) -> bool:
+        """Whether the unit keeps more than its states: a counter, sums of inputs, or residuals."""
+        return self.rounding not in NEAREST or self.slow

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint.formats import Format, ScanFormats
+from imc_ssm.fixedpoint.formats import NEAREST, Format, ScanFormats
 from imc_ssm.fixedpoint.normal import GAUSSIAN_MAX, GAUSSIAN_ONE
 from imc_ssm.fixedpoint.requantization import NARROW_BITS, WORD_BITS, Requantizer, requantize
 
@@ -32,7 +32,10 @@ class ScanPlan:
     (`fixedpoint.normal`), absent where m_z is None. State update, real and imaginary part each:
         joint     x' = clamp(round((m_a (a' x') + m_b (b' u') + m_z z) / 2^shift))
         separate  x' = clamp(clamp(round((m_a (a' x') + m_z z) / 2^shift)) + clamp(round(m_b (b' u') / 2^shift_b)))
-    with clamp to [low, high]. Output, from the stored, saturated state, with clamp to the output's codes:
+    with clamp to [low, high]. round: as the formats say; `dithered`, `stochastic` and `feedback` add words
+    (`fixedpoint.dither`) or what was cut off before, and truncate. A head of period k has, every k-th step, the sum
+    of the centred inputs since its last update in the place of u'. Output, from the stored, saturated state, with
+    clamp to the output's codes:
         sum = sum_n m_c Re(c' x');  y = clamp(round(m_y sum / 2^shift_y) + zero_y)   or the bare sum
     The specification is docs/fixed_point.md.
     """
@@ -66,6 +69,12 @@ class ScanPlan:
     """(head,), the real value of one unit of `sum`: 2 scale_c scale_x, divided by m_c's unit."""
     complex_drive: bool = False
     """Whether the words allow for a complex input."""
+
+    @property
+    def periods(self) -> Ints:
+        """Steps between two updates, (head,)."""
+        given = self.formats.periods
+        return np.ones(self.heads, np.int64) if given is None else np.asarray(given, np.int64)
 
     def zero(self, part: str) -> Ints:
         """Zero points of "a", "b", "c", "x" (head, state), or "u", "y" (head,); 0 for an absent format."""
@@ -115,6 +124,14 @@ def plan_scan(
             f"state noise {state_noise!r}; allowed is a finite standard deviation >= 0, shape () or ({heads},)"
         )
     noise = np.broadcast_to(sigma[..., None], shape) / (s_x * GAUSSIAN_ONE)
+    if formats.periods is not None:
+        if len(formats.periods) != heads or complex_drive:
+            raise FormatError(
+                f"periods of {len(formats.periods)} heads for {heads} {'states between matrices' * complex_drive}"
+                f"{'heads' * (not complex_drive)}; give one period a head, to a recurrence with inputs of its own"
+            )
+        period = np.asarray(formats.periods, np.int64)[:, None]
+        s_u, p_u = s_u / period, p_u * period  # the mean of so many inputs, by their sum
     m_c, align = _aligned(s_c * s_x, p_c * p_x)
     sum_bound = (m_c * 2 * p_c * p_x).sum(axis=1)
     narrow = bool(np.all(sum_bound < 2 ** (NARROW_BITS - 1)))
@@ -128,17 +145,22 @@ def plan_scan(
         else [[0, *range(2, len(kinds))], [1]]
     )
 
+    added = 0.5 if formats.rounding in NEAREST else 1.0
+    shifts = formats.power_of_two
+
     def fit(allow_narrow: bool) -> list[Requantizer]:
         pairs = ([kinds[k] for k in group] for group in groups)
-        return [requantize(*(np.stack(v) for v in zip(*g, strict=True)), allow_narrow=allow_narrow) for g in pairs]
+        stacked = [[np.stack(v) for v in zip(*g, strict=True)] for g in pairs]
+        return [requantize(*g, allow_narrow=allow_narrow, added=added, by_shifts=shifts) for g in stacked]
 
     parts = fit(narrow)
-    faint = noisy and np.any((noise > 0) & (parts[0].multipliers[-1] < 2 ** (_NOISE_BITS - 1)))
+    weak = (noise > 0) & (parts[0].multipliers[-1] < 2 ** (_NOISE_BITS - 1))
+    faint = noisy and not parts[0].exact and bool(np.any(weak))
     if faint or len({part.word for part in parts}) > 1:  # one length for all accumulators of the unit
         parts = fit(False)
     m_a, shift = parts[0].multipliers[0], parts[0].shift
     m_b = parts[0].multipliers[1] if len(parts) == 1 else parts[1].multipliers[0]
-    if np.any(m_a < 2 ** (_POLE_BITS - 1)):
+    if not parts[0].exact and np.any(m_a < 2 ** (_POLE_BITS - 1)):
         raise FormatError(
             "the state is so much finer than its input or its noise that the poles' multiplier keeps fewer than "
             f"{_POLE_BITS} bits; give the state or the poles fewer bits, or b and the input (encoder) more"
@@ -154,7 +176,7 @@ def plan_scan(
     sum_scale = 2.0 * align
     if formats.y is not None:
         s_y = np.broadcast_to(formats.y.scale.astype(np.float64), heads)
-        out = requantize((sum_scale / s_y)[None], sum_bound[None], allow_narrow=False)
+        out = requantize((sum_scale / s_y)[None], sum_bound[None], allow_narrow=False, by_shifts=shifts)
         m_y, shift_y = out.multipliers[0], out.shift
     zero_x = _full(formats.x.zero_point, shape)
     return ScanPlan(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint.formats import Rounding
+from imc_ssm.fixedpoint.formats import Nearest
 
 __all__ = ["CONSTANT_BITS", "MULTIPLIER_BITS", "WORD_BITS", "Requantizer", "requantize", "round_shift"]
 
@@ -31,7 +31,7 @@ _PART, _CODES = 2.0**-8, 2.0**-4
 Ints = NDArray[np.int64]
 
 
-def round_shift(value: Ints, shift: Ints, rounding: Rounding = "half_even") -> Ints:
+def round_shift(value: Ints, shift: Ints, rounding: Nearest = "half_even") -> Ints:
     """value / 2^shift as an integer, by an arithmetic shift; shift 0 leaves the value.
 
     half_even: (value + 2^(shift-1) - 1 + ((value >> shift) & 1)) >> shift;
@@ -53,22 +53,31 @@ class Requantizer:
 
     `multipliers` (k, ...) and `shift` (...) int64; one shift serves all kinds, because their products are
     added before it. `word` is the accumulator's length in bits, sign included: 32 or 53. `lost`: not even 53 bits
-    keep every kind.
+    keep every kind. `exact`: every multiplier is a power of two and the ratio itself.
     """
 
     multipliers: Ints
     shift: Ints
     word: int
     lost: bool = False
+    exact: bool = False
 
 
-def requantize(ratios: NDArray[np.float64], bounds: Ints, *, allow_narrow: bool = True) -> Requantizer:
+def requantize(
+    ratios: NDArray[np.float64],
+    bounds: Ints,
+    *,
+    allow_narrow: bool = True,
+    added: float = 0.5,
+    by_shifts: bool = False,
+) -> Requantizer:
     """Integer multipliers and a common shift for real ratios.
 
     `ratios` (k, ...): the scale of each kind of product over the scale of the result; `bounds` (k, ...): the
     largest |p_k|, at least 1. multiplier_0 = round(ratio_0 2^shift); multiplier_k of the other kinds likewise,
     kept to its 24 leading bits (a multiplier of 24 bits and a left shift). The shift is the largest for which
-    multiplier_0 has at most 24 bits and sum_k multiplier_k bound_k + 2^(shift-1) fits the accumulator: 32 bits
+    multiplier_0 has at most 24 bits and sum_k multiplier_k bound_k + added 2^shift fits the accumulator (`added`:
+    1/2, rounding's half, or 1, where up to 2^shift is added before the value is truncated): 32 bits
     where that leaves every multiplier_0, the poles', at least 12 bits (its relative error is then at most
     2^-12; the largest one may be the input's, and would say nothing about the poles) and keeps the other kinds,
     else 53 bits. A kind is kept where the rounding of its multiplier moves its products by at most 2^-8 of
@@ -76,16 +85,21 @@ def requantize(ratios: NDArray[np.float64], bounds: Ints, *, allow_narrow: bool 
     vanish. Where 53 bits do not keep one, the shift is the largest for which the sum fits, and multiplier_0 is the
     one with 24 leading bits and a left shift.
 
+    `by_shifts`: where all ratios are powers of two, the shift is the smallest for which every multiplier is an
+    integer: nothing is multiplied, and the accumulator is as short as it can be.
+
     Raises `FormatError` where not even shift 0 fits 53 bits.
     """
+    if by_shifts and (shifts := _powers(ratios, bounds, allow_narrow, added)) is not None:
+        return shifts
     if allow_narrow:
-        narrow = _fit(ratios, bounds, NARROW_BITS)
+        narrow = _fit(ratios, bounds, NARROW_BITS, added)
         precise = narrow is not None and np.all(narrow.multipliers[0] >= 2 ** (_PRECISE_BITS - 1))
         if narrow is not None and precise and not _lost(narrow, ratios, bounds).any():
             return narrow
-    wide = _fit(ratios, bounds, WORD_BITS)
+    wide = _fit(ratios, bounds, WORD_BITS, added)
     if wide is not None and (lost := _lost(wide, ratios, bounds)).any():
-        wide = _fit(ratios, bounds, WORD_BITS, lost)
+        wide = _fit(ratios, bounds, WORD_BITS, added, lost)
         if wide is not None:
             wide = replace(wide, lost=bool(_lost(wide, ratios, bounds).any()))
     if wide is None:
@@ -97,6 +111,21 @@ def requantize(ratios: NDArray[np.float64], bounds: Ints, *, allow_narrow: bool 
     return wide
 
 
+def _powers(ratios: NDArray[np.float64], bounds: Ints, allow_narrow: bool, added: float) -> Requantizer | None:
+    """The smallest shifts for ratios that are powers of two; None where one is not, or the words do not fit."""
+    mantissa, exponent = np.frexp(ratios)
+    if not np.all(mantissa == 0.5):
+        return None
+    shift = np.maximum(0, (1 - exponent).max(axis=0)).astype(np.int64)
+    multipliers = np.exp2(np.minimum(shift + exponent - 1, WORD_BITS))
+    # Not exact beyond 2^53, where it is too large in any case.
+    most = float(((multipliers * bounds).sum(axis=0) + np.exp2(shift) * added).max(initial=0.0))
+    if most > 2 ** (WORD_BITS - 1) - 1 or shift.max(initial=0) >= WORD_BITS:
+        return None
+    word = NARROW_BITS if allow_narrow and most <= 2 ** (NARROW_BITS - 1) - 1 else WORD_BITS
+    return Requantizer(multipliers.astype(np.int64), shift, word, exact=True)
+
+
 def _lost(found: Requantizer, ratios: NDArray[np.float64], bounds: Ints) -> NDArray[np.bool_]:
     """Where the multiplier of another kind than the first is too coarse, elementwise."""
     unit = np.exp2(found.shift)
@@ -106,7 +135,11 @@ def _lost(found: Requantizer, ratios: NDArray[np.float64], bounds: Ints) -> NDAr
 
 
 def _fit(
-    ratios: NDArray[np.float64], bounds: Ints, word: int, free: NDArray[np.bool_] | None = None
+    ratios: NDArray[np.float64],
+    bounds: Ints,
+    word: int,
+    added: float,
+    free: NDArray[np.bool_] | None = None,
 ) -> Requantizer | None:
     """The largest shift whose words fit, elementwise, or None where not even shift 0 does.
 
@@ -117,7 +150,7 @@ def _fit(
     with np.errstate(divide="ignore"):
         by_multiplier = np.where(loose, np.inf, MULTIPLIER_BITS - np.log2(ratios[0]))
         by_word = np.log2(float(limit)) - np.log2((ratios * bounds).sum(axis=0))
-    # The estimate is at most one too large, as is 2^(shift-1) beside the limit.
+    # The estimate is at most one too large, as is what is added beside the limit.
     shift = np.clip(np.floor(np.minimum(by_multiplier, by_word)) + 1, -1, word - 1).astype(np.int64)
     for _ in range(4):
         # Ratios that no multiplier holds are cut to one that is too wide as well: int64 holds what follows.
@@ -126,7 +159,7 @@ def _fit(
         left[0] = np.where(loose, left[0], 0)
         multipliers = np.rint(scaled / np.exp2(left)) * np.exp2(left)
         # Exact below 2^53, and where it is not exact it is far above the limit.
-        total = (multipliers * bounds).sum(axis=0) + np.where(shift > 0, np.exp2(shift - 1.0), 0)
+        total = (multipliers * bounds).sum(axis=0) + np.where(shift > 0, added * np.exp2(shift), 0)
         fits = (loose | (multipliers[0] < 2**MULTIPLIER_BITS)) & (total <= limit)
         if np.all(fits | (shift < 0)):
             break

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from imc_ssm.fixedpoint.formats import NEAREST
 from imc_ssm.fixedpoint.plan import ScanPlan
 
 __all__ = ["Multipliers"]
@@ -38,20 +39,23 @@ class Multipliers:
             p = np.ones((), np.int64) if fmt is None else np.maximum(fmt.magnitude(), 1)
             return np.broadcast_to(p[:, None] if p.ndim == 1 else p, shape).astype(object)
 
-        first = plan.m_a * 2 * largest("a") * largest("x") + _halves(plan.shift)
+        whole = plan.formats.rounding not in NEAREST
+        first = plan.m_a * 2 * largest("a") * largest("x") + _added(plan.shift, whole)
         products = 2 if plan.complex_drive and plan.formats.b is not None else 1
-        second = plan.m_b * products * largest("b") * largest("u")
+        inputs = largest("u") * plan.periods.astype(object)[:, None]
+        second = plan.m_b * products * largest("b") * inputs
         if plan.formats.rounding_placement == "joint":
             sums = [first + second]
         else:
-            sums = [first, second + _halves(plan.shift_b)]
+            sums = [first, second + _added(plan.shift_b, whole)]
         word = 1 + max(int(v).bit_length() for one in sums for v in one.ravel())
         return cls(_significant(plan.m_a), _significant(plan.m_b), word)
 
 
-def _halves(shift: np.ndarray[Any, Any]) -> Any:
-    """Half of 2^shift, which rounding adds."""
-    return np.array([1 << s >> 1 for s in shift.ravel().tolist()], dtype=object).reshape(shift.shape)
+def _added(shift: np.ndarray[Any, Any], whole: bool) -> Any:
+    """What rounding adds: half of 2^shift, or up to all of it."""
+    words = [(1 << s) - 1 if whole else 1 << s >> 1 for s in shift.ravel().tolist()]
+    return np.array(words, dtype=object).reshape(shift.shape)
 
 
 def _significant(multipliers: np.ndarray[Any, Any]) -> int:

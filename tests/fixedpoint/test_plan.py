@@ -240,11 +240,12 @@ class TestRefused:
             plan_scan(formats, 3, 4)
 
     def test_the_border_of_the_poles_multiplier(self) -> None:
-        # A dyadic case: m_a = 2^-7 2^shift, and the drive 127^2 2^k in codes sets the shift.
+        # m_a = 2^-7 2^shift, and the drive 127^2 2^k in codes sets the shift; one scale is no power of two.
         unit = Format(8, np.float32(2.0**-7), np.int64(0), symmetric=True)
+        beside = replace(unit, scale=unit.scale * np.float32(1 + 2.0**-23))
 
         def formats(k: int) -> ScanFormats:
-            return ScanFormats(a=unit, u=unit, x=Format(8, np.float32(2.0 ** (-14 - k)), np.int64(0)), b=unit)
+            return ScanFormats(a=beside, u=unit, x=Format(8, np.float32(2.0 ** (-14 - k)), np.int64(0)), b=unit)
 
         fits = [plan_scan(formats(k), 1, 1) for k in (22, 23)]
         assert [p.m_a.item() for p in fits] == [2**9, 2**8]
