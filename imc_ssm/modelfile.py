@@ -13,7 +13,7 @@ import torch
 from imc_ssm.errors import FileError, shown
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.layers import Classifier, ModelConfig, classifier_of
-from imc_ssm.quantization import Quantizer, Scheme, wrap
+from imc_ssm.quantization import QuantizedS4D, Quantizer, Scheme, wrap
 
 __all__ = ["StoredModel", "load_model", "rebuild", "save_model", "tensors_of"]
 
@@ -102,6 +102,11 @@ def rebuild(
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise FileError(f"{where}: {name} holds numbers that are not finite; train it again")
     for name, module in model.named_modules():
+        if isinstance(module, QuantizedS4D):
+            try:
+                module.check(name)
+            except FileError as error:
+                raise FileError(f"{where}: {error}") from None
         if isinstance(module, Quantizer) and not bool((module.scale > 0).all()):
             raise FileError(f"{where}: {name}.scale holds scales that are not positive; quantize it again")
     return model.eval(), scheme

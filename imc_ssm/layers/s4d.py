@@ -14,7 +14,7 @@ Shapes: B batch, T time, H heads, n = N/2 complex states.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -181,9 +181,9 @@ class S4D(nn.Module):
         y, state = diagonal_scan(u[..., None], *self.discrete(), x0=state, return_state=True)
         return y[..., 0] + self.D * u, state
 
-    def graph(self, u: Signal, at: Place, **rules: str) -> Signal:
-        """The recurrence and the direct path; `rules`: how its integers are rounded."""
+    def graph(self, u: Signal, at: Place, **rules: Any) -> Signal:
+        """The recurrence and the direct path; `rules`: how its integers are rounded, and how often."""
         heads, n = self.shape
         y = at.signal("recurrent", width=heads)
-        at.emit(Recurrence(at.label("recurrence"), at.path, (u,), y, heads, n, **rules))  # type: ignore[arg-type]
+        at.emit(Recurrence(at.label("recurrence"), at.path, (u,), y, heads, n, **rules))
         return at.emit(Scale(at.label("after_d"), at.path, (y, u), at.signal("after_d", width=heads)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from imc_ssm.errors import ConfigError, FileError, ImcSsmError
 from imc_ssm.fixedpoint import Format, ScanFormats
+from imc_ssm.fixedpoint.formats import MAX_PERIOD
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import ScanUnit, diagonal_scan
 from imc_ssm.kernels.ranges import Range
@@ -21,6 +23,7 @@ from imc_ssm.quantization.discrete import DiscreteS4D
 from imc_ssm.quantization.kept import Kept, parameters_of
 from imc_ssm.quantization.modules import ParameterGrid
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
+from imc_ssm.quantization.rates import groups_of, held, several_steps, slowest, windows
 from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 from imc_ssm.quantization.sites import scale_add
@@ -41,7 +44,13 @@ class QuantizedS4D(nn.Module):
 
     Dynamic ranges are those of the call's batch: the state's of the full-precision states that it would have, the
     output's of the output before it is rounded. They need the whole sequence: such a layer cannot stream.
+
+    Where the scheme has a `rate_limit`, the buffer `periods` (head,) int64 says every how many steps each head is
+    updated: chosen from the poles when the layer is wrapped (`rates.slowest`), kept from then on, in QAT too. a, b
+    and their formats are those of so many steps. Without one it is None.
     """
+
+    periods: Tensor | None
 
     def __init__(
         self,
@@ -62,6 +71,8 @@ class QuantizedS4D(nn.Module):
         self.state, self.recurrent, self.after_d = quantizers
         self.grid = ParameterGrid(self.specs["d"])
         self._unit: Kept[ScanUnit] = Kept()
+        self._rates: tuple[object, tuple[int, ...]] | None = None
+        self.register_buffer("periods", self._chosen_periods())
 
     @classmethod
     def of(cls, module: S4D, context: Context) -> QuantizedS4D:
@@ -73,6 +84,8 @@ class QuantizedS4D(nn.Module):
         per_state = (heads, states) if specs["state"].granularity == "state" else heads
         state = context.quantizer("state", per_state, axis=0, clip=scheme.state_clip)
         outputs = (context.output("recurrent", axis=1), context.output("after_d"))
+        if scheme.rate_limit is not None:
+            _check_slow(context.path, scheme, state, outputs[0])
         return cls(module, scheme, specs, context.source(), (state, *outputs), context.moving)
 
     @classmethod
@@ -96,6 +109,32 @@ class QuantizedS4D(nn.Module):
         """Whether the recurrence computes on integers."""
         return self.state.bits is not None
 
+    def _chosen_periods(self) -> Tensor | None:
+        limit = self.scheme.rate_limit
+        if limit is None or not self.integer:
+            return None
+        return slowest(self.inner.discrete()[0], limit, self.scheme.max_period)
+
+    def rates(self) -> tuple[int, ...] | None:
+        """Steps between two updates of each head; None: every head in every step."""
+        if self.periods is None:
+            return None
+        # Read once: on a GPU every look at the numbers waits for all that runs.
+        seen = None if self.periods.is_inference() else (id(self.periods), self.periods._version)
+        if self._rates is None or seen is None or self._rates[0] != seen:
+            self._rates = seen, tuple(int(k) for k in self.periods.tolist())
+        return self._rates[1] if max(self._rates[1]) > 1 else None
+
+    def check(self, path: str) -> None:
+        """`FileError` for periods that no unit has, of a file."""
+        if self.periods is not None:
+            for k in self.periods.tolist():
+                if not 1 <= k <= MAX_PERIOD or k & (k - 1):
+                    raise FileError(
+                        f"{path}.periods holds {k}; allowed are powers of two from 1 to {MAX_PERIOD}; quantize it "
+                        "again"
+                    )
+
     def formats(self) -> dict[str, Format]:
         """Of everything that has bits."""
         *_, of = self.coefficients()
@@ -104,9 +143,17 @@ class QuantizedS4D(nn.Module):
         return {name: fmt for name, fmt in made.items() if fmt is not None}
 
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-        """(a, b, c) discretised, (head, state) complex, and the formats of those that have a word."""
-        a, b, c = self.inner.discrete()
+        """(a, b, c), (head, state) complex, a and b of as many steps as the head's period has, and the formats of
+        those that have a word."""
+        a, b, c = self._stepped()
         return a, b, c, self._coefficient_formats(a, b, c)
+
+    def _stepped(self) -> tuple[Tensor, Tensor, Tensor]:
+        a, b, c = self.inner.discrete()
+        if (rates := self.rates()) is None:
+            return a, b, c
+        assert self.periods is not None
+        return *several_steps(a, b, self.periods, max(rates)), c
 
     def _coefficient_formats(self, a: Tensor, b: Tensor, c: Tensor) -> dict[str, Format]:
         """Formats of a, b and c, where they have bits; of c with the registers' format in force."""
@@ -129,7 +176,7 @@ class QuantizedS4D(nn.Module):
         return self._scan_formats(coefficients)
 
     def _scan_formats(self, coefficients: dict[str, Any]) -> ScanFormats:
-        rules: Any = {"rounding_placement": self.scheme.rounding_placement, "rounding": self.scheme.rounding}
+        rules: Any = {"periods": self.rates(), "residual_bits": self.scheme.residual_bits} | self._roundings
         u, x, y = (q.format() for q in (self._source[0], self.state, self.recurrent))
         return ScanFormats(u=u, x=x, y=y, **rules, **coefficients)
 
@@ -141,7 +188,12 @@ class QuantizedS4D(nn.Module):
             a, b, c, coefficients = self.coefficients()
             return ScanUnit(a, b, c, formats=self._scan_formats(coefficients))
 
-        return self._unit.get(parameters_of(self.inner), formats, make)
+        own = parameters_of(self.inner)
+        return self._unit.get(own if self.periods is None else [*own, self.periods], formats, make)
+
+    @property
+    def _roundings(self) -> dict[str, str]:
+        return {"rounding_placement": self.scheme.rounding_placement, "rounding": self.scheme.rounding}
 
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         return self._run(u.transpose(1, 2), mask, None)[0].transpose(1, 2)
@@ -157,11 +209,11 @@ class QuantizedS4D(nn.Module):
         scheme = self.scheme
         if self.integer and not (self.state.observing or self.state.dynamic or self.recurrent.dynamic):
             return self.unit()(u, x0, grad_clamp=scheme.grad_clamp)
-        a, b, c = self.inner.discrete()
+        a, b, c = self._stepped()
         if self.state.observing:
             if self.state.bits is not None:
                 self.state.collect_range(*self._states(u, a, b, mask))
-            return self.recurrent(diagonal_scan(u, a, b, c, state_clip=scheme.state_clip), mask), None
+            return self.recurrent(self._exact(u, a, b, c), mask), None
         if self.state.dynamic:
             self.state.follow_range(*self._states(u, a, b, mask))
         coefficients = self._coefficient_formats(a, b, c)
@@ -178,6 +230,19 @@ class QuantizedS4D(nn.Module):
         y, last = diagonal_scan(u, a, b, c, formats=formats, **options)
         return y, last
 
+    def _exact(self, u: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """y (batch, head, time) in full precision, every head at its rate."""
+        y = torch.empty_like(u)
+        for period, at in self._groups():
+            part = diagonal_scan(windows(u[:, at], period), a[at], b[at], c[at], state_clip=self.scheme.state_clip)
+            y[:, at] = held(part, period, u.shape[-1])
+        return y
+
+    def _groups(self) -> Iterator[tuple[int, Any]]:
+        """(period, heads that have it)."""
+        rates = self.rates()
+        return iter([(1, slice(None))]) if rates is None else groups_of(rates)
+
     def _states(self, u: Tensor, a: Tensor, b: Tensor, mask: Tensor | None) -> Range:
         """The range of the full-precision states, and of a x and b u where the unit gives them the same format.
 
@@ -188,7 +253,21 @@ class QuantizedS4D(nn.Module):
         assert spec.bits is not None
         lengths = None if mask is None else mask.sum(1)
         separate = scheme.rounding_placement == "separate"
-        low, high = spec.observer.states(u, a, b, spec.granularity, lengths, separate, spec.bits, spec.symmetric)
+        found = []
+        for period, at in self._groups():
+            ends = None if lengths is None else lengths // period
+            if u.shape[-1] < period or (ends is not None and not ends.any()):
+                raise ImcSsmError(
+                    f"no sequence has the {period} steps between two updates of a slow head; quantize with a "
+                    "smaller max_period"
+                )
+            rows = windows(u[:, at], period)
+            found.append(
+                spec.observer.states(
+                    rows, a[at], b[at], spec.granularity, ends, separate, spec.bits, spec.symmetric
+                )
+            )
+        low, high = _joined(found, [at for _, at in self._groups()], spec.granularity)
         if scheme.state_clip is not None:
             low, high = np.maximum(low, -scheme.state_clip), np.minimum(high, scheme.state_clip)
         if spec.granularity == "state":
@@ -218,9 +297,40 @@ class QuantizedS4D(nn.Module):
         return y[..., 0], last
 
     def graph(self, u: Signal, at: Place) -> Signal:
-        """As in full precision, with the scheme's roundings."""
-        scheme = self.scheme
-        return self.inner.graph(u, at, rounding_placement=scheme.rounding_placement, rounding=scheme.rounding)
+        """As in full precision, with the scheme's roundings and the heads' periods."""
+        rules: dict[str, Any] = dict(self._roundings)
+        if (rates := self.rates()) is not None:
+            rules["periods"] = rates
+        if self.scheme.rounding == "feedback":
+            rules["residual_bits"] = self.scheme.residual_bits
+        return self.inner.graph(u, at, **rules)
+
+
+def _check_slow(path: str, scheme: Scheme, state: Quantizer, recurrent: Quantizer) -> None:
+    """`ConfigError` where a head cannot be slow: without an integer unit, or with ranges that follow the batch."""
+    given = f"{path}: rate_limit = {scheme.rate_limit}"
+    if state.bits is None:
+        raise ConfigError(
+            f"{given}, but its state is in full precision and heads are slow in the integer unit only; give the "
+            "state bits, or leave rate_limit out"
+        )
+    for name, q in (("state", state), ("recurrent", recurrent)):
+        if q.dynamic:
+            raise ConfigError(
+                f"{given}, but the ranges of {path}.{name} are dynamic; use static calibration, or leave "
+                "rate_limit out"
+            )
+
+
+def _joined(ranges: list[Range], places: list[Any], granularity: str) -> Range:
+    """The ranges of groups of heads in one: of all heads where one is shared, else each group's at its place."""
+    if len(ranges) == 1:
+        return ranges[0]
+    lows, highs = ([pair[side] for pair in ranges] for side in (0, 1))
+    if granularity == "tensor":
+        return np.min(lows, axis=0), np.max(highs, axis=0)
+    order = np.argsort(np.concatenate(places))
+    return np.concatenate(lows)[order], np.concatenate(highs)[order]
 
 
 def _register_format(pairs: NDArray[Any], bits: int, registers: Format, *, symmetric: bool) -> Format:

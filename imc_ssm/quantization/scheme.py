@@ -11,7 +11,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, unknown
-from imc_ssm.fixedpoint import RoundingPlacement
+from imc_ssm.fixedpoint import Rounding, RoundingPlacement
+from imc_ssm.fixedpoint.formats import Nearest
 from imc_ssm.graph import Kind
 from imc_ssm.quantization.observers import Percentile
 from imc_ssm.quantization.rules import ROLES, Calibration, FormatSpec, Granularity, Rule, spec_of
@@ -23,7 +24,6 @@ Word = Field(8, ge=2, le=16)
 Word16 = Field(16, ge=2, le=16)
 Parameterisation = Literal["continuous", "discrete", "frozen"]
 Gelu = Literal["exact", "piecewise"]
-Rounding = Literal["half_even", "half_up", "half_away", "dithered", "stochastic", "feedback"]
 Scales = Literal["free", "power_of_two"]
 PoleForm = Literal["cartesian", "polar", "log_polar"]
 
@@ -237,7 +237,7 @@ class Scheme(Config):
         return spec_of(self.rules, path, known if kind is None else kind)
 
     @property
-    def nearest(self) -> Literal["half_even", "half_up", "half_away"]:
+    def nearest(self) -> Nearest:
         """How everything is rounded but the state of a linear recurrence."""
         return (
             "half_up"

@@ -14,7 +14,7 @@ from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import state_scan
 from imc_ssm.layers import StateUnit
 from imc_ssm.layers.s5 import parts_of, vector_of
-from imc_ssm.quantization.context import Context, check_static, quantizes
+from imc_ssm.quantization.context import Context, check_rate, check_static, quantizes
 from imc_ssm.quantization.quantizer import Quantizer, parameter_format
 from imc_ssm.quantization.recurrent import rounded
 from imc_ssm.quantization.rules import FormatSpec
@@ -49,7 +49,9 @@ class QuantizedStateUnit(nn.Module):
 
     @classmethod
     def of(cls, module: StateUnit, context: Context) -> QuantizedStateUnit:
-        """With a quantizer for the states; `ImcSsmError` for a scheme that trains discrete or frozen poles."""
+        """With a quantizer for the states; `ImcSsmError` for a scheme that trains discrete or frozen poles,
+        `ConfigError` for one with slow heads."""
+        check_rate(context)
         if context.scheme.parameterisation != "continuous":
             raise ImcSsmError(
                 f"{context.path}: parameterisation = {context.scheme.parameterisation!r}, but states between "
@@ -98,6 +100,7 @@ class QuantizedStateUnit(nn.Module):
             x, last = state_scan(v, a, b, state_clip=scheme.state_clip, **options)
         else:
             rules: Any = {"rounding_placement": scheme.rounding_placement, "rounding": scheme.rounding}
+            rules["residual_bits"] = scheme.residual_bits
             words = ScanFormats(formats["poles"], self._source[0].format(), state.format(), formats["b"], **rules)
             x, last = state_scan(v, a, b, formats=words, **options)
         return vector_of(x), last
