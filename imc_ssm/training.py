@@ -13,17 +13,31 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
+from imc_ssm.answers import accuracy, at_once, inputs_on, metrics, metrics_of, predict, said
 from imc_ssm.checkpoint import Run
 from imc_ssm.config import Config
 from imc_ssm.datasets import dataset_of
 from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.kernels.device import device_of, named_device, placed
+from imc_ssm.losses import Loss, Teacher, best_and_shown, check_teacher
 from imc_ssm.noise import Disturbance, Injection, Step, learn_input_ranges, matrices_of
 
-__all__ = ["History", "Progress", "TrainConfig", "accuracy", "metrics", "metrics_of", "predict", "train"]
+__all__ = [
+    "History",
+    "Progress",
+    "TrainConfig",
+    "accuracy",
+    "at_once",
+    "check_model_fits",
+    "metrics",
+    "metrics_of",
+    "predict",
+    "said",
+    "train",
+]
 
 
 class TrainConfig(Config):
@@ -68,6 +82,10 @@ class TrainConfig(Config):
     balance: float = Field(0.0, ge=0, le=1)
     """Exponent of the class weights in the loss, (n / (K n_k))^balance for n_k of n training labels: 0 none, 1 all
     classes alike, 0.5 between. Above 0 the best epoch is that of the highest macro F1, not accuracy."""
+    distill: float = Field(0.0, ge=0, le=1)
+    """Share of the loss that asks for a teacher's answers instead of the labels (`losses.Loss`); 0: none."""
+    distill_temperature: float = Field(2.0, gt=0)
+    """What the logits of both are divided by then: above 1, classes that the teacher finds unlikely count more."""
     seed: int = 0
     """Seed of shuffling, dropout and noise."""
 
@@ -102,6 +120,7 @@ def train(
     checkpoint: Path | None = None,
     device: str = "cpu",
     disturbance: Disturbance | None = None,
+    teacher: nn.Module | None = None,
 ) -> History:
     """Train in place on the training split; AdamW, warm-up and cosine.
 
@@ -115,20 +134,29 @@ def train(
     global generator of torch is forked: the same seed gives the same parameters. With `checkpoint`, the run is
     written there after every epoch and, if the file exists, goes on from it, to the same parameters as an
     uninterrupted one (on the CPU; a GPU draws other noise after it); remove the file when the result is safe.
-    `device`: where it is trained, "cpu" or "cuda"; the model then returns to where it was.
+    `device`: where it is trained, "cpu" or "cuda"; the model then returns to where it was. `teacher`: with
+    `distill`, the model in full precision that a quantized one came from; it answers without noise and gradient,
+    and is left as it was.
 
     Raises `ImcSsmError` when the loss stops being finite, with what to try, or for a device that cannot be used,
-    `ConfigError` for noise beside a disturbance, or what cannot be disturbed, and `CheckpointError` for
-    a checkpoint of another run.
+    `ConfigError` for noise beside a disturbance, or what cannot be disturbed, or `distill` without a teacher or
+    the other way round, and `CheckpointError` for a checkpoint of another run.
     """
-    model = model if isinstance(model, nn.Module) else getattr(model, "model", model)
+    model = _module(model)
     data = dataset_of(data)
+    teacher = None if teacher is None else _module(teacher)
+    check_teacher(teacher, config.distill, model)
     if disturbance is not None:
         _check_disturbance(model, config)
     if keep is None:
         keep = "last" if disturbance is not None or config.noise_ramp else "best"
     with placed(model, named_device(device)):
-        return _train(model, data, config, mode, progress, keep, checkpoint, disturbance)
+        return _train(model, data, config, mode, progress, keep, checkpoint, disturbance, teacher)
+
+
+def _module(given: Any) -> nn.Module:
+    """A model, or the one that a file held."""
+    return given if isinstance(given, nn.Module) else getattr(given, "model", given)
 
 
 def _check_disturbance(model: nn.Module, config: TrainConfig) -> None:
@@ -151,16 +179,22 @@ def _train(
     keep: Literal["best", "last"],
     checkpoint: Path | None,
     disturbance: Disturbance | None,
+    teacher: nn.Module | None,
 ) -> History:
     """`train` where the model lies."""
     split = data.split("train")
     check_model_fits(model, data)
+    if teacher is not None:
+        try:
+            check_model_fits(teacher, data)
+        except ConfigError as error:
+            raise ConfigError(f"the teacher does not fit: {error}") from None
     if mode is not None and hasattr(model, "set_mode"):
         model.set_mode(mode)  # type: ignore[operator]
     if config.input_ranges == "learned":
         some, _, ends = next(split.take(config.batch).batches(config.batch))
         percentile = config.clip_input if disturbance is None else disturbance.input_percentile
-        learn_input_ranges(model, _inputs(some, ends, device_of(model)), percentile)
+        learn_input_ranges(model, inputs_on(some, ends, device_of(model)), percentile)
     steps = config.epochs * math.ceil(len(split) / config.batch)
     optimiser, schedule = _optimiser(model, config, steps)
     identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
@@ -176,22 +210,22 @@ def _train(
         "scheme": None if scheme is None else scheme.label,
         "mode": "recurrent" if scheme is not None else "/".join(sorted(modes)),
         "disturbance": None if disturbance is None else disturbance.describe(),
+        "teacher": None if teacher is None else _digest(teacher),
     }
-    rng, defaults = (
-        np.random.default_rng(config.seed),
-        TrainConfig().model_dump(mode="json") | {"disturbance": None},
-    )
+    rng = np.random.default_rng(config.seed)
+    defaults = TrainConfig().model_dump(mode="json") | {"disturbance": None, "teacher": None}
     run = Run(model, optimiser, schedule, rng, identity, defaults, measured=vars(History()))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         if checkpoint is not None and checkpoint.exists():
             run.load(checkpoint)
-        loss_of = _Loss(split, config, device_of(model))
-        best, shown = _judge(split, config)
+        loss_of = _loss(split, config, device_of(model))
+        taught = None if teacher is None else Teacher(teacher, split, device_of(model), config.micro_batch)
+        best, shown = best_and_shown(split, config.balance)
         for epoch in range(len(run.measured["time"]), config.epochs):
             start = time.perf_counter()
             title = f"epoch {epoch + 1}/{config.epochs}"
-            loss = _epoch(run, split, loss_of, config, title, steps, progress, disturbance)
+            loss = _epoch(run, split, loss_of, config, title, steps, progress, disturbance, taught)
             valid_part = data.split("validation")
             most = at_once(model, valid_part)
             found = metrics(model, valid_part, min(config.micro_batch or most, most))
@@ -210,66 +244,34 @@ def _train(
     return History(**run.measured)
 
 
-class _Loss:
-    """The loss of a task: a sum over answers, so that chunks of a step add up to it."""
-
-    def __init__(self, split: Split, config: TrainConfig, device: torch.device) -> None:
-        self.values = split.goal == "values"
-        self.scale: Tensor | None = None
-        if self.values:
-            flat = split.labels.reshape(-1, split.outputs).astype(np.float64)
-            spread = np.nanvar(flat, axis=0)
-            scale = 1 / np.where(spread > 0, spread, 1.0) / split.outputs
-            self.scale = torch.from_numpy(scale.astype(np.float32)).to(device)
-        elif config.balance:
-            count = np.bincount(split.labels[split.labels >= 0], minlength=split.outputs)
-            share = count.sum() / (len(count) * np.maximum(count, 1))
-            self.scale = torch.from_numpy((share**config.balance).astype(np.float32)).to(device)
-
-    def weight(self, wanted: np.ndarray[Any, Any]) -> float:
-        """What a sum over these answers is divided by."""
-        if self.values:
-            return float(np.isfinite(wanted[..., 0]).sum())
-        there = wanted[wanted >= 0]
-        return float(there.size if self.scale is None else self.scale.cpu().numpy()[there].sum(dtype=np.float64))
-
-    def __call__(self, out: Tensor, wanted: np.ndarray[Any, Any]) -> Tensor:
-        """Mean over the answers; 0 where there are none."""
-        answer = torch.from_numpy(np.ascontiguousarray(wanted)).to(out.device)
-        if self.scale is not None and self.values:
-            valid = torch.isfinite(answer[..., :1])
-            error = torch.where(valid, out - torch.where(valid, answer, 0.0), 0.0)
-            return (error.square() * self.scale.to(out.dtype)).sum() / max(self.weight(wanted), 1.0)
-        if not (wanted >= 0).any():
-            return out.sum() * 0.0
-        weight = None if self.scale is None else self.scale.to(out.dtype)
-        flat = out.reshape(-1, out.shape[-1])
-        return nn.functional.cross_entropy(flat, answer.reshape(-1), weight=weight, ignore_index=-1)
-
-
-def _judge(split: Split, config: TrainConfig) -> tuple[str, tuple[str, ...]]:
-    """The metric that the best epoch has the highest of, and those that the history keeps."""
-    if split.goal == "values":
-        return "r2", ("mae", "r2")
-    return ("f1_macro", ("accuracy", "f1_macro")) if config.balance else ("accuracy", ("accuracy",))
+def _loss(split: Split, config: TrainConfig, device: torch.device) -> Loss:
+    return Loss(
+        split,
+        device,
+        balance=config.balance,
+        distill=config.distill,
+        temperature=config.distill_temperature,
+    )
 
 
 def _epoch(
     run: Run,
     split: Split,
-    loss_of: _Loss,
+    loss_of: Loss,
     config: TrainConfig,
     title: str,
     steps: int,
     progress: Progress | None,
     disturbance: Disturbance | None,
+    teacher: Teacher | None,
 ) -> float:
     """One pass over the training split; returns the mean loss."""
     model, total, weights = run.model, 0.0, 0.0
     rising = config.noise_ramp * math.ceil(len(split) / config.batch)
     device = device_of(model)
     model.train()
-    for values, wanted, lengths in split.batches(config.batch, run.rng):
+    for index in split.shuffled(config.batch, run.rng):
+        values, wanted, lengths = split.cut(index)
         strength = min(1.0, (run.done + 1) / rising) if rising else 1.0
         injected = Injection(
             model,
@@ -286,8 +288,10 @@ def _epoch(
             value, size, weight = 0.0, config.micro_batch or len(wanted), loss_of.weight(wanted)
             for first in range(0, len(wanted), size):
                 part = slice(first, first + size)
-                out = model(*_inputs(values[part], None if lengths is None else lengths[part], device))
-                loss = loss_of(out, wanted[part]) * (loss_of.weight(wanted[part]) / max(weight, 1e-30))
+                given = values[part], None if lengths is None else lengths[part]
+                taught = None if teacher is None else teacher(index[part], *given)
+                loss = loss_of(model(*inputs_on(*given, device)), wanted[part], taught)
+                loss = loss * (loss_of.weight(wanted[part]) / max(weight, 1e-30))
                 loss.backward()  # type: ignore[no-untyped-call]
                 value += float(loss.detach())
         nn.utils.clip_grad_norm_(model.parameters(), config.clip, error_if_nonfinite=False)
@@ -332,113 +336,12 @@ def check_model_fits(model: nn.Module, data: SequenceDataset) -> None:
         )
 
 
-_SEQUENCES, _VALUES = 500, 250 * 784 * 16
-"""Sequences, and values of an activation, that a model is run on at a time. In a deep quantized model a value
-takes up to 200 bytes: rows twice as wide before gates, sums in double precision. Rows twice as wide of so many
-values are 25 MB: what is larger than 32 MB, glibc gives back to the system and fetches anew at every step (twice
-as many values took 1.2 to 1.7 times as long)."""
-
-
-def at_once(model: nn.Module, split: Split) -> int:
-    """Sequences that `predict` runs at a time: fewer where they are long or the model is wide."""
-    steps = split.values.shape[1] if split.lengths is None else int(split.lengths.max())
-    return max(1, min(_SEQUENCES, _VALUES // (steps * int(getattr(getattr(model, "config", None), "width", 1)))))
-
-
-@torch.no_grad()
-def predict(model: nn.Module, split: Split, batch: int | None = None) -> np.ndarray[Any, np.dtype[Any]]:
-    """What the model finds for a split, in evaluation mode, where it lies.
-
-    `batch`: sequences at a time; None: 500, fewer where they are so long, or the model so wide, that these would
-    take more than about half a gigabyte.
-
-    Classes: int64 (n,) or (n, time); -1, which no label is, where a logit is not finite (such an answer is neither
-    right nor wrong), and behind the end of a sequence. Values: float32 (n, K) or (n, time, K), NaN behind the end.
-    """
-    was = model.training
-    model.eval()
-    order = split.by_length()
-    classes, steps = split.goal == "classes", split.values.shape[1]
-    found: np.ndarray[Any, np.dtype[Any]] | None = None
-    done = 0
-    for values, _, lengths in split.batches(batch or at_once(model, split), order=order):
-        out = model(*_inputs(values, lengths, device_of(model)))
-        if classes:
-            out = torch.where(torch.isfinite(out).all(-1), out.argmax(-1), -1)
-        part = out.cpu().numpy()
-        if split.per_step and lengths is not None:
-            part[np.arange(part.shape[1]) >= lengths[:, None]] = -1 if classes else np.nan
-        if found is None:
-            shape = (len(split), steps, *part.shape[2:]) if split.per_step else (len(split), *part.shape[1:])
-            found = np.full(shape, -1 if classes else np.nan, part.dtype)
-        rows = slice(done, done + len(part)) if order is None else order[done : done + len(part)]
-        if split.per_step:
-            found[rows, : part.shape[1]] = part
-        else:
-            found[rows] = part
-        done += len(part)
-    model.train(was)
-    assert found is not None
-    return found
-
-
-def accuracy(model: nn.Module, split: Split, batch: int | None = None) -> float:
-    """Share of correctly classified sequences or steps, in percent; `ConfigError` where values are wanted."""
-    if split.goal == "values":
-        raise ConfigError("values are wanted of these sequences, which have no accuracy; ask for training.metrics")
-    return float(metrics(model, split, batch)["accuracy"])
-
-
-def metrics(model: nn.Module, split: Split, batch: int | None = None) -> dict[str, Any]:
-    """How good a model is on a split: `metrics_of` what it finds (`predict`)."""
-    return metrics_of(predict(model, split, batch), split)
-
-
-def metrics_of(found: np.ndarray[Any, np.dtype[Any]], split: Split) -> dict[str, Any]:
-    """How good answers are, over the sequences, or over the steps that have an answer; `found` as of `predict`.
-
-    Classes: `accuracy` in percent, `f1` (K,) = 2 TP / (2 TP + FP + FN), NaN for a class that neither occurs nor is
-    found, and its mean over the others, `f1_macro`. Values: `mae`, the mean absolute error, and `r2` = 1 - sum of
-    squared errors / sum of squares around the mean, each the mean over the K values (r2: over those that
-    vary; both NaN where an output is).
-    """
-    wanted = split.labels
-    if split.goal == "values":
-        there = np.isfinite(wanted[..., 0])
-        y, p = wanted[there].astype(np.float64), found[there].astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            total = np.square(y - y.mean(0)).sum(0)
-            r2 = 1 - np.square(y - p).sum(0)[total > 0] / total[total > 0]
-            return {"mae": float(np.abs(y - p).mean()), "r2": float(r2.mean()) if r2.size else math.nan}
-    there = wanted >= 0
-    y, p = wanted[there], found[there]
-    k = max(split.outputs, int(y.max()) + 1, int(p.max()) + 1)
-    right = np.bincount(y[y == p], minlength=k)
-    either = np.bincount(y, minlength=k) + np.bincount(p[p >= 0], minlength=k)
-    f1 = np.where(either > 0, 2 * right / np.maximum(either, 1), np.nan)
-    return {"accuracy": float(100.0 * np.mean(y == p)), "f1": f1, "f1_macro": float(f1[either > 0].mean())}
-
-
-def said(found: dict[str, Any]) -> str:
-    """Metrics in a few words."""
-    if "accuracy" in found:
-        return f"{found['accuracy']:.2f} %"
-    return f"R2 {found['r2']:.4f}, mean absolute error {found['mae']:.4g}"
-
-
 def _digest(model: nn.Module) -> str:
     """SHA-256 over names and values of a model's state: which model a training started from."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _inputs(
-    values: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any] | None, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
-    """A batch and its lengths on a device."""
-    return torch.from_numpy(values).to(device), None if lengths is None else torch.from_numpy(lengths).to(device)
 
 
 def _optimiser(

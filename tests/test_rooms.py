@@ -24,7 +24,7 @@ def drawn() -> tuple[list[str], set[str]]:
 
 
 ROOMS, LEAVES = drawn()
-BESIDE = {"noise": "training", "checkpoint": "training"}
+BESIDE = dict.fromkeys(("answers", "checkpoint", "losses", "noise"), "training")
 """Modules that serve a room and belong to it."""
 
 

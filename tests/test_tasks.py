@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
 from imc_ssm.errors import ConfigError, DataError
-from imc_ssm.training import TrainConfig, _Loss, accuracy, check_model_fits, metrics, predict, train
+from imc_ssm.losses import Loss
+from imc_ssm.training import TrainConfig, accuracy, check_model_fits, metrics, predict, train
 
 N, TIME, K = 60, 12, 3
 PARTS = dict(zip(SPLITS, (np.arange(30), np.arange(30, 45), np.arange(45, 60)), strict=True))
@@ -127,7 +128,7 @@ def test_steps_without_a_label_count_for_nothing() -> None:
     model = Linear(K, False)
     every = predict(model, split)
     assert metrics(model, split)["accuracy"] == 100 * np.mean((every == split.labels)[:, 1::2])
-    loss = _Loss(split, TrainConfig(), torch.device("cpu"))
+    loss = Loss(split, torch.device("cpu"))
     out = model(torch.from_numpy(split.values))
     expected = nn.functional.cross_entropy(
         out[:, 1::2].reshape(-1, K), torch.from_numpy(labels[45:, 1::2]).reshape(-1)
@@ -143,7 +144,7 @@ def test_values_are_weighed_by_their_variance() -> None:
     )
     for one in (data, scaled):
         split = one.split("train")
-        loss = _Loss(split, TrainConfig(), torch.device("cpu"))
+        loss = Loss(split, torch.device("cpu"))
         mean = torch.from_numpy(split.labels.mean(0, keepdims=True)).expand(len(split), -1)
         assert float(loss(mean, split.labels)) == pytest.approx(1.0, rel=1e-4)
 
@@ -157,7 +158,7 @@ def test_balance_weighs_classes_and_chooses_by_f1() -> None:
     split, logits = data.split("train"), torch.tensor([[2.0, 0.0]]).expand(30, -1)
     each = nn.functional.cross_entropy(logits, torch.from_numpy(split.labels), reduction="none").numpy()
     for balance in (0.0, 0.5, 1.0):
-        loss = _Loss(split, TrainConfig(balance=balance), torch.device("cpu"))
+        loss = Loss(split, torch.device("cpu"), balance=balance)
         weight = np.where(split.labels == 1, 5 / 30, 25 / 30) ** -balance
         assert float(loss(logits, split.labels)) == pytest.approx(np.average(each, weights=weight), rel=1e-5)
     history = train(Linear(2, True), data, TrainConfig(epochs=3, balance=1.0))

@@ -206,12 +206,15 @@ def quantize(
     chip: options.For = None,
     period: options.Period = None,
     balance: options.Balance = 0.0,
+    distill: options.Distill = 0.0,
+    distill_temperature: options.DistillTemperature = 2.0,
     dataset: TaskName = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
     """Quantize a model: calibrated PTQ, then, with --epochs, noise-aware QAT on its integer recurrence."""
+    from imc_ssm.errors import ConfigError
     from imc_ssm.kernels.cached import compiled
     from imc_ssm.kernels.device import named_device
     from imc_ssm.modelfile import StoredModel, load_model
@@ -254,9 +257,15 @@ def quantize(
             "noise_output": noise_output,
             "clip_input": (99.0 if noise_output else 100.0) if clip_input is None else clip_input,
             "balance": balance,
+            "distill": distill,
+            "distill_temperature": distill_temperature,
             "seed": seed,
         }
     )
+    if distill and not recipe.epochs:
+        raise ConfigError(
+            f"--distill {distill:g} is about training, and --epochs is 0; give some, or leave it out"
+        )
     met = _for(chip, period, recipe)
     recipe = recipe if met is None else met.config
     data, task = data_of(stored, dataset, data_dir)
@@ -277,6 +286,7 @@ def quantize(
                 checkpoint=checkpoint,
                 device=device,
                 disturbance=None if met is None else met.disturbance,
+                teacher=stored.model if recipe.distill else None,
             )
         info |= {"qat": _recipe(recipe), "qat_history": vars(history)}
         info |= {} if met is None else {"chip_training": met.written}

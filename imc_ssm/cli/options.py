@@ -16,6 +16,8 @@ __all__ = [
     "DataDir",
     "DesignName",
     "Device",
+    "Distill",
+    "DistillTemperature",
     "Gelu",
     "GradClamp",
     "Granularity",
@@ -67,6 +69,15 @@ HeadsPerTile = Annotated[
 Balance = Annotated[
     float,
     typer.Option(help="Weight of rare classes in the loss, (n / K n_k)^balance: 0 none, 1 all classes alike."),
+]
+Distill = Annotated[
+    float,
+    typer.Option(
+        help="Share of QAT's loss that asks for the answers of the full-precision model instead of the labels."
+    ),
+]
+DistillTemperature = Annotated[
+    float, typer.Option(help="What both models' logits are divided by where one teaches the other.")
 ]
 UnusedSeed = Annotated[int, typer.Option(help="Accepted by every command; nothing is drawn here.")]
 

@@ -80,9 +80,13 @@ class Split:
             raise ConfigError(f"batch_size = {batch_size}; give at least 1")
         if rng is None:
             return self._batches(batch_size, order)
+        return (self.cut(part) for part in self.shuffled(batch_size, rng))
+
+    def shuffled(self, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """Indices of the batches that `batches` makes with this generator."""
         order = rng.permutation(len(self))
         if self.lengths is None or (self.lengths == self.lengths[0]).all():
-            return self._batches(batch_size, order)
+            return np.split(order, range(batch_size, len(order), batch_size))
         parts: list[np.ndarray] = []
         for start in range(0, len(order), _POOL * batch_size):
             pool = order[start : start + _POOL * batch_size]
@@ -90,7 +94,7 @@ class Split:
             cut = np.split(pool, range(batch_size, len(pool), batch_size))
             whole = [part for part in cut if len(part) == batch_size]
             parts += [whole[i] for i in rng.permutation(len(whole))] + cut[len(whole) :]
-        return (self._cut(part) for part in parts)
+        return parts
 
     def by_length(self) -> np.ndarray | None:
         """Indices (n,) that put sequences of like length together, longest first; None if all are full."""
@@ -100,9 +104,9 @@ class Split:
         """The generator behind `batches`, whose arguments are checked before the first batch is asked for."""
         for start in range(0, len(self), batch_size):
             stop = start + batch_size
-            yield self._cut(slice(start, stop) if order is None else order[start:stop])
+            yield self.cut(slice(start, stop) if order is None else order[start:stop])
 
-    def _cut(self, index: slice | np.ndarray) -> Batch:
+    def cut(self, index: slice | np.ndarray) -> Batch:
         """The sequences at `index` as a batch, cut to the longest of them."""
         part = self._at(index)
         if part.lengths is None:

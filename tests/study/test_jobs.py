@@ -38,7 +38,7 @@ QUICK = TrainConfig(epochs=2, batch=256, learning_rate=1e-3)
 EXAMPLES: dict[str, Job] = {
     "train": Train("tiny"),
     "ptq": Ptq("tiny", Scheme()),
-    "qat": Qat("tiny", Scheme(), QUICK),
+    "qat": Qat("tiny", Scheme(), QUICK.with_(distill=0.5)),
     "poles": Poles("tiny", Scheme()),
     "kernel": Kernel("tiny", Scheme(), 16),
     "deploy": Deploy(Qat("tiny", Scheme(), QUICK), "pcm-256", chips=2, times=(1.0, 86400.0)),

@@ -257,7 +257,12 @@ class Bench:
         return calibration_batch(self.data, self.job.architecture(self.study).width, recipe.calibration, seed)
 
     def fit(
-        self, model: Classifier, config: TrainConfig, mode: Any = None, disturbance: Disturbance | None = None
+        self,
+        model: Classifier,
+        config: TrainConfig,
+        mode: Any = None,
+        disturbance: Disturbance | None = None,
+        teacher: Classifier | None = None,
     ) -> tuple[dict[str, list[float]], float]:
         """Train, going on from a checkpoint if there is one.
 
@@ -275,6 +280,7 @@ class Bench:
                 keep=keep,
                 checkpoint=checkpoint,
                 disturbance=disturbance,
+                teacher=teacher,
             )
         except ImcSsmError as error:
             if type(error) is ImcSsmError:  # it diverged and would again

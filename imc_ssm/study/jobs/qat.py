@@ -36,7 +36,8 @@ class Qat(FromModel):
     scheme: Scheme
     """How the model is quantized."""
     training: TrainConfig | None = None
-    """Numbers of this QAT alone; None: those of the recipe. The model that it starts from is the same."""
+    """Numbers of this QAT alone; None: those of the recipe. The model that it starts from is the same, and the
+    teacher where they distill."""
     chip: OnDesign | None = None
     """The design that it trains for (`chip.training_for`), from these numbers; None: no chip."""
 
@@ -92,11 +93,15 @@ class Qat(FromModel):
     def run(self, bench: Bench) -> xr.Dataset:
         """Calibrate and train."""
         start = time.perf_counter()
-        model = quantize(bench.start().model, self.scheme, *bench.calibration())
+        exact = bench.start().model
+        model = quantize(exact, self.scheme, *bench.calibration())
         valid = accuracy(model, bench.data.split("validation"))
         config = self._training(bench.study).with_(seed=bench.seed)
         met = None if self.chip is None else self._met(config)
-        history, before = bench.fit(model, config, disturbance=None if met is None else met.disturbance)
+        teacher = exact if config.distill else None
+        history, before = bench.fit(
+            model, config, disturbance=None if met is None else met.disturbance, teacher=teacher
+        )
         reached = accuracy(model, bench.data.split("test"))
         took = time.perf_counter() - start + before
         more = {} if met is None else {"chip_training": met.written}
