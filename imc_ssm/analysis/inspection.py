@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from torch import Tensor
 
 from imc_ssm.analysis.layers import (
     Coefficients,
@@ -27,6 +28,7 @@ from imc_ssm.datasets.sequence import SequenceDataset, Split
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.layers import S4D, Classifier
 from imc_ssm.quantization import Percentile, QuantizedS4D, Scheme, check_static, moving_of
+from imc_ssm.quantization.rates import groups_of, several_steps, windows
 from imc_ssm.training import check_model_fits
 
 __all__ = ["PERCENTILE", "inspect_model"]
@@ -39,6 +41,7 @@ Array = NDArray[Any]
 Dims = tuple[str, ...]
 
 _VARIABLES: dict[str, tuple[Dims, str, str]] = {
+    "period": (("head",), "1", "Steps between two updates of a head"),
     "pole": (("stage", "head", "state", "part"), "1", "Pole a"),
     "pole_displacement": (("head", "state"), "1", "Distance |a_q - a| that rounding moves a pole"),
     "circle_distance": (("stage", "head", "state"), "1", "Distance 1 - |a| of a pole to the unit circle"),
@@ -117,6 +120,7 @@ def inspect_model(
             own = Scheme.uniform(poles=bits, state=bits, weights=bits)
         before, after, widths = rounded_coefficients(layer, None if isinstance(layer, QuantizedS4D) else own)
         row: dict[str, Array] = _of_poles(before, after, grid)
+        row["period"] = np.array(before.periods or (1,) * layer.shape[0], float)
         row["bits_coefficient"] = np.array([np.nan if widths[p] is None else widths[p] for p in "abc"], float)
         row["input_bound"] = reach[path]
         row["bound_calibrated"], row["state_largest"] = observed[path]
@@ -161,22 +165,35 @@ def _observe(
 ) -> dict[str, tuple[Array, Array]]:
     """Percentile and maximum of |x| of every layer in full precision, each (head, state, 2)."""
     plain = full_precision(model)
-    samples = len(part) * part.values.shape[1] if part.lengths is None else int(part.lengths.sum())
-    coefficients, running = {}, {}
+    ends = np.full(len(part), part.values.shape[1]) if part.lengths is None else part.lengths
+    rates = {
+        p: layer.rates() if isinstance(layer, QuantizedS4D) else None for p, layer in layers_of(model).items()
+    }
+    coefficients: dict[str, tuple[Tensor, Tensor]] = {}
+    running: dict[str, list[tuple[int, list[int], RunningPercentile]]] = {}
     for path, layer in layers_of(plain).items():
         assert isinstance(layer, S4D)
+        periods = rates.get(path) or (1,) * layer.shape[0]
         with torch.no_grad():
             a, b, _ = layer.discrete()
-        coefficients[path] = a, b
-        running[path] = RunningPercentile(a.numel() * 2, samples, percentile)
+            coefficients[path] = several_steps(a, b, torch.tensor(periods), max(periods))
+        running[path] = [
+            (k, at, RunningPercentile(a[at].numel() * 2, int((ends // k).sum()), percentile))
+            for k, at in groups_of(periods)
+        ]
     for path, u, lengths in layer_inputs(plain, part, batch):
-        for magnitudes, valid in state_magnitudes(u, *coefficients[path], lengths):
-            running[path].add(magnitudes, valid)
+        a, b = coefficients[path]
+        for k, at, found in running[path]:
+            own = None if lengths is None else lengths // k
+            for magnitudes, valid in state_magnitudes(windows(u[:, at], k), a[at], b[at], own):
+                found.add(magnitudes, valid)
         work.advance(len(u), f"states of {path}")
     out = {}
     for path, (a, _) in coefficients.items():
-        high, largest = (v.reshape(*a.shape, 2) for v in running[path].value())
-        out[path] = high, largest
+        bounds = np.empty((2, *a.shape, 2))
+        for _, at, found in running[path]:
+            bounds[:, at] = np.stack(found.value()).reshape(2, len(at), a.shape[1], 2)
+        out[path] = bounds[0], bounds[1]
     return out
 
 

@@ -38,11 +38,16 @@ Complex = NDArray[np.complex128]
 
 @dataclass(frozen=True, eq=False)
 class Coefficients:
-    """A diagonal recurrence: x[t] = a x[t-1] + b u[t], y[t] = 2 Re(sum_n c x[t]); each (head, state)."""
+    """A diagonal recurrence: x[t] = a x[t-1] + b u[t], y[t] = 2 Re(sum_n c x[t]); each (head, state).
+
+    Of a head with a period of k steps, a step is an update, from the mean of k inputs: a and b are of k steps.
+    """
 
     a: Complex
     b: Complex
     c: Complex
+    periods: tuple[int, ...] | None = None
+    """Steps between two updates of each head; None: 1."""
 
 
 def layers_of(model: Classifier) -> dict[str, Layer]:
@@ -81,11 +86,13 @@ def rounded_coefficients(
     *values, formats = quantized.coefficients()
     before, after = [], []
     for part, value in zip("abc", values, strict=True):
-        exact, fmt = pairs_of(value), formats.get(part)
-        before.append(_complex(exact))
-        after.append(_complex(exact if fmt is None else fmt.dequantize(fmt.quantize(exact))))
+        pairs, fmt = pairs_of(value), formats.get(part)
+        before.append(_complex(pairs))
+        after.append(_complex(pairs if fmt is None else fmt.dequantize(fmt.quantize(pairs))))
     bits = {part: None if part not in formats else int(formats[part].bits) for part in "abc"}
-    return Coefficients(*before), Coefficients(*after), bits
+    rates = quantized.rates()
+    exact, moved = (Coefficients(a, b, c, rates) for a, b, c in (before, after))
+    return exact, moved, bits
 
 
 def unit_coefficients(layer: QuantizedS4D) -> tuple[Complex, Complex, float]:
@@ -94,8 +101,9 @@ def unit_coefficients(layer: QuantizedS4D) -> tuple[Complex, Complex, float]:
     The unit computes x' = round((m_a a' x' + m_b b' u') / 2^shift) on codes, so its pole is m_a a' / 2^shift:
     not quite the pole on the grid, scale_a a', because the multiplier m_a is an integer too. a, b (head,
     state); r is the largest rounding error of a part of the state in one step, in units of the state: 1/2, or
-    1 where a x and b u are rounded apart. With a and b the unit's state, as long as it does not saturate, is
-    x[t] = a x[t-1] + b u[t] + e[t] with |Re e|, |Im e| <= r units, exactly.
+    1 where a x and b u are rounded apart, or where something is added before the state is truncated. With a and b
+    the unit's state, as long as it does not saturate, is x[t] = a x[t-1] + b u[t] + e[t] with |Re e|, |Im e| <= r
+    units, exactly; of a slow head t counts updates, and u[t] is the mean of the inputs since the last one.
     """
     poles, inputs, _, _ = layer.coefficients()
     formats = layer.scan_formats()
@@ -117,8 +125,10 @@ def unit_coefficients(layer: QuantizedS4D) -> tuple[Complex, Complex, float]:
         * full(plan.m_b / np.exp2(plan.shift_b))
         * full(formats.x.scale)
         / full(formats.u.scale)
+        * full(plan.periods)
     )
-    return a, b, 0.5 if formats.rounding_placement == "joint" else 1.0
+    once = formats.rounding_placement == "joint" and formats.rounding == formats.nearest
+    return a, b, 0.5 if once else 1.0
 
 
 def pairs_of(value: Tensor) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from imc_ssm.analysis.layers import Coefficients
 from imc_ssm.errors import ImcSsmError
+from imc_ssm.quantization.rates import groups_of
 
 __all__ = ["PARTS", "circle_distance", "kernel_errors", "pole_displacement", "step_grid"]
 
@@ -48,7 +49,8 @@ def kernel_errors(before: Coefficients, after: Coefficients, steps: Sequence[int
 
     per head, in complex128; returns (4, head, len(steps)) in the order of `PARTS`. Exactly 0 where nothing
     was rounded; infinite where the rounded kernel leaves float64 or the exact one is zero so far, and 0 where
-    both are. Memory does not grow with the number of steps.
+    both are. Memory does not grow with the number of steps. Of a head with a period of k, L steps are L // k
+    updates, at least one.
 
     Raises `ImcSsmError` unless `steps` are rising numbers of at least 1, or if the shapes differ.
     """
@@ -59,6 +61,13 @@ def kernel_errors(before: Coefficients, after: Coefficients, steps: Sequence[int
     if len(shapes) != 1 or before.a.ndim != 2:
         raise ImcSsmError(f"the coefficients have shapes {sorted(shapes)}; all must be (head, state)")
     heads, states = before.a.shape
+    if before.periods is not None and max(before.periods) > 1:
+        slow = np.empty((len(PARTS), heads, grid.size))
+        for period, at in groups_of(before.periods):
+            updates, places = np.unique(np.maximum(grid // period, 1), return_inverse=True)
+            one, two = (Coefficients(side.a[at], side.b[at], side.c[at]) for side in (before, after))
+            slow[:, at] = kernel_errors(one, two, updates)[..., places]
+        return slow
     # Differences of the weights, not of the kernels: what was not rounded gives exactly 0.
     exact = before.c * before.b
     weights = np.stack(

@@ -34,7 +34,7 @@ class Saturation:
             for z, fmt in ((a, self.formats.a), (b, self.formats.b), (c, self.formats.c))
         ]
         self.state, self.output = np.zeros(heads, np.int64), np.zeros(heads, np.int64)
-        self.steps, self.states = 0, states
+        self.updates, self.states = np.zeros(heads, np.int64), states
 
     def add(self, u: Tensor, lengths: Tensor | None = None) -> None:
         """Count over inputs u (batch, head, time), each sequence up to its length."""
@@ -49,9 +49,9 @@ class Saturation:
                 _, _, lost = scan_codes(self.plan, part[start : start + several], a, b, c)
                 self.state += lost.state
                 self.output += lost.output
-            self.steps += len(part) * int(end)
+            self.updates += len(part) * (int(end) // self.plan.periods)
 
     def shares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Percent of the state words (real and imaginary apart) and of the outputs, each (head,)."""
-        words = max(self.steps, 1)
+        words = np.maximum(self.updates, 1)  # what slow heads hold between updates counts once
         return 100.0 * self.state / (words * self.states * 2), 100.0 * self.output / words
