@@ -13,7 +13,7 @@ from rich.table import Table
 
 from imc_ssm.cli.inputs import data_of, writable_result
 from imc_ssm.cli.options import DataDir, TaskName
-from imc_ssm.cli.report import console, stages, write_result
+from imc_ssm.cli.report import console, stages, updates, write_result
 from imc_ssm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def _table(ds: xr.Dataset) -> Table:
     table.add_row(f"kernel error at {int(error['step'])} steps, median head", "", f"{medians['all']} %")
     table.add_row("  a, b, c alone", "", ", ".join(medians[part] for part in "abc") + " %")
     if "period" in ds and (ds["period"] > 1).any():
-        table.add_row(*updates_row(ds["period"].values))
+        periods = ds["period"].values
+        table.add_row("updates of the heads", "", updates(periods[np.isfinite(periods)].tolist()))
     register = float(ds["bits_state"])
     kind = "state register" if ds.attrs.get("register") == "real" else "state register (assumed)"
     table.add_row(kind, "", f"{register:.0f} bit")
@@ -132,19 +133,6 @@ def _table(ds: xr.Dataset) -> Table:
             mean, worst = np.nanmean(values), np.nanmax(values)
             table.add_row(f"saturated {what}: mean, worst head", "", f"{mean:.2g} %, {worst:.2g} %")
     return table
-
-
-def updates_row(periods: np.ndarray) -> tuple[str, str, str]:
-    """How often the heads of a layer are updated; periods (head,), NaN where a layer has fewer heads."""
-    import numpy as np
-
-    kinds, heads = np.unique(periods[np.isfinite(periods)], return_counts=True)
-    listed = ", ".join(f"{count} every {k:.0f}" for k, count in zip(kinds, heads, strict=True))
-    return (
-        "heads by steps between updates; share of updates",
-        "",
-        f"{listed}; {100 * np.nanmean(1 / periods):.1f} %",
-    )
 
 
 def _longest(bits: np.ndarray) -> str:

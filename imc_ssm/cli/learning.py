@@ -11,7 +11,7 @@ import typer
 from imc_ssm.cli import options
 from imc_ssm.cli.inputs import data_of, load_data, writable
 from imc_ssm.cli.options import DataDir, Device, Seed, TaskName
-from imc_ssm.cli.report import console, stages
+from imc_ssm.cli.report import console, slow_heads, stages
 from imc_ssm.cli.resume import checkpoint_of, resumable
 
 if TYPE_CHECKING:
@@ -177,6 +177,13 @@ def quantize(
     state_calibration: options.StateCalibration = None,
     order: options.Order = None,
     rounding: options.Rounding = None,
+    residual_bits: options.ResidualBits = None,
+    rate_limit: options.RateLimit = None,
+    max_period: options.MaxPeriod = None,
+    scales: options.Scales = None,
+    pole_form: options.PoleForm = None,
+    pole_decay_bits: options.PoleDecayBits = None,
+    pole_multiplier_bits: options.PoleMultiplierBits = None,
     parameterisation: options.Parameterisation = None,
     gelu: options.Gelu = None,
     state_clip: options.StateClip = None,
@@ -236,6 +243,13 @@ def quantize(
         "state_calibration": state_calibration,
         "rounding_placement": order,
         "rounding": rounding,
+        "residual_bits": residual_bits,
+        "rate_limit": rate_limit,
+        "max_period": max_period,
+        "scales": scales,
+        "pole_form": pole_form,
+        "pole_decay_bits": pole_decay_bits,
+        "pole_multiplier_bits": pole_multiplier_bits,
         "parameterisation": parameterisation,
         "gelu": gelu,
         "state_clip": state_clip,
@@ -271,6 +285,8 @@ def quantize(
     data, task = data_of(stored, dataset, data_dir)
     sequences, lengths = calibration_batch(data, stored.model.config.width, seed=seed)
     quantized = apply(stored.model, chosen, sequences, lengths, device=device)
+    for name, what in slow_heads(quantized).items():
+        console.print(f"{name}: {what}", soft_wrap=True)
     kept = {name: value for name, value in stored.info.items() if name not in _OF_THE_TRAINING}
     info = {**kept, "task": task, "quantized_from": model.name}
     if recipe.epochs:
@@ -340,9 +356,9 @@ def _scheme(
     if name != "uniform" and fixed:
         raise ConfigError(f"--scheme {name} sets the bits of {fixed[0]}; leave --{fixed[0]} out or take uniform")
     fields = {field: value for field, value in given.items() if value is not None}
-    for clip in ("state_clip", "grad_clamp"):
-        if fields.get(clip) == 0:
-            fields[clip] = None
+    for bound in ("state_clip", "grad_clamp", "rate_limit"):
+        if fields.get(bound) == 0:
+            fields[bound] = None
     made = Scheme.named(name, **{word: bits for word, bits in words.items() if bits is not None}, **fields)
     bits = made.bits.model_dump()
     if biases is not None:

@@ -22,13 +22,20 @@ __all__ = [
     "GradClamp",
     "Granularity",
     "HeadsPerTile",
+    "MaxPeriod",
     "Only",
     "Order",
     "Parameterisation",
     "Percentile",
+    "PoleDecayBits",
+    "PoleForm",
+    "PoleMultiplierBits",
     "Poles",
+    "RateLimit",
     "Recurrence",
+    "ResidualBits",
     "Rounding",
+    "Scales",
     "SchemeName",
     "Seed",
     "State",
@@ -137,7 +144,42 @@ Calibration = Annotated[
 ]
 StateCalibration = Annotated[str | None, typer.Option(help="Ranges of the state: static or dynamic.")]
 Order = Annotated[str | None, typer.Option(help="A x and B u are rounded together or apart: joint, separate.")]
-Rounding = Annotated[str | None, typer.Option(help="How the update unit rounds: half_even, half_up, half_away.")]
+Rounding = Annotated[
+    str | None,
+    typer.Option(
+        help="How the update unit rounds: half_even, half_up, half_away; or its state by what is added before it is "
+        "truncated: dithered, stochastic, feedback."
+    ),
+]
+ResidualBits = Annotated[
+    int | None, typer.Option(help="With --rounding feedback: bits of the remainder that is kept (default 8).")
+]
+RateLimit = Annotated[
+    float | None,
+    typer.Option(
+        help="Slow heads: each is updated every k-th step, k the largest power of two for which its fastest pole "
+        "turns by at most this, in rad, in k steps; 0: all heads in every step (S4D)."
+    ),
+]
+MaxPeriod = Annotated[
+    int | None, typer.Option(help="With --rate-limit: most steps between updates, a power of two (default 16).")
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(help="Scales of the formats: free, or power_of_two, so that every requantization is a shift."),
+]
+PoleForm = Annotated[
+    str | None,
+    typer.Option(help="What a pole's bits say: cartesian, or decay and phase: polar, log_polar (log |a|)."),
+]
+PoleDecayBits = Annotated[
+    int | None,
+    typer.Option(help="Bits of the decay of a polar pole (default: as --poles, which is the phase's)."),
+]
+PoleMultiplierBits = Annotated[
+    int | None,
+    typer.Option(help="Bits of the parts by which the unit multiplies where poles are polar (default 16)."),
+]
 Parameterisation = Annotated[
     str | None,
     typer.Option(help="What QAT trains: continuous (dt, A, B), discrete (A, B) or frozen (discrete, A stays)."),

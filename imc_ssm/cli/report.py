@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,12 +25,40 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-__all__ = ["console", "on_first_step", "print_whole", "result_tables", "stages", "write_result", "yield_table"]
+    from imc_ssm.layers import Classifier
+
+__all__ = [
+    "console",
+    "on_first_step",
+    "print_whole",
+    "result_tables",
+    "slow_heads",
+    "stages",
+    "updates",
+    "write_result",
+    "yield_table",
+]
 
 Advance = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, a short note)."""
 # Names of files and tasks are printed as they are: "[x]" and ":x:" mean nothing.
 console = Console(markup=False, emoji=False)
+
+
+def updates(periods: Sequence[float]) -> str:
+    """How often the heads of a layer are updated, of the steps between two updates of each."""
+    counts = {k: sum(own == k for own in periods) for k in sorted(set(periods))}
+    share = 100 * sum(1 / k for k in periods) / len(periods)
+    listed = ", ".join(f"{count} every {'step' if k == 1 else f'{k:.0f} steps'}" for k, count in counts.items())
+    return f"{share:.1f} % of the updates ({listed})"
+
+
+def slow_heads(model: Classifier) -> dict[str, str]:
+    """`updates` of every layer of a model that has slow heads, by its path."""
+    from imc_ssm.quantization import QuantizedS4D
+
+    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, QuantizedS4D)}
+    return {path: updates(rates) for path, layer in layers.items() if (rates := layer.rates()) is not None}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 from imc_ssm.cli.inputs import writable
 from imc_ssm.cli.inspection import INSPECTED, inspection_tables
 from imc_ssm.cli.options import UnusedSeed
-from imc_ssm.cli.report import console, info_table, print_whole, result_tables
+from imc_ssm.cli.report import console, info_table, print_whole, result_tables, slow_heads
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
 from imc_ssm.files import atomic_path
 
@@ -195,6 +195,7 @@ def _of_model(stored: Any) -> tuple[xr.Dataset | None, list[RenderableType]]:
         "model": f"{config.layers} x {config.layer.type}, {config.heads} heads, norm {config.norm}",
         "parameters": f"{sum(p.numel() for p in stored.model.parameters()):,}",
         "precision": "full" if stored.scheme is None else f"quantized, {stored.scheme.label}",
+        **{f"updates of {path}": what for path, what in slow_heads(stored.model).items()},
         "task": info.get("task", "not said"),
         "test split": f"{', '.join(reached)} on {info.get('n_test')} sequences" if reached else None,
         "quantized from": info.get("quantized_from"),
