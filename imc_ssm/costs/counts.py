@@ -19,7 +19,7 @@ from imc_ssm.graph.actions import Actions
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment, MappedMatrix
 
-__all__ = ["Taken", "actions_of", "matrix_of", "on_tiles", "stores"]
+__all__ = ["Taken", "actions_of", "loaded", "loads_of", "matrix_of", "on_tiles", "stores"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,16 @@ def actions_of(deployment: Deployment) -> list[Taken]:
             actions = op.actions(deployment.formats, deployment.steps)
         out += [Taken(op, action) for action in actions]
     return out
+
+
+def loads_of(deployment: Deployment) -> list[Taken]:
+    """What is done once, when the model is loaded, beyond writing words as they come."""
+    return [Taken(op, action) for op in deployment.graph for action in op.load(deployment.formats)]
+
+
+def loaded(deployment: Deployment) -> int:
+    """Bits of the digital unit's parameters as they come from outside: polar poles as decay and phase."""
+    return stores(deployment)["parameters"] - sum(op.saved(deployment.formats) for op in deployment.graph)
 
 
 def _output_bits(deployment: Deployment, operator: Matrix) -> int:

@@ -6,7 +6,8 @@ Modelled, from cited constants (`devices/components`, `devices/cells`) and the c
                   conductances G+ = g_min + max(target, 0) (g_max - g_min) and G- alike for -target
   dac, adc        one conversion per used row, and per used column (differential pairs are subtracted as
                   currents), of every tile; sample-and-hold is counted with the adc
-  digital update  products (energy ~ product of both widths), sums and accumulator registers (~ width)
+  digital update  products (energy ~ product of both widths), sums and accumulator registers (~ width), shifts of
+                  scales that are powers of two (~ width x stages)
   memories        coefficients, state and activation buffer, each a static memory of its own size
   nonlinearity    one table access per GELU and per sigmoid, and the product of the GLU
   movement        bits over the on-chip bus, to and from tiles and recurrence
@@ -38,10 +39,10 @@ import xarray as xr
 
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import pack, tiles_of, utilisation
-from imc_ssm.costs.counts import Taken, actions_of, on_tiles, stores
+from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores
 from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.errors import ConfigError, DesignError
-from imc_ssm.graph import COMPONENTS
+from imc_ssm.graph import COMPONENTS, Recurrence
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
@@ -67,7 +68,9 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
 
     Returns a dataset over `component`: `energy` (J per inference), `energy_step` (J per time step, operators
     of rate "step" alone), `latency` and `latency_step` (s), `area` (m2), `memory` (bits; only "memories" has
-    any); their totals; `memory_part` (part), `devices`, `tiles`. NaN: the quantity has no meaning there.
+    any); their totals; `memory_part` (part), `devices`, `tiles`; `latency_longest_step` (s), `updates` (share of
+    the state updates that slow heads leave), `energy_load` (J, once when the model is loaded) and `memory_loaded`
+    (bits of parameters as they come from outside). NaN: the quantity has no meaning there.
 
     Raises `ConfigError` for an activity outside [0, 1], `DesignError` for an operator that is not mapped, or an
     action or a converter without a price.
@@ -81,7 +84,7 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     memories = _memories(chip.digital, parts)
 
     energy = _energy(deployment, memories, operations, activity)
-    latency = _latency(deployment, memories, operations)
+    latency, longest = _latency(deployment, memories, operations)
     area = _area(deployment, memories, operations)
     bits = dict.fromkeys(COMPONENTS, math.nan) | {"memories": float(sum(parts.values()))}
     steps = deployment.steps
@@ -109,6 +112,19 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
         np.array([float(value) for value in parts.values()]),
         {"units": "bit", "long_name": "Digital memory by content"},
     )
+    out["latency_longest_step"] = (
+        (),
+        longest,
+        {"units": "s", "long_name": "Serial time of the longest step: one at which every head is updated"},
+    )
+    load = sum(energies(deployment, loads_of(deployment), activity))
+    out["energy_load"] = ((), load, {"units": "J", "long_name": "Energy of making coefficients, once, at loading"})
+    out["memory_loaded"] = (
+        (),
+        float(loaded(deployment)),
+        {"units": "bit", "long_name": "Parameters of the digital unit as stored outside and loaded"},
+    )
+    out["updates"] = ((), _updates(deployment), {"units": "1", "long_name": "State updates, of one a step each"})
     out["devices"] = ((), float(devices), {"units": "1", "long_name": "Memristive devices in use"})
     tiles = tiles_of(used, chip)
     out["utilisation"] = (
@@ -125,6 +141,16 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
         "activity": activity,
     }
     return out
+
+
+def _updates(deployment: Deployment) -> float:
+    """Share of the updates of all S4D states that are left where slow heads are not updated in every step.
+
+    NaN without such a recurrence.
+    """
+    units = [op for op in deployment.graph if isinstance(op, Recurrence)]
+    states = sum(op.heads * op.states for op in units)
+    return sum(op.updates * op.heads * op.states for op in units) / states if states else math.nan
 
 
 def _memories(digital: Digital, parts: dict[str, int]) -> dict[str, Memory]:
@@ -145,6 +171,7 @@ def _actors(chip: Chip) -> dict[str, Callable[..., float]]:
         "sample hold": lambda _: chip.sample_hold.joules(),
         "multiply": digital.multiply.joules,
         "add": digital.add.joules,
+        "shift": digital.shift.joules,
         "register": digital.flip_flop.joules,
         "lookup": digital.lookup.joules,
         "bus": digital.bus.joules,
@@ -160,7 +187,8 @@ def _energy(
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
     for taken in operations:
         op = taken.action
-        out[op.rate][op.component] += op.count * one(taken)
+        share = op.times(deployment.steps) / deployment.steps if op.rate == "step" else 1.0
+        out[op.rate][op.component] += op.count * one(taken) * share
     return out
 
 
@@ -169,8 +197,7 @@ def energies(
 ) -> list[float]:
     """Energy per inference of every one of the deployment's actions, J; they add up to that of `cost`."""
     one = _pricer(deployment, _memories(deployment.chip.digital, stores(deployment)), activity)
-    often = {"step": deployment.steps, "sequence": 1}
-    return [often[taken.action.rate] * taken.action.count * one(taken) for taken in operations]
+    return [taken.action.times(deployment.steps) * taken.action.count * one(taken) for taken in operations]
 
 
 def _pricer(deployment: Deployment, memories: dict[str, Memory], activity: float) -> Callable[[Taken], float]:
@@ -198,10 +225,12 @@ def _pricer(deployment: Deployment, memories: dict[str, Memory], activity: float
 
 def _latency(
     deployment: Deployment, memories: dict[str, Memory], operations: Iterable[Taken]
-) -> dict[str, dict[str, float]]:
-    """Serial time by rate and component, s, each time that the operators of that rate run."""
+) -> tuple[dict[str, dict[str, float]], float]:
+    """Serial time by rate and component, s, each time the operators of that rate run, and of the longest step.
+
+    At rate "step" the mean over the steps, which differ where some actions are not done in all of them.
+    """
     chip = deployment.chip
-    clock, lanes, bus = chip.design.clock.value, chip.design.lanes, chip.digital.bus
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
     places = dict(zip(map(id, deployment.placed), pack(deployment.placed, chip), strict=True))
     for operator in deployment.graph:
@@ -210,33 +239,56 @@ def _latency(
         rounds = max(shared.values(), default=0)  # parts that share a tile run one after the other
         for component, time in (chip.product_latency(max(m.widest() for m in own)) if own else {}).items():
             out[operator.rate][component] += rounds * time
+    analog, longest = sum(out["step"].values()), 0.0
+    for component, time in _serial(chip, memories, (t for t in operations if t.action.rate == "sequence")).items():
+        out["sequence"][component] += time
+    for period, count in _kinds_of_steps(operations, deployment.steps).items():
+        due = (t for t in operations if t.action.rate == "step" and t.action.period <= period)
+        times = _serial(chip, memories, due)
+        longest = max(longest, sum(times.values()))
+        for component, time in times.items():
+            out["step"][component] += count / deployment.steps * time
+    return out, analog + longest
 
-    slots: dict[tuple[str, str, str], int] = {}
-    lookups: dict[tuple[str, str, str], int] = {}
-    traffic: dict[tuple[str, str], int] = {}
-    others: dict[tuple[str, str, str, str], int] = {}
-    touched: dict[tuple[str, str, str], None] = {}  # in the order of the graph, which sums keep
+
+def _kinds_of_steps(operations: Iterable[Taken], steps: int) -> dict[int, int]:
+    """Longest period that is due (of those in use, each of which divides the next) -> steps at which it is."""
+    periods = sorted({1} | {taken.action.period for taken in operations})
+    due = [steps // period for period in periods]
+    counts = (most - more for most, more in zip(due, [*due[1:], 0], strict=True))
+    return {period: count for period, count in zip(periods, counts, strict=True) if count}
+
+
+def _serial(chip: Chip, memories: dict[str, Memory], operations: Iterable[Taken]) -> dict[str, float]:
+    """Time of digital operators that run one after the other, s, by component."""
+    clock, lanes, bus = chip.design.clock.value, chip.design.lanes, chip.digital.bus
+    out = dict.fromkeys(COMPONENTS, 0.0)
+    slots: dict[tuple[str, str], int] = {}
+    lookups: dict[tuple[str, str], int] = {}
+    traffic: dict[str, int] = {}
+    others: dict[tuple[str, str, str], int] = {}
+    touched: dict[tuple[str, str], None] = {}  # in the order of the graph, which sums keep
     for taken in operations:
         op, name = taken.action, taken.operator.output.name
-        place = (op.rate, op.component, name)
+        place = (op.component, name)
         slots[place] = slots.get(place, 0) + op.slots
         if op.verb == "lookup":
             lookups[place] = lookups.get(place, 0) + op.count
         elif op.verb == "bus":
-            traffic[op.rate, name] = traffic.get((op.rate, name), 0) + op.count * op.bits[0]
+            traffic[name] = traffic.get(name, 0) + op.count * op.bits[0]
         elif op.verb in chip.digital.others:
             others[*place, op.verb] = others.get((*place, op.verb), 0) + op.count
         elif op.verb == "read":
-            touched[op.rate, name, str(op.store)] = None
+            touched[name, str(op.store)] = None
     for work in (slots, lookups):
-        for (rate, component, _), count in work.items():
-            out[rate][component] += math.ceil(count / lanes) / clock
-    for (rate, component, _, verb), count in others.items():
-        out[rate][component] += math.ceil(count / lanes) * chip.digital.others[verb].latency.value
-    for (rate, _), amount in traffic.items():
-        out[rate]["movement"] += math.ceil(amount / bus.bits) * bus.latency.value
-    for rate, _, store in touched:
-        out[rate]["memories"] += memories[store].latency
+        for (component, _), count in work.items():
+            out[component] += math.ceil(count / lanes) / clock
+    for (component, _, verb), count in others.items():
+        out[component] += math.ceil(count / lanes) * chip.digital.others[verb].latency.value
+    for amount in traffic.values():
+        out["movement"] += math.ceil(amount / bus.bits) * bus.latency.value
+    for _, store in touched:
+        out["memories"] += memories[store].latency
     return out
 
 
@@ -246,12 +298,21 @@ def _area(deployment: Deployment, memories: dict[str, Memory], operations: list[
     tiles = tiles_of([m for op in deployment.graph for m in on_tiles(deployment, op)], deployment.chip)
     actions = [taken.action for taken in operations]
     multiplier = max((digital.multiply.scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0)
-    widest = max((op.bits[0] for op in actions if op.verb == "add"), default=0)
+    widest = max((op.bits[0] for op in actions if op.verb == "add" and not op.parallel), default=0)
+    shifter = max((digital.shift.scale(*op.bits) for op in actions if op.verb == "shift"), default=0.0)
     lane = (
         multiplier * digital.multiply.area.value
         + digital.add.scale(widest) * digital.add.area.value
         + digital.flip_flop.scale(widest) * digital.flip_flop.area.value
     )
+    lane += shifter * digital.shift.area.value
+    beside: dict[tuple[str, str], float] = {}
+    for op in actions:
+        if op.parallel:
+            part = digital.add if op.verb == "add" else digital.flip_flop
+            key = op.verb, op.purpose
+            beside[key] = max(beside.get(key, 0.0), part.scale(*op.bits) * part.area.value)
+    lane += sum(beside.values())
     for verb, other in digital.others.items():
         lane += max((other.scale(*op.bits) for op in actions if op.verb == verb), default=0.0) * other.area.value
     looks_up = any(op.verb == "lookup" for op in actions)

@@ -35,7 +35,7 @@ from imc_ssm.fixedpoint.operators import (
 from imc_ssm.fixedpoint.oracle import Overflows, UnitState, scan_codes, state_codes
 from imc_ssm.fixedpoint.plan import ScanPlan, plan_scan
 from imc_ssm.fixedpoint.requantization import Requantizer, requantize, round_shift
-from imc_ssm.fixedpoint.widths import Multipliers
+from imc_ssm.fixedpoint.widths import Multipliers, Shifts
 
 __all__ = [
     "GATE_BITS",
@@ -54,6 +54,7 @@ __all__ = [
     "RoundingPlacement",
     "ScanFormats",
     "ScanPlan",
+    "Shifts",
     "SumPlan",
     "UnitState",
     "affine_codes",

@@ -10,7 +10,7 @@ import numpy as np
 from imc_ssm.fixedpoint.formats import NEAREST
 from imc_ssm.fixedpoint.plan import ScanPlan
 
-__all__ = ["Multipliers"]
+__all__ = ["Multipliers", "Shifts"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,39 @@ class Multipliers:
             sums = [first, second + _added(plan.shift_b, whole)]
         word = 1 + max(int(v).bit_length() for one in sums for v in one.ravel())
         return cls(_significant(plan.m_a), _significant(plan.m_b), word)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """The longest shifts of a recurrence whose scales are all powers of two, over heads and states."""
+
+    a: int
+    """Left, of a x in front of the sum with b u; in the separate placement a x's whole shift, left or right."""
+    b: int
+    """As `a`, of b u."""
+    state: int
+    """Right, behind the sum; 0 in the separate placement."""
+    output: int
+    """Of the sum over states, left or right."""
+
+    @classmethod
+    def of(cls, plan: ScanPlan) -> Shifts | None:
+        """Those of a plan; None where a scale is no power of two, so that multipliers are needed."""
+        if not plan.formats.power_of_two:
+            return None
+        a, b = _powers(plan.m_a), _powers(plan.m_b)
+        output = 0
+        if plan.m_y is not None and plan.shift_y is not None:
+            output = int(np.abs(plan.shift_y - _powers(plan.m_y)).max(initial=0))
+        if plan.formats.rounding_placement == "joint":
+            return cls(int(a.max(initial=0)), int(b.max(initial=0)), int(plan.shift.max(initial=0)), output)
+        of_a, of_b = (np.abs(s - p).max(initial=0) for s, p in ((plan.shift, a), (plan.shift_b, b)))
+        return cls(int(of_a), int(of_b), 0, output)
+
+
+def _powers(multipliers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """log2 of multipliers that are powers of two; 0 for one that is 0, whose product is dropped."""
+    return np.array([max(m, 1).bit_length() - 1 for m in multipliers.ravel().tolist()]).reshape(multipliers.shape)
 
 
 def _added(shift: np.ndarray[Any, Any], whole: bool) -> Any:

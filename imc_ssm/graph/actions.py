@@ -10,14 +10,18 @@ Conventions
     slot (multiply-accumulate) and writes one accumulator register;
   * every operator reads its inputs from, and writes its outputs to, the activation buffer; multipliers of
     elementwise
-    operators that hold for the whole tensor sit in registers at the lane and are not read again.
+    operators that hold for the whole tensor sit in registers at the lane and are not read again;
+  * where all scales are powers of two, a shift takes the place of each multiplier, behind its product in the same
+    slot: a left shift by up to l bits in front of the sum (none where l = 0 throughout), and the right shift
+    behind it, each by a barrel shifter of ceil(log2 bits) stages for its word. The right shift behind a multiplier
+    is not counted.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from imc_ssm.graph.signals import Rate
 
@@ -36,12 +40,12 @@ class Action:
     component: str
     """Who pays: one of `COMPONENTS`."""
     verb: str
-    """What is done: "cell", "dac", "adc", "sample hold", "multiply", "add", "register", "lookup", "read", "write",
-    "bus", or the name of a component of the chip's table."""
+    """What is done: "cell", "dac", "adc", "sample hold", "multiply", "shift", "add", "register", "lookup", "read",
+    "write", "bus", or the name of a component of the chip's table."""
     count: int
     """How often, each time the operator runs."""
     bits: tuple[int, ...]
-    """Widths of the words: two factors of a product, one width otherwise."""
+    """Widths of the words: two factors of a product, word and stages of a shift, one width otherwise."""
     purpose: str
     """What for, in words."""
     rate: Rate = "step"
@@ -50,6 +54,14 @@ class Action:
     """Lane slots taken (0: shares the slot of a product, or needs no lane)."""
     store: Store | None = None
     """Memory that is read or written."""
+    period: int = 1
+    """At rate "step": done in every `period`-th step alone, those with (t + 1) mod period = 0; a power of two."""
+    parallel: bool = False
+    """Whether every lane has an instance of its own for it, beside those that its slots use."""
+
+    def times(self, steps: int) -> int:
+        """How often the count is done in an inference of `steps` steps."""
+        return steps // self.period if self.rate == "step" else 1
 
 
 @dataclass(frozen=True)
@@ -69,30 +81,51 @@ class Actions:
     rate: Rate
     component: str = "digital update"
     """Who pays for arithmetic."""
+    period: int = 1
+    """Steps from one time to the next."""
 
     def multiply(self, count: int, first: int, second: int, purpose: str) -> Action:
         """Products, one slot each."""
-        return Action(self.component, "multiply", count, (first, second), purpose, self.rate, slots=count)
+        widths = (first, second)
+        return Action(
+            self.component, "multiply", count, widths, purpose, self.rate, slots=count, period=self.period
+        )
 
-    def add(self, count: int, bits: int, purpose: str, *, own_slot: bool = False) -> tuple[Action, Action]:
+    def add(
+        self, count: int, bits: int, purpose: str, *, own_slot: bool = False, parallel: bool = False
+    ) -> tuple[Action, Action]:
         """Sums and the accumulator registers that take them up."""
+        rest: dict[str, Any] = {"period": self.period, "parallel": parallel}
         slots = count if own_slot else 0
         return (
-            Action(self.component, "add", count, (bits,), purpose, self.rate, slots=slots),
-            Action(self.component, "register", count, (bits,), "accumulator", self.rate),
+            Action(self.component, "add", count, (bits,), purpose, self.rate, slots=slots, **rest),
+            Action(
+                self.component,
+                "register",
+                count,
+                (bits,),
+                purpose if parallel else "accumulator",
+                self.rate,
+                **rest,
+            ),
         )
+
+    def shift(self, count: int, bits: int, purpose: str) -> Action:
+        """Shifts of words by amounts that differ, behind a product in its slot: ceil(log2 bits) stages each."""
+        stages = max(bits - 1, 1).bit_length()
+        return Action(self.component, "shift", count, (bits, stages), purpose, self.rate, period=self.period)
 
     def read(self, store: Store, count: int, bits: int, purpose: str) -> Action:
         """Words that leave a memory."""
-        return Action("memories", "read", count, (bits,), purpose, self.rate, store=store)
+        return Action("memories", "read", count, (bits,), purpose, self.rate, store=store, period=self.period)
 
     def write(self, store: Store, count: int, bits: int, purpose: str) -> Action:
         """Words that enter a memory."""
-        return Action("memories", "write", count, (bits,), purpose, self.rate, store=store)
+        return Action("memories", "write", count, (bits,), purpose, self.rate, store=store, period=self.period)
 
     def other(self, component: str, verb: str, count: int, bits: int, purpose: str) -> Action:
         """Anything else that is no arithmetic."""
-        return Action(component, verb, count, (bits,), purpose, self.rate)
+        return Action(component, verb, count, (bits,), purpose, self.rate, period=self.period)
 
 
 def grown(bits: int, terms: int) -> int:

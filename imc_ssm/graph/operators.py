@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
+from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 
 __all__ = ["Gate", "Join", "Last", "LookUp", "Matrix", "Mean", "Operator", "Piecewise", "Rectify"]
@@ -59,9 +60,21 @@ class Operator(ABC):
         """Width of the output's words."""
         return formats.bits(self.output.name)
 
+    def load(self, formats: Formats) -> list[Action]:
+        """What the hardware does once, when the model is loaded, beyond writing words as they come."""
+        return []
+
+    def saved(self, formats: Formats) -> int:
+        """Bits by which parameters are shorter as they come from outside than as they are kept for use."""
+        return 0
+
     def _constants(self, formats: Formats) -> list[Stored]:
         """Parameters and requantization constants."""
         return []
+
+    def _to_output(self, formats: Formats, *kinds: Kind) -> Requantized:
+        """From products to the output's grid."""
+        return Requantized.of(formats, self.output.name, self.output.width, *kinds)
 
     def _input(self, formats: Formats, index: int = 0) -> int:
         return formats.bits(self.inputs[index].name)
@@ -123,11 +136,17 @@ class Matrix(Operator):
         """Width of the output's words: of the whole sums where they have no format (a decoder's logits)."""
         if self.output.name in formats:
             return formats.bits(self.output.name)
-        return self._sum_bits(formats) + MULTIPLIER_BITS
+        return self._scaled(formats).bits
+
+    def _scaled(self, formats: Formats) -> Requantized:
+        """From sums to the output's grid; inputs with scales of their own are on one before."""
+        target = self.output.name if self.output.name in formats else None
+        sums = Kind(self._sum_bits(formats), (self.weight,), "y")
+        return Requantized.of(formats, target, self.output.width, sums, also=(self.inputs[0].name,))
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, inputs, outputs = Actions(self.rate), self.inputs[0].width, self.output.width
-        width, total = formats.bits(self.weight), self._sum_bits(formats)
+        width, total, scaled = formats.bits(self.weight), self._sum_bits(formats), self._scaled(formats)
         out = [
             self._read(at, formats),
             at.read("coefficients", inputs * outputs, width, "weights"),
@@ -138,15 +157,15 @@ class Matrix(Operator):
             out.append(at.read("coefficients", outputs, formats.bits(self.bias), "bias"))
             out += at.add(outputs, total, "bias", own_slot=True)
         out += [
-            at.read("coefficients", outputs, CONSTANT_BITS, "requantization of each output"),
-            at.multiply(outputs, total, MULTIPLIER_BITS, "requantize y"),
+            at.read("coefficients", outputs, scaled.constant, "requantization of each output"),
+            *scaled.products(at, outputs),
             self._write(at, formats, steps),
         ]
         return out
 
     def _constants(self, formats: Formats) -> list[Stored]:
         words = [Stored("parameters", p.words, formats.bits(p.name)) for p in self.parameters]
-        return [*words, Stored("requantization", self.output.width, CONSTANT_BITS)]
+        return [*words, Stored("requantization", self.output.width, self._scaled(formats).constant)]
 
 
 @dataclass(frozen=True)
@@ -163,23 +182,28 @@ class Scale(Operator):
         return (Parameter(self.d, self.output.width),)
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, width, wide = Actions(self.rate), self.output.width, MULTIPLIER_BITS
-        y, u, d = self._input(formats), self._input(formats, 1), formats.bits(self.d)
+        at, width, scaled = Actions(self.rate), self.output.width, self._scaled(formats)
+        u, d = self._input(formats, 1), formats.bits(self.d)
         return [
             self._read(at, formats),
             self._read(at, formats, "input of the layer", 1),
             at.read("coefficients", width, d, "D"),
             at.multiply(width, d, u, "D u"),
-            at.multiply(width, d + u, wide, "requantize D u"),
-            at.multiply(width, y, wide, "requantize y"),
-            *at.add(width, max(d + u, y) + wide + 1, "y + D u"),
+            *scaled.products(at, width),
+            *at.add(width, scaled.bits, "y + D u"),
+            *scaled.rounded(at, width, "round y + D u"),
             self._write(at, formats, steps),
         ]
+
+    def _scaled(self, formats: Formats) -> Requantized:
+        y, u = (signal.name for signal in self.inputs)
+        product = Kind(formats.bits(self.d) + formats.bits(u), (self.d, u), "D u")
+        return self._to_output(formats, product, Kind(formats.bits(y), (y,), "y"))
 
     def _constants(self, formats: Formats) -> list[Stored]:
         return [
             Stored("parameters", self.output.width, formats.bits(self.d)),
-            Stored("requantization", 2, CONSTANT_BITS),
+            Stored("requantization", 2, self._scaled(formats).constant),
         ]
 
 
@@ -208,12 +232,16 @@ class Piecewise(Operator):
             self._read(at, formats),
             *at.add(width, bits + 1, "x + 2, clamped", own_slot=True),
             at.multiply(width, bits, bits + 1, "x (x + 2)"),
-            at.multiply(width, 2 * bits + 1, MULTIPLIER_BITS, "requantize"),
+            *self._scaled(formats).products(at, width),
             self._write(at, formats, steps),
         ]
 
+    def _scaled(self, formats: Formats) -> Requantized:
+        (x,) = (signal.name for signal in self.inputs)
+        return self._to_output(formats, Kind(2 * formats.bits(x) + 1, (x, x), "", -2))
+
     def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 1, CONSTANT_BITS)]
+        return [Stored("requantization", 1, self._scaled(formats).constant)]
 
 
 @dataclass(frozen=True)
@@ -225,12 +253,16 @@ class Rectify(Operator):
         return [
             self._read(at, formats),
             *at.add(width, bits + 1, "x > 0", own_slot=True),
-            at.multiply(width, bits + 1, MULTIPLIER_BITS, "requantize"),
+            *self._scaled(formats).products(at, width),
             self._write(at, formats, steps),
         ]
 
+    def _scaled(self, formats: Formats) -> Requantized:
+        (x,) = (signal.name for signal in self.inputs)
+        return self._to_output(formats, Kind(formats.bits(x) + 1, (x,), ""))
+
     def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 1, CONSTANT_BITS)]
+        return [Stored("requantization", 1, self._scaled(formats).constant)]
 
 
 @dataclass(frozen=True)
@@ -243,12 +275,16 @@ class Gate(Operator):
             self._read(at, formats, "value and gate"),
             at.other("nonlinearity", "lookup", width, bits, "sigmoid of the gate"),
             at.multiply(width, bits, bits, "value x sigmoid"),
-            at.multiply(width, 2 * bits, MULTIPLIER_BITS, "requantize"),
+            *self._scaled(formats).products(at, width),
             self._write(at, formats, steps),
         ]
 
+    def _scaled(self, formats: Formats) -> Requantized:
+        (x,), bits = (signal.name for signal in self.inputs), self._input(formats)
+        return self._to_output(formats, Kind(2 * bits, (x,), "", 1 - bits))
+
     def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 1, CONSTANT_BITS)]
+        return [Stored("requantization", 1, self._scaled(formats).constant)]
 
 
 @dataclass(frozen=True)
@@ -256,19 +292,23 @@ class Sum(Operator):
     """The residual sum; inputs (branch, input of the layer)."""
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, width, wide = Actions(self.rate), self.output.width, MULTIPLIER_BITS
-        branch, straight = self._input(formats), self._input(formats, 1)
+        at, width, scaled = Actions(self.rate), self.output.width, self._scaled(formats)
         return [
             self._read(at, formats),
             self._read(at, formats, "input of the layer", 1),
-            at.multiply(width, branch, wide, "requantize the branch"),
-            at.multiply(width, straight, wide, "requantize the input of the layer"),
-            *at.add(width, max(branch, straight) + wide + 1, "residual sum"),
+            *scaled.products(at, width),
+            *at.add(width, scaled.bits, "residual sum"),
+            *scaled.rounded(at, width, "round the residual sum"),
             self._write(at, formats, steps),
         ]
 
+    def _scaled(self, formats: Formats) -> Requantized:
+        names = ("the branch", "the input of the layer")
+        kinds = (Kind(formats.bits(s.name), (s.name,), n) for s, n in zip(self.inputs, names, strict=True))
+        return self._to_output(formats, *kinds)
+
     def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 2, CONSTANT_BITS)]
+        return [Stored("requantization", 2, self._scaled(formats).constant)]
 
 
 @dataclass(frozen=True)

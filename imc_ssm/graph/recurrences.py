@@ -3,34 +3,152 @@ a state behind a gate."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from imc_ssm.fixedpoint import Multipliers, Rounding, RoundingPlacement, ScanFormats, ScanPlan, plan_scan
-from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
+from imc_ssm.fixedpoint import Multipliers, Rounding, RoundingPlacement, ScanFormats, ScanPlan, Shifts, plan_scan
+from imc_ssm.fixedpoint.dither import WORD
+from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS, SHIFT_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.operators import Operator
+from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter
 
 __all__ = ["GatedUpdate", "Recurrence", "StateUpdate"]
 
+GRID_BITS = 5 * 32
+"""Constants of a grid of polar poles, five float32 (`fixedpoint.PoleGrid`): read at loading alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Linear(Operator):
+    """What linear recurrences have in common: how they round, and how their poles are stored."""
+
+    rounding_placement: RoundingPlacement = "joint"
+    rounding: Rounding = "half_even"
+    residual_bits: int = 8
+    """What error feedback keeps of every word of the state."""
+    pole_words: tuple[int, int] | None = None
+    """Bits of decay and phase as stored, where poles are polar: the format of the poles is then that of the
+    Cartesian multipliers, which come from them once, at loading, and are what is kept and read."""
+
+    def load(self, formats: Formats) -> list[Action]:
+        """Polar poles become multipliers: for each the table of modulus, cosine and sine, and two products."""
+        if self.pole_words is None:
+            return []
+        at, count, bits = Actions("sequence"), self._poles // 2, self._pole_bits(formats)
+        return [
+            *(
+                at.other("nonlinearity", "lookup", count, own, what)
+                for own, what in zip(
+                    (self.pole_words[0], self.pole_words[1], self.pole_words[1]),
+                    ("modulus of the pole", "cosine of its phase", "sine of its phase"),
+                    strict=True,
+                )
+            ),
+            at.multiply(2 * count, bits, bits, "poles: real and imaginary part"),
+            at.write("coefficients", 2 * count, bits, "poles"),
+        ]
+
+    def saved(self, formats: Formats) -> int:
+        if self.pole_words is None:
+            return 0
+        words = self._poles // 2 * sum(self.pole_words) + self._grids * GRID_BITS
+        return self._poles * self._pole_bits(formats) - words
+
+    @property
+    def _grids(self) -> int:
+        """Sets of the constants that say what codes of polar poles mean."""
+        return 1
+
+    @property
+    def _poles(self) -> int:
+        return sum(parameter.words for parameter in self.parameters if parameter.pole)
+
+    def _pole_bits(self, formats: Formats) -> int:
+        return max(formats.bits(parameter.name) for parameter in self.parameters if parameter.pole)
+
+    def _counter(self, at: Actions) -> tuple[Action, ...]:
+        """What counts updates for the words that are added before a truncation."""
+        bits = {"dithered": WORD, "stochastic": 2 * WORD}.get(self.rounding)
+        return () if bits is None else at.add(1, bits, "counter of the updates", parallel=True)
+
+    def _before(self, at: Actions, words: int) -> list[Action]:
+        """What each word of the state takes before it is truncated, beside the adder that all roundings have.
+
+        dithered    the next word (16 bits, by the counter's stride from register to register), and its sum with
+                    the fraction of the accumulator, of each of its roundings (the second takes the complement)
+        stochastic  the number of the word, two products modulo 2^32, of which the lower half exists (32 x 17 of
+                    32 x 32), three exclusive-ors as one sum, and the sum with the fraction
+        feedback    the residual read, added to the fraction, and written
+        """
+        fractions = words * (2 if self.rounding_placement == "separate" else 1)
+        if self.rounding == "dithered":
+            made = [*at.add(words, WORD, "word of the dither", parallel=True)]
+        elif self.rounding == "stochastic":
+            made = [
+                *at.add(words, 2 * WORD, "number of the word", parallel=True),
+                at.multiply(2 * words, 2 * WORD, WORD + 1, "mix the number"),
+                at.add(words, 2 * WORD, "mix the number: exclusive-ors", parallel=True)[0],
+            ]
+        elif self.rounding == "feedback":
+            return [
+                at.read("state", words, self.residual_bits, "residual"),
+                at.add(words, self.residual_bits, "fraction + residual", parallel=True)[0],
+                at.write("state", words, self.residual_bits, "residual"),
+            ]
+        else:
+            return []
+        return [*made, at.add(fractions, WORD, "fraction + word", parallel=True)[0]]
+
+    def _residuals(self, words: int) -> list[Stored]:
+        return [Stored("state", words, self.residual_bits)] if self.rounding == "feedback" else []
+
+    def _updated(
+        self, at: Actions, words: int, state: int, update: int, drive: int, plan: ScanPlan, name: str
+    ) -> list[Action]:
+        """From the products a x (`update` bits) and b u, called `name` (`drive` bits), to words of the state."""
+        own, shifts = Multipliers.of(plan), Shifts.of(plan)
+        parts = [("a x", update, own.a, 0), (name, drive, own.b, 0)]
+        if shifts is not None:
+            parts = [("a x", update, 0, shifts.a), (name, drive, 0, shifts.b)]
+        out = []
+        for part, bits, multiplier, shift in parts:
+            if shifts is None:
+                out.append(at.multiply(words, bits, multiplier, f"requantize {part}"))
+            elif shift:
+                out.append(at.shift(words, min(bits + shift, own.sum), f"requantize {part}"))
+        if self.rounding_placement == "joint":
+            out += at.add(words, own.sum, f"a x + {name}")
+        if shifts is not None and shifts.state:
+            out.append(at.shift(words, own.sum, "requantize the state"))
+        out += self._before(at, words)
+        if self.rounding_placement == "separate":
+            out += at.add(words, state + 1, f"round(a x) + round({name})", own_slot=True)
+        return out
+
 
 @dataclass(frozen=True)
-class Recurrence(Operator):
+class Recurrence(_Linear):
     """x[t] = a x[t-1] + b u[t], y[t] = 2 Re(sum_n c x[t]) on every head: the digital unit.
 
-    Per step and complex state 4 products a x, 2 products b u, 4 requantizing products (m_a and m_b, real and
+    Per update and complex state 4 products a x, 2 products b u, 4 requantizing products (m_a and m_b, real and
     imaginary part) and 2 products c x (the real part alone is needed). In the joint placement the sum of a x and b
     u is taken before the shift, on the accumulator; in the separate one after two roundings, on words of the
     state, and it follows no product. With a format per head the multipliers are one set per head; with formats per
     state m_a and m_b are read for every state. The sum of c x needs no alignment: C counts in units of the
-    registers.
+    registers. Where all scales are powers of two, shifts take the place of the requantizing products.
+
+    Heads of period k > 1 are updated every k-th step. In every step their input is added to a sum of
+    n + 1 + log2 k bits, read from and written to the memory of the states; everything else happens with the
+    update. Their output is held where it is written, in the activation buffer.
     """
 
     heads: int = 0
     states: int = 0
     """Complex states per head; each is a conjugate pair kept once."""
-    rounding_placement: RoundingPlacement = "joint"
-    rounding: Rounding = "half_even"
+    periods: tuple[int, ...] | None = None
+    """Steps between two updates of each head, powers of two; None: all are updated in every step."""
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -45,68 +163,99 @@ class Recurrence(Operator):
     def codes(self) -> tuple[str, ...]:
         return (*(p.name for p in self.parameters), self.inputs[0].name, self.output.name)
 
+    @property
+    def _grids(self) -> int:
+        return self.heads
+
+    @property
+    def groups(self) -> dict[int, int]:
+        """Heads by their period, periods rising."""
+        return dict(sorted(Counter(self.periods or (1,) * self.heads).items()))
+
+    @property
+    def updates(self) -> float:
+        """Share of the heads' updates that are left per step: the mean of 1 / period."""
+        return sum(heads / period for period, heads in self.groups.items()) / max(self.heads, 1)
+
     def formats(self, formats: Formats) -> ScanFormats:
         """What the unit computes with."""
         a, b, c, x = (formats[p.name] for p in self.parameters)
         u, y = formats[self.inputs[0].name], formats[self.output.name]
-        return ScanFormats(a, u, x, b, c, y, self.rounding_placement, self.rounding)
+        rules = self.rounding_placement, self.rounding, self.residual_bits, self.periods
+        return ScanFormats(a, u, x, b, c, y, *rules)
 
     def plan(self, formats: Formats) -> ScanPlan:
         """The integers of the unit (docs/fixed_point.md)."""
         return plan_scan(self.formats(formats), self.heads, self.states)
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, heads, n = Actions(self.rate), self.heads, self.heads * self.states
-        poles, b, c, state = (formats.bits(p.name) for p in self.parameters)
-        inputs, outputs = self._input(formats), self.output_bits(formats, steps)
-        update, drive, total = poles + state + 1, b + inputs, grown(c + state, 2 * self.states)
-        own = Multipliers.of(self.plan(formats))
-        return [
-            at.other("movement", "bus", heads, inputs, "inputs to the digital unit"),
+        at, inputs, plan = Actions(self.rate), self._input(formats), self.plan(formats)
+        entering = [
+            at.other("movement", "bus", self.heads, inputs, "inputs to the digital unit"),
             self._read(at, formats),
+        ]
+        for period, heads in self.groups.items():
+            if period > 1:
+                total = _summed(inputs, period)
+                entering += [
+                    at.read("state", heads, total, "sum of the inputs"),
+                    *at.add(heads, total, "sum of the inputs", own_slot=True),
+                    at.write("state", heads, total, "sum of the inputs"),
+                ]
+        updates = (self._update(formats, plan, *group) for group in self.groups.items())
+        return [*entering, *(action for update in updates for action in update)]
+
+    def _update(self, formats: Formats, plan: ScanPlan, period: int, heads: int) -> list[Action]:
+        """An update of so many heads, and their outputs."""
+        at, n = Actions(self.rate, period=period), heads * self.states
+        poles, b, c, state = (formats.bits(p.name) for p in self.parameters)
+        inputs = self._input(formats) if period == 1 else _summed(self._input(formats), period)
+        outputs = formats.bits(self.output.name)
+        update, drive, total = poles + state + 1, b + inputs, grown(c + state, 2 * self.states)
+        return [
+            *self._counter(at),
             at.read("coefficients", 2 * n, poles, "poles"),
             at.read("coefficients", 2 * n, b, "B"),
             at.read("coefficients", 2 * n, c, "C"),
-            at.read("coefficients", self._sets(formats), CONSTANT_BITS, "m_a, m_b, m_y"),
+            at.read("coefficients", heads * self._sets(formats), _constant(plan), "m_a, m_b, m_y"),
             at.read("state", 2 * n, state, "state"),
             at.multiply(4 * n, poles, state, "a x"),
             *at.add(2 * n, update, "a x: real and imaginary part"),
             at.multiply(2 * n, b, inputs, "b u"),
-            at.multiply(2 * n, update, own.a, "requantize a x"),
-            at.multiply(2 * n, drive, own.b, "requantize b u"),
-            *_combined(at, self.rounding_placement, 2 * n, own.sum, state, "b u"),
+            *self._updated(at, 2 * n, state, update, drive, plan, "b u"),
             at.write("state", 2 * n, state, "state"),
             at.multiply(2 * n, c, state, "Re(c x)"),
             *at.add(2 * n, total, "sum over states"),
-            at.multiply(heads, total, MULTIPLIER_BITS, "requantize y"),
-            self._write(at, formats, steps),
+            *_output(at, heads, total, plan),
+            at.write("activations", heads, outputs, "outputs"),
             at.other("movement", "bus", heads, outputs, "outputs of the digital unit"),
         ]
 
     def _sets(self, formats: Formats) -> int:
-        """Requantization constants: m_a and m_b of each head or state, m_y of each head."""
+        """Requantization constants of a head: m_a and m_b, of each state where these have formats, and m_y."""
         own = self.states if formats[f"{self.module}.state"].states is not None else 1
-        return self.heads * (2 * own + 1)
+        return 2 * own + 1
 
     def _constants(self, formats: Formats) -> list[Stored]:
         *parameters, state = self.parameters
+        inputs, sets = self._input(formats), self.heads * self._sets(formats)
+        slow = ((k, heads) for k, heads in self.groups.items() if k > 1)
         return [
             *(Stored("parameters", p.words, formats.bits(p.name)) for p in parameters),
-            Stored("requantization", self._sets(formats), CONSTANT_BITS),
+            Stored("requantization", sets, _constant(self.plan(formats))),
             Stored("state", state.words, formats.bits(state.name)),
+            *(Stored("state", heads, _summed(inputs, k)) for k, heads in slow),
+            *self._residuals(state.words),
         ]
 
 
 @dataclass(frozen=True)
-class StateUpdate(Operator):
+class StateUpdate(_Linear):
     """x[t] = a x[t-1] + b v[t] on complex numbers: the states of a MIMO layer between two matrices.
 
     The drive v comes from a matrix and the states go to the next one: the output is the state register. Per step
     and state 4 products a x, 4 products b v, and 4 requantizing products.
     """
-
-    rounding_placement: RoundingPlacement = "joint"
-    rounding: Rounding = "half_even"
 
     @property
     def states(self) -> int:
@@ -126,7 +275,7 @@ class StateUpdate(Operator):
         """What the unit computes with: every state is a head of one state."""
         a, b = (formats[p.name] for p in self.parameters)
         v, x = formats[self.inputs[0].name], formats[self.output.name]
-        return ScanFormats(a, v, x, b, None, None, self.rounding_placement, self.rounding)
+        return ScanFormats(a, v, x, b, None, None, self.rounding_placement, self.rounding, self.residual_bits)
 
     def plan(self, formats: Formats) -> ScanPlan:
         """The integers of the unit (docs/fixed_point.md)."""
@@ -136,22 +285,20 @@ class StateUpdate(Operator):
         at, n = Actions(self.rate), self.states
         poles, b = (formats.bits(p.name) for p in self.parameters)
         inputs, state = self._input(formats), self.output_bits(formats, steps)
-        update, drive = poles + state + 1, b + inputs + 1
-        own = Multipliers.of(self.plan(formats))
+        update, drive, plan = poles + state + 1, b + inputs + 1, self.plan(formats)
         return [
             at.other("movement", "bus", 2 * n, inputs, "inputs to the digital unit"),
             self._read(at, formats),
+            *self._counter(at),
             at.read("coefficients", 2 * n, poles, "poles"),
             at.read("coefficients", 2 * n, b, "B"),
-            at.read("coefficients", 2 * n, CONSTANT_BITS, "m_a, m_b"),
+            at.read("coefficients", 2 * n, _constant(plan), "m_a, m_b"),
             at.read("state", 2 * n, state, "state"),
             at.multiply(4 * n, poles, state, "a x"),
             *at.add(2 * n, update, "a x: real and imaginary part"),
             at.multiply(4 * n, b, inputs, "b v"),
             *at.add(2 * n, drive, "b v: real and imaginary part"),
-            at.multiply(2 * n, update, own.a, "requantize a x"),
-            at.multiply(2 * n, drive, own.b, "requantize b v"),
-            *_combined(at, self.rounding_placement, 2 * n, own.sum, state, "b v"),
+            *self._updated(at, 2 * n, state, update, drive, plan, "b v"),
             at.write("state", 2 * n, state, "state"),
             at.other("movement", "bus", 2 * n, state, "outputs of the digital unit"),
         ]
@@ -159,8 +306,9 @@ class StateUpdate(Operator):
     def stored(self, formats: Formats, steps: int) -> list[Stored]:
         return [
             *(Stored("parameters", p.words, formats.bits(p.name)) for p in self.parameters),
-            Stored("requantization", 2 * self.states, CONSTANT_BITS),
+            Stored("requantization", 2 * self.states, _constant(self.plan(formats))),
             Stored("state", self.output.width, self.output_bits(formats, steps)),
+            *self._residuals(self.output.width),
         ]
 
 
@@ -177,36 +325,56 @@ class GatedUpdate(Operator):
         return (*(signal.name for signal in self.inputs), self.output.name)
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, width, wide = Actions(self.rate), self.output.width, MULTIPLIER_BITS
+        at, width, (first, second) = Actions(self.rate), self.output.width, self._scaled(formats)
         gate, candidate = self._input(formats), self._input(formats, 1)
         state = self.output_bits(formats, steps)
         return [
             at.other("movement", "bus", 2 * width, max(gate, candidate), "inputs to the digital unit"),
             self._read(at, formats, "gate"),
             self._read(at, formats, "candidate", 1),
-            at.read("coefficients", 2 * width, CONSTANT_BITS, "requantization of gate and candidate"),
+            at.read("coefficients", 2 * width, first.constant, "requantization of gate and candidate"),
             at.read("state", width, state, "state"),
-            at.multiply(width, candidate, wide, "requantize v"),
+            *first.products(at, width),
             *at.add(width, state + 1, "v - h", own_slot=True),
             at.multiply(width, gate, state + 1, "z (v - h)"),
-            at.multiply(width, gate + state + 1, wide, "requantize z (v - h)"),
+            *second.products(at, width),
             *at.add(width, state + 1, "h + z (v - h)"),
             at.write("state", width, state, "state"),
             at.other("movement", "bus", width, state, "outputs of the digital unit"),
         ]
 
+    def _scaled(self, formats: Formats) -> tuple[Requantized, Requantized]:
+        """The candidate to the state's grid, and its difference from the state by the gate's scale."""
+        (gate, candidate), own = (signal.name for signal in self.inputs), self.output.name
+        entering = Kind(formats.bits(candidate), (candidate,), "v")
+        change = Kind(formats.bits(gate) + formats.bits(own) + 1, (gate,), "z (v - h)")
+        width = self.output.width
+        return (
+            Requantized.of(formats, own, width, entering, also=(gate,)),
+            Requantized.of(formats, None, width, change, also=(candidate, own)),
+        )
+
     def stored(self, formats: Formats, steps: int) -> list[Stored]:
         width = self.output.width
         return [
-            Stored("requantization", 2 * width, CONSTANT_BITS),
+            Stored("requantization", 2 * width, self._scaled(formats)[0].constant),
             Stored("state", width, self.output_bits(formats, steps)),
         ]
 
 
-def _combined(
-    at: Actions, placement: RoundingPlacement, words: int, total: int, state: int, drive: str
-) -> tuple[Action, ...]:
-    """The sum of a x and the drive: on the accumulator (`total` bits), or of two rounded states in their slot."""
-    if placement == "joint":
-        return at.add(words, total, f"a x + {drive}")
-    return at.add(words, state + 1, f"round(a x) + round({drive})", own_slot=True)
+def _summed(inputs: int, period: int) -> int:
+    """Length of a sum of centred inputs over a period: n + 1 + log2 k bits."""
+    return grown(inputs + 1, period)
+
+
+def _constant(plan: ScanPlan) -> int:
+    """Length of a stored requantization constant: a multiplier and a shift, or a shift alone."""
+    return CONSTANT_BITS if Shifts.of(plan) is None else SHIFT_BITS
+
+
+def _output(at: Actions, heads: int, total: int, plan: ScanPlan) -> list[Action]:
+    """From sums over the states to outputs."""
+    shifts = Shifts.of(plan)
+    if shifts is None:
+        return [at.multiply(heads, total, MULTIPLIER_BITS, "requantize y")]
+    return [at.shift(heads, total, "requantize y")] if shifts.output else []
