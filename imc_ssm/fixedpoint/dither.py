@@ -9,16 +9,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["DITHERED", "HASH", "OFFSET", "WORD", "dither_words", "fractions", "registers", "stochastic_words"]
+__all__ = ["HASH", "OFFSET", "QUARTER", "STEP", "WORD", "dither_words", "fractions", "registers"]
+__all__ += ["stochastic_words"]
 
 WORD = 16
 """Length of a word."""
 STEP = 40503
-"""What the counter advances by: 2^16 over the golden ratio, to the nearest odd integer. The words of 65,536 updates
-are then all words, and those of a few updates in a row lie evenly."""
+"""What the counter advances by: 2^16 over the golden ratio, to the nearest odd integer. The words of 65,536
+updates are then all words, and those of a few updates in a row lie evenly."""
 OFFSET = 49471
-"""What the words of neighbouring registers differ by: 2^16 over the plastic number, nearest odd integer."""
-DITHERED, STOCHASTIC = "dithered", "stochastic"
+"""What the words of neighbouring states differ by: 2^16 over the plastic number, nearest odd integer."""
+QUARTER = 2 ** (WORD - 2)
+"""What the word of an imaginary part is ahead of its real part's. The two errors are then a phasor that turns against
+poles of positive angle, which hardly answer it."""
 HASH = (0x9E3779B9, 0x85EBCA6B, 0x7FEB352D, 0x846CA68B)
 """Of the stochastic words: factors of update and register, then of the two rounds of the mixing."""
 
@@ -33,8 +36,9 @@ def registers(heads: int, states: int) -> Ints:
 
 
 def dither_words(update: ArrayLike, register: ArrayLike) -> Ints:
-    """w = (40503 j + 49471 i) mod 2^16 for update j and register i, which broadcast."""
-    return np.asarray((STEP * np.asarray(update, np.int64) + OFFSET * np.asarray(register, np.int64)) & _MASK)
+    """w = (40503 j + 49471 floor(i / 2) + 16384 (i mod 2)) mod 2^16 for update j and register i, which broadcast."""
+    j, i = np.asarray(update, np.int64), np.asarray(register, np.int64)
+    return np.asarray((STEP * j + OFFSET * (i >> 1) + QUARTER * (i & 1)) & _MASK)
 
 
 def stochastic_words(update: ArrayLike, register: ArrayLike) -> Ints:

@@ -194,8 +194,8 @@ class ScanFormats:
     upper `residual_bits` bits of what the last step cut off; joint order only). `periods`: head h is updated every
     periods[h]-th step, from the sum of the inputs since its last update; a and b are those of so many steps.
 
-    Raises `FormatError` for an unknown order or rounding, an input or output format per state, periods that are not
-    powers of two up to 256, or residuals outside 1 to 16 bits or in the separate order.
+    Raises `FormatError` for an unknown order or rounding, an input or output format per state, periods that are
+    not powers of two up to 256, or residuals outside 1 to 16 bits or in the separate order.
     """
 
     a: Format

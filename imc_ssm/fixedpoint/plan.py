@@ -33,9 +33,9 @@ class ScanPlan:
         joint     x' = clamp(round((m_a (a' x') + m_b (b' u') + m_z z) / 2^shift))
         separate  x' = clamp(clamp(round((m_a (a' x') + m_z z) / 2^shift)) + clamp(round(m_b (b' u') / 2^shift_b)))
     with clamp to [low, high]. round: as the formats say; `dithered`, `stochastic` and `feedback` add words
-    (`fixedpoint.dither`) or what was cut off before, and truncate. A head of period k has, every k-th step, the sum
-    of the centred inputs since its last update in the place of u'. Output, from the stored, saturated state, with
-    clamp to the output's codes:
+    (`fixedpoint.dither`) or what was cut off before, and truncate. A head of period k has, every k-th step, the
+    sum of the centred inputs since its last update in the place of u'. Output, from the stored, saturated state,
+    with clamp to the output's codes:
         sum = sum_n m_c Re(c' x');  y = clamp(round(m_y sum / 2^shift_y) + zero_y)   or the bare sum
     The specification is docs/fixed_point.md.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint import Format, Noise, ScanPlan, broadcast_heads
+from imc_ssm.fixedpoint import Format, Noise, ScanPlan, UnitState, broadcast_heads
 from imc_ssm.fixedpoint.normal import GAUSSIAN_ONE
+from imc_ssm.kernels.ends import Ends
 from imc_ssm.kernels.grid import Array
 
 __all__ = ["COLUMNS", "HOW", "Coefficient", "Ints", "Tables", "codes_of", "draws_of", "input_codes", "pair"]
@@ -25,13 +26,16 @@ COLUMNS = 11
 """Columns of k: a_re, a_im (times 2^-shift), b_re, b_im (times 2^-shift_b), c_re, -c_im, lowest and highest
 centred state code, noise (times 2^-shift), 2^shift, 2^shift_b."""
 JOINT, SEPARATE = 0, 1
-HALF_EVEN, HALF_UP, HALF_AWAY, NONE = 0, 1, 2, 3
+HALF_EVEN, HALF_UP, HALF_AWAY, NONE, DITHERED, STOCHASTIC, FEEDBACK = 0, 1, 2, 3, 4, 5, 6
 HOW: dict[str, int] = {
     "joint": JOINT,
     "separate": SEPARATE,
     "half_even": HALF_EVEN,
     "half_up": HALF_UP,
     "half_away": HALF_AWAY,
+    "dithered": DITHERED,
+    "stochastic": STOCHASTIC,
+    "feedback": FEEDBACK,
 }
 """Numbers of the rounding placements and the roundings; NONE: full precision."""
 
@@ -88,12 +92,13 @@ class Tables:
     g: Tensor
     """(head, state, 8) float32: a, b, c (real, imaginary) on their grids, and k's bounds; for gradients"""
     inp: Tensor
-    """(head, 3) float32: scale, lowest and highest centred code of the input"""
+    """(head, 4) float32: scale, lowest and highest centred code of the input, steps between two updates"""
     out: Tensor
     """(head, 5) float64: m_y / 2^shift_y, lowest and highest centred code and scale of the output, 2^shift_y;
     the first 0: y is the scale times the bare sum"""
-    how: tuple[int, int, int, int]
-    """rounding placement, rounding, length of the word, whether the output has a format"""
+    how: tuple[int, ...]
+    """rounding placement, rounding, length of the word, whether the output has a format, steps done before, bits
+    of a residual"""
     clip: float = math.inf
     """Bound of a state in full precision."""
 
@@ -122,8 +127,10 @@ class Tables:
         own[..., 6], own[..., 7] = plan.low, plan.high
         if plan.m_z is not None:
             own[..., 8] = plan.m_z / own[..., 9]
+        per_sum = plan.periods[:, None, None].astype(np.float32)
+        real[1] = np.asarray(real[1] / per_sum, np.float32)  # the input is the sum of so many
         g[:, : plan.states] = np.concatenate([*real, own[..., 6:8]], axis=-1)
-        parts = (f.u.scale, f.u.low - f.u.zero_point, f.u.high - f.u.zero_point)
+        parts = (f.u.scale, f.u.low - f.u.zero_point, f.u.high - f.u.zero_point, plan.periods)
         inp = np.stack([np.broadcast_to(v, plan.heads) for v in parts], axis=1).astype(np.float32)
         if f.y is None or plan.m_y is None or plan.shift_y is None:
             ends: tuple[Any, ...] = (0.0, 0.0, 0.0, plan.sum_scale, 1.0)
@@ -131,7 +138,7 @@ class Tables:
             unit = np.exp2(plan.shift_y)
             ends = (plan.m_y / unit, f.y.low - f.y.zero_point, f.y.high - f.y.zero_point, f.y.scale, unit)
         out = np.stack([np.broadcast_to(np.asarray(v, np.float64), plan.heads) for v in ends], axis=1)
-        how = (HOW[f.rounding_placement], HOW[f.rounding], plan.word, int(f.y is not None))
+        how = (HOW[f.rounding_placement], HOW[f.rounding], plan.word, int(f.y is not None), 0, f.residual_bits)
         k_, g_, inp_, out_ = (torch.from_numpy(np.ascontiguousarray(z)) for z in (k, g, inp, out))
         return cls(k_, g_, inp_, out_, how)
 
@@ -150,17 +157,23 @@ class Tables:
         g = torch.zeros(heads, states + states % 2, 8, device=a.device, dtype=torch.float32)
         g[:, :states, :6] = parts
         g[..., 6:] = k[..., 6:8]
-        inp = torch.tensor([[1.0, -math.inf, math.inf]], device=a.device, dtype=torch.float32).repeat(heads, 1)
+        inp = torch.tensor([[1.0, -math.inf, math.inf, 1.0]], device=a.device, dtype=torch.float32).repeat(
+            heads, 1
+        )
         out = torch.tensor([[0.0, 0.0, 0.0, 2.0, 1.0]], dtype=torch.float64, device=a.device).repeat(heads, 1)
-        return cls(k, g, inp, out, (JOINT, NONE, 53, 0), bound)
+        return cls(k, g, inp, out, (JOINT, NONE, 53, 0, 0, 1), bound)
 
     def to(self, device: torch.device) -> Tables:
         """These on a device."""
         k, g, inp, out = (z.to(device) for z in (self.k, self.g, self.inp, self.out))
         return Tables(k, g, inp, out, self.how, self.clip)
 
+    def at(self, time: int) -> Tables:
+        """These for a call that begins after so many steps of its sequence."""
+        return self if time == self.how[4] else replace(self, how=(*self.how[:4], time, self.how[5]))
+
     @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int, int, int]]:
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ...]]:
         """k, g, inp, out, how."""
         return self.k, self.g, self.inp, self.out, self.how
 
@@ -180,10 +193,10 @@ def through(
     a: Ints,
     b: Ints | None = None,
     c: Ints | None = None,
-    x0: Ints | None = None,
+    x0: Ints | UnitState | None = None,
     noise: Noise | None = None,
     device: str = "cpu",
-) -> tuple[Ints, Ints]:
+) -> tuple[Ints, Any]:
     """`fixedpoint.scan_codes` by another implementation of the operator `scan`: same codes, no counters.
 
     Raises `FormatError` if u is not (any, head, any).
@@ -196,10 +209,17 @@ def through(
     # Codes come in and go out: a scale of 1 at both ends. Double precision holds the bare sums.
     tables.inp[:, 0] = 1.0
     tables.out[:, 3] = 1.0
-    zero_x, zero_y = plan.zero("x")[..., None], plan.zero("y")[:, None] if plan.formats.y is not None else 0
-    x = np.zeros((len(u), plan.heads, plan.states, 2)) if x0 is None else x0 - zero_x
+    zero_y, ends = plan.zero("y")[:, None] if plan.formats.y is not None else 0, Ends(plan)
+    given = UnitState._make(torch.from_numpy(z) if isinstance(z, np.ndarray) else z for z in _whole(x0))
     signal = torch.from_numpy((u - plan.zero("u")[:, None]).astype(np.float64)).to(device)
-    start = torch.from_numpy(np.ascontiguousarray(x, np.int32)).to(device)
+    start, time = ends.start(given, (len(u), plan.heads, plan.states, 2), signal.device)
     draws = draws_of(noise) if plan.m_z is not None else []
-    y, last, _ = run(signal, start, *tables.parts, draws, False, tables.clip)
-    return y.cpu().numpy().astype(np.int64) + zero_y, last.cpu().numpy().astype(np.int64) + zero_x
+    y, packed, _ = run(signal, start, *tables.at(time).parts, draws, False, tables.clip)
+    last = _whole(ends.last(packed, time + u.shape[2]))
+    arrays = UnitState._make(z.cpu().numpy().astype(np.int64) if isinstance(z, Tensor) else z for z in last)
+    return y.cpu().numpy().astype(np.int64) + zero_y, arrays if plan.formats.timed else arrays.x
+
+
+def _whole(state: Any) -> UnitState:
+    """Codes alone, or None, as the state at a sequence's beginning."""
+    return state if isinstance(state, UnitState) else UnitState(state)

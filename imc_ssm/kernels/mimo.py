@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from imc_ssm.errors import FormatError, ImcSsmError
-from imc_ssm.fixedpoint import ScanFormats, plan_scan
+from imc_ssm.fixedpoint import ScanFormats, UnitState, plan_scan
 from imc_ssm.kernels import plain_scan, reference, states
 from imc_ssm.kernels.codes import Coefficient, Tables
+from imc_ssm.kernels.ends import Ends
 from imc_ssm.kernels.operators import Pass, forced
 from imc_ssm.kernels.scan import BACKENDS, Backend, check_clamp, check_clip, check_state, complex_type
-from imc_ssm.kernels.unit import Ends, Gradients, Scales, check_coefficients, check_finite
+from imc_ssm.kernels.unit import Gradients, Scales, check_coefficients, check_finite
 
 __all__ = ["StateScanUnit", "state_scan"]
 
@@ -103,18 +104,24 @@ class StateScanUnit:
         self._ends, self._scales = Ends(self.plan), Scales(self.plan, of)
 
     def __call__(
-        self, v: Tensor, x0: Tensor | None = None, *, grad_clamp: float | None = None, backend: str = "auto"
-    ) -> tuple[Tensor, Tensor]:
-        """x (batch, 2, state, time) and the last state's codes (batch, state, 2)."""
+        self,
+        v: Tensor,
+        x0: Tensor | UnitState | None = None,
+        *,
+        grad_clamp: float | None = None,
+        backend: str = "auto",
+    ) -> tuple[Tensor, Any]:
+        """x (batch, 2, state, time) and the last state's codes (batch, state, 2), or a `UnitState` of such."""
         count = self.plan.heads
         if v.ndim != 4 or v.shape[1:3] != (2, count) or v.dtype != torch.float32:
             raise ImcSsmError(
                 f"v is {v.dtype} {tuple(v.shape)}; needed is torch.float32 (batch, 2, {count}, time)"
             )
         check_finite("v", v, "the data or the layer before")
-        start = self._ends.start(x0, (v.shape[0], count, 2), v.device, 1)
-        x, last = _run(v, self.leaves, start, self.tables, grad_clamp, backend, self._scales.gradients)
-        return x, self._ends.codes(last)[:, :, 0]
+        start, time = self._ends.start(x0, (v.shape[0], count, 2), v.device, 1)
+        tables = self.tables.at(time)
+        x, last = _run(v, self.leaves, start, tables, grad_clamp, backend, self._scales.gradients)
+        return x, self._ends.last(last, time + v.shape[3], alone=True)
 
 
 @overload
@@ -124,7 +131,7 @@ def state_scan(
     b: Tensor | None = ...,
     *,
     formats: ScanFormats | None = ...,
-    x0: Tensor | None = ...,
+    x0: Tensor | UnitState | None = ...,
     return_state: Literal[False] = ...,
     grad_clamp: float | None = ...,
     state_clip: float | None = ...,
@@ -137,24 +144,24 @@ def state_scan(
     b: Tensor | None = ...,
     *,
     formats: ScanFormats | None = ...,
-    x0: Tensor | None = ...,
+    x0: Tensor | UnitState | None = ...,
     return_state: Literal[True],
     grad_clamp: float | None = ...,
     state_clip: float | None = ...,
     backend: Backend = ...,
-) -> tuple[Tensor, Tensor]: ...
+) -> tuple[Tensor, Any]: ...
 def state_scan(
     v: Tensor,
     a: Tensor,
     b: Tensor | None = None,
     *,
     formats: ScanFormats | None = None,
-    x0: Tensor | None = None,
+    x0: Tensor | UnitState | None = None,
     return_state: bool = False,
     grad_clamp: float | None = None,
     state_clip: float | None = None,
     backend: Backend = "auto",
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, Any]:
     """The diagonal recurrence of a complex vector, full precision or integer; its states are the output.
 
     x[t] = a x[t-1] + b v[t] (v[t] acts in the same step), x[-1] = x0 or 0.
@@ -192,6 +199,8 @@ def state_scan(
     if formats is not None:
         x, last = StateScanUnit(a, b, formats=formats)(v, x0, grad_clamp=grad_clamp, backend=backend)
         return (x, last) if return_state else x
+    if isinstance(x0, UnitState):
+        raise ImcSsmError("x0 is the state of an integer unit; give formats, or a complex state")
     trained = x0 is not None and x0.requires_grad
     looped = backend == "reference" or (
         backend == "auto" and (trained or v.dtype != torch.float32 or v.device.type != "cpu" or forced())

@@ -13,18 +13,11 @@ import numba
 import numpy as np
 from numba import prange
 
-from imc_ssm.kernels.codes import COLUMNS, HALF_EVEN, JOINT, NONE, SEPARATE
+from imc_ssm.kernels.codes import COLUMNS, DITHERED, FEEDBACK, HALF_EVEN, JOINT, NONE, SEPARATE, STOCHASTIC
 from imc_ssm.kernels.compiling import kernel
 from imc_ssm.kernels.draws import draw
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.update import (
-    TILE,
-    advance,
-    compiled,
-    gather,
-    inlined,
-    start_from,
-)
+from imc_ssm.kernels.update import TILE, added, advance, compiled, gather, inlined, rows_of_state, start_from
 from imc_ssm.kernels.vector import (
     LANES,
     broadcast,
@@ -42,6 +35,7 @@ from imc_ssm.kernels.vector import (
     turn,
     wide,
 )
+from imc_ssm.kernels.windows import WORDS, collect, dither, hold_gradient, pick, sum_gradient
 
 __all__ = ["REAL_COLUMNS", "backward_codes", "backward_sizes", "reduce", "to_lanes", "to_rows"]
 
@@ -74,10 +68,27 @@ def to_rows(source: Array, start: int, steps: int, rows: Array) -> None:
 
 @inlined
 def _record(
-    r: Any, i: Any, v: Any, k: Any, p: Any, z: Any, tape: Any, masks: Any, t: Any, at: Any, how: Any, noisy: Any
+    state: Any,
+    v: Any,
+    k: Any,
+    p: Any,
+    z: Any,
+    d: Any,
+    pitch: Any,
+    tape: Any,
+    masks: Any,
+    t: Any,
+    at: Any,
+    how: Any,
+    noisy: Any,
 ) -> Any:
-    """One step of state `at` (0 or 1) again; what it was before saturation goes to slot t + 1 of the tape."""
-    r, i, oar, oai, obr, obi = advance(r, i, v, k, p, z, (4 * t + 2 * at) * LANES, how, noisy)
+    """One step of state `at` (0 or 1) again; what it was before saturation goes to slot t + 1 of the tape.
+
+    state: real, imaginary, what truncation left.
+    """
+    r, i, left = state
+    more = added(k, p, z, (4 * t + 2 * at) * LANES, d, t, 4 * at, pitch, left, how, noisy)
+    r, i, oar, oai, obr, obi, left = advance(r, i, v, k, p, more, how)
     to = (4 * (t + 1) + 2 * at) * LANES
     store(tape, to, narrow(r))
     store(tape, to + LANES, narrow(i))
@@ -88,7 +99,7 @@ def _record(
         store_mask(masks, m + 2, obr)
         store_mask(masks, m + 3, obi)
     low, high = splat(k, p + 6), splat(k, p + 7)
-    return clamp(r, low, high), clamp(i, low, high)
+    return clamp(r, low, high), clamp(i, low, high), left
 
 
 @inlined
@@ -170,11 +181,14 @@ def _keep_sums(sums: Any, s: Any, values: Any) -> None:
 @inlined
 def _pair(
     tape: Any,
+    rest: Any,
     masks: Any,
     drive: Any,
     gy: Any,
     gu: Any,
     z: Any,
+    d: Any,
+    pitch: Any,
     k: Any,
     p: Any,
     g: Any,
@@ -187,12 +201,14 @@ def _pair(
     noisy: Any,
 ) -> None:
     """Two states there (coefficients at k[p]) and back (at g[q], sums from sums[s])."""
-    r0, i0 = wide(load(tape, 0)), wide(load(tape, LANES))
-    r1, i1 = wide(load(tape, 2 * LANES)), wide(load(tape, 3 * LANES))
+    left = wide(load(rest, 0)), wide(load(rest, LANES))
+    one = wide(load(tape, 0)), wide(load(tape, LANES)), left
+    left = wide(load(rest, 2 * LANES)), wide(load(rest, 3 * LANES))
+    two = wide(load(tape, 2 * LANES)), wide(load(tape, 3 * LANES)), left
     for t in range(steps):
         v = wide(load(drive, t * LANES))
-        r0, i0 = _record(r0, i0, v, k, p, z, tape, masks, t, 0, how, noisy)
-        r1, i1 = _record(r1, i1, v, k, p + COLUMNS, z, tape, masks, t, 1, how, noisy)
+        one = _record(one, v, k, p, z, d, pitch, tape, masks, t, 0, how, noisy)
+        two = _record(two, v, k, p + COLUMNS, z, d, pitch, tape, masks, t, 1, how, noisy)
     bound = broadcast(limit)
     sums0, sums1 = _sums(sums, s), _sums(sums, s + 6 * LANES)
     state0, state1 = _last(tape, g, q, steps, 0), _last(tape, g, q + REAL_COLUMNS, steps, 1)
@@ -209,11 +225,13 @@ def _pair(
 @compiled
 def _run(
     tape: Array,
+    rest: Array,
     masks: Array,
     drive: Array,
     gy: Array,
     gu: Array,
     z: Array,
+    d: Array,
     k: Array,
     g: Array,
     sums: Array,
@@ -226,14 +244,23 @@ def _run(
 ) -> None:
     """`_pair` for states n and n + 1 of a head, compiled apart for what is used most."""
     p, q, s = (h * k.shape[1] + n) * COLUMNS, (h * k.shape[1] + n) * REAL_COLUMNS, 6 * n * LANES
+    how, truncated, w = (how[0], how[1], how[2]), how[1] == DITHERED or how[1] == STOCHASTIC, d.shape[1]
     tape, masks, drive, gy, gu = pointer(tape), pointer(masks), pointer(drive), pointer(gy), pointer(gu)
-    z, k, g, sums = pointer(z), pointer(k), pointer(g), pointer(sums)
-    if how[1] != HALF_EVEN or noisy:
-        _pair(tape, masks, drive, gy, gu, z, k, p, g, q, sums, s, steps, limit, how, noisy)
+    e, z, d, k, g, sums = pointer(rest), pointer(z), pointer(d), pointer(k), pointer(g), pointer(sums)
+    if (how[1] != HALF_EVEN and not truncated) or noisy:
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, how, noisy)
+    elif truncated and how[0] == JOINT:
+        one = (JOINT, DITHERED, 1.0)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, one, False)
+    elif truncated:
+        two = (SEPARATE, DITHERED, 1.0)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, two, False)
     elif how[0] == JOINT:
-        _pair(tape, masks, drive, gy, gu, z, k, p, g, q, sums, s, steps, limit, (JOINT, HALF_EVEN), False)
+        three = (JOINT, HALF_EVEN, 1.0)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, three, False)
     else:
-        _pair(tape, masks, drive, gy, gu, z, k, p, g, q, sums, s, steps, limit, (SEPARATE, HALF_EVEN), False)
+        four = (SEPARATE, HALF_EVEN, 1.0)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, four, False)
 
 
 @compiled
@@ -249,11 +276,12 @@ def reduce(sums: Array, grad_a: Array, grad_b: Array, grad_c: Array) -> None:
             grad_a[n, part], grad_b[n, part], grad_c[n, part] = ga, gb, gc
 
 
-def backward_sizes(states: int, time: int, noisy: bool, separate: bool) -> tuple[int, int]:
-    """Numbers of scratch of one worker: float32 (rows, drive, gy, gu, tape, sums, states, noise), uint16."""
+def backward_sizes(states: int, time: int, noisy: bool, separate: bool, truncated: bool) -> tuple[int, int, int]:
+    """Numbers of scratch of one worker: float32 (rows, drive, gy, gu, tape, sums, states, residuals, sums of
+    inputs, noise), uint16 (masks), float64 (dither)."""
     room = (time + LANES - 1) // LANES * LANES * LANES
-    singles = TILE * LANES + (11 if noisy else 7) * room + 4 * LANES + 8 * states * LANES
-    return singles, 8 * time if separate else 0
+    singles = TILE * LANES + (11 if noisy else 7) * room + 5 * LANES + 10 * states * LANES
+    return singles, 8 * time if separate else 0, WORDS * time if truncated else 0
 
 
 @kernel
@@ -277,25 +305,32 @@ def backward_codes(
     `grad` (batch, head, time) is the gradient of the real output, `free` its saturation (empty: none), `limit`
     the bound on the gradient of a state. grads = (a, b, c), each (head, chunk, state, 2): sums of e conj(x'[t-1]),
     of e u' and of g conj(x') over fixed chunks of the batch, whatever the number of threads.
-    scratch = (float32, uint16) of `backward_sizes`.
+    scratch = (float32, uint16, float64) of `backward_sizes`.
     """
     batch, heads, time = u.shape
-    states, chunks = k.shape[1], grads[0].shape[1]
+    padded, chunks = k.shape[1], grads[0].shape[1]
+    states, _ = rows_of_state(x0.shape[2], inp, how[1])
     blocks, room = (batch + LANES - 1) // LANES, (time + LANES - 1) // LANES * LANES * LANES
-    noisy = noise[0].size > 0
+    noisy, truncated = noise[0].size > 0, how[1] == DITHERED or how[1] == STOCHASTIC
     for item in prange(chunks * heads):
         h, chunk = item % heads, item // heads
         singles, masks = scratch[0][numba.get_thread_id()], scratch[1][numba.get_thread_id()]
         rows, rest = singles[: TILE * LANES], singles[TILE * LANES :]
         drive, gy, gu, rest = rest[:room], rest[room : 2 * room], rest[2 * room : 3 * room], rest[3 * room :]
         tape, rest = rest[: 4 * (room + LANES)], rest[4 * (room + LANES) :]
-        sums, start = rest[: 6 * states * LANES], rest[6 * states * LANES : 8 * states * LANES]
-        z = rest[8 * states * LANES :]
+        sums, start = rest[: 6 * padded * LANES], rest[6 * padded * LANES : 8 * padded * LANES]
+        left, begun = rest[8 * padded * LANES : 10 * padded * LANES], rest[10 * padded * LANES :][:LANES]
+        z = rest[(10 * padded + 1) * LANES :]
+        d = scratch[2][numba.get_thread_id()][: WORDS * (time if truncated else 0)].reshape(WORDS, -1)
+        period = int(inp[h, 3])
+        update, phase = how[3] // period, how[3] % period
         sums[:] = 0
         for block in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
             first = block * LANES
             lanes = min(LANES, batch - first)
-            start_from(x0, h, first, lanes, start)
+            start_from(x0, h, first, lanes, 0, states, 1.0, start)
+            if how[1] == FEEDBACK:
+                start_from(x0, h, first, lanes, states, states, 1.0 / how[2], left)
             for t in range(0, time, TILE):
                 steps = min(TILE, time - t)
                 gather(u, h, first, lanes, t, steps, inp, how[1] != NONE, rows, drive[t * LANES :])
@@ -305,11 +340,25 @@ def backward_codes(
             for j in range(time * LANES):
                 gy[j] = 2 * gy[j] * (gu[j] if free.size > 0 else f32(1))
                 gu[j] = 0
-            for n in range(0, states, 2):
+            count = time
+            if period > 1:
+                begun[:] = 0
+                for lane in range(lanes):
+                    begun[lane] = x0[first + lane, h, x0.shape[2] - 1, 0]
+                collect(drive, begun, time, period, phase)
+                count = sum_gradient(gy, time, period, phase)
+            for n in range(0, padded, 2):
                 tape[: 4 * LANES] = start[2 * n * LANES : (2 * n + 4) * LANES]
                 if noisy:
                     draw(noise, first, h, n, 0, time, z)
-                _run(tape, masks, drive, gy, gu, z, k, g, sums, h, n, time, limit, how, noisy)
+                    if period > 1:
+                        pick(z, 4 * LANES, time, period, phase)
+                if truncated:
+                    dither(how[1], how[0], h, n, states, update, count, k, d)
+                own = left[2 * n * LANES :]
+                _run(tape, own, masks, drive, gy, gu, z, d, k, g, sums, h, n, count, limit, how, noisy)
+            if period > 1:
+                hold_gradient(gu, time, period, phase)
             scale, low, high = inp[h, 0], inp[h, 1], inp[h, 2]
             for t in range(0, time, TILE):
                 steps = min(TILE, time - t)

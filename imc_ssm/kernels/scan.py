@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Noise, ScanFormats
+from imc_ssm.fixedpoint import Noise, ScanFormats, UnitState
 from imc_ssm.kernels import cuda, reference
 from imc_ssm.kernels.codes import Tables
 from imc_ssm.kernels.operators import forced
@@ -28,7 +28,7 @@ def diagonal_scan(
     c: Tensor | None = ...,
     *,
     formats: ScanFormats | None = ...,
-    x0: Tensor | None = ...,
+    x0: Tensor | UnitState | None = ...,
     return_state: Literal[False] = ...,
     noise: Noise | None = ...,
     grad_clamp: float | None = ...,
@@ -43,13 +43,13 @@ def diagonal_scan(
     c: Tensor | None = ...,
     *,
     formats: ScanFormats | None = ...,
-    x0: Tensor | None = ...,
+    x0: Tensor | UnitState | None = ...,
     return_state: Literal[True],
     noise: Noise | None = ...,
     grad_clamp: float | None = ...,
     state_clip: float | None = ...,
     backend: Backend = ...,
-) -> tuple[Tensor, Tensor]: ...
+) -> tuple[Tensor, Any]: ...
 def diagonal_scan(
     u: Tensor,
     a: Tensor,
@@ -57,13 +57,13 @@ def diagonal_scan(
     c: Tensor | None = None,
     *,
     formats: ScanFormats | None = None,
-    x0: Tensor | None = None,
+    x0: Tensor | UnitState | None = None,
     return_state: bool = False,
     noise: Noise | None = None,
     grad_clamp: float | None = None,
     state_clip: float | None = None,
     backend: Backend = "auto",
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, Any]:
     """The diagonal state-space recurrence, full precision or integer.
 
     x[t] = a x[t-1] + b u[t] (u[t] acts in the same step), x[-1] = x0 or 0; y[t] = 2 Re(sum_n c x[t]).
@@ -74,8 +74,10 @@ def diagonal_scan(
     `formats` None: full precision; x0 and the returned state are complex (batch, head, state). With formats
     the operands become integer codes and the forward is integer, in training too (docs/fixed_point.md, or
     `fixedpoint.ScanPlan`, states the arithmetic); y is dequantized at the end, x0 and the returned state are the
-    state's codes (batch, head, state, 2) int32/int64. Floats appear in the backward pass only: straight-through,
-    zero where a word saturated. The state that a fused backend returns carries no gradient.
+    state's codes (batch, head, state, 2) int32/int64, or, where the formats are `timed`, all that the unit keeps:
+    a `fixedpoint.UnitState` of tensors (codes alone are then those of a sequence's beginning). Floats appear in
+    the backward pass only: straight-through, zero where a word saturated. The state that a fused backend returns
+    carries no gradient.
 
     `noise`: a' = a + noise.poles |a| (xi_1 + i xi_2) once for the call, and x[t] + noise.state (z_1 + i z_2) in
     every step before it is rounded (`fixedpoint.Noise`: counter-based, equal on every backend; the gradient is
@@ -106,6 +108,8 @@ def diagonal_scan(
         unit = ScanUnit(a, b, c, formats=formats, state_noise=sigma)
         y, last = unit(u, x0, noise=noise, grad_clamp=grad_clamp, backend=chosen)
         return (y, last) if return_state else y
+    if isinstance(x0, UnitState):
+        raise ImcSsmError("x0 is the state of an integer unit; give formats, or a complex state")
     check_state(x0, (u.shape[0], *a.shape), a.dtype, chosen)
     one = torch.ones_like(a)
     b, c = (one if z is None else z for z in (b, c))
@@ -126,7 +130,7 @@ def _complex(sums: Tensor) -> list[Tensor | None]:
     return [torch.view_as_complex(total) for total in sums.float().contiguous()]
 
 
-def _chosen(u: Tensor, x0: Tensor | None, formats: ScanFormats | None, backend: str) -> str:
+def _chosen(u: Tensor, x0: Tensor | UnitState | None, formats: ScanFormats | None, backend: str) -> str:
     """The backend that runs; "auto" leaves it to the operator."""
     if backend not in BACKENDS:
         raise ImcSsmError(f"unknown backend {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}")
@@ -134,7 +138,7 @@ def _chosen(u: Tensor, x0: Tensor | None, formats: ScanFormats | None, backend: 
         raise ImcSsmError(f"the integer update takes float32, u is {u.dtype}")
     if backend == "auto":
         # The fused backward starts from a constant state: an initial state that is trained takes the loop.
-        trained = not u.is_cuda and x0 is not None and x0.requires_grad
+        trained = not u.is_cuda and isinstance(x0, Tensor) and x0.requires_grad
         if formats is None and (u.dtype != torch.float32 or trained or forced()):
             return "reference"
     if backend == "cuda" or (backend == "auto" and u.is_cuda and not forced()):
@@ -176,13 +180,13 @@ def check_clamp(grad_clamp: float | None) -> None:
         raise ImcSsmError(f"grad_clamp {grad_clamp!r}; allowed is a positive bound or None")
 
 
-def check_clip(state_clip: float, formats: ScanFormats | None, x0: Tensor | None) -> None:
+def check_clip(state_clip: float, formats: ScanFormats | None, x0: Tensor | UnitState | None) -> None:
     """`ImcSsmError` for a bound of the state that is not positive, or that its start is beyond."""
     if not state_clip > 0:
         raise ImcSsmError(f"state_clip {state_clip!r}; allowed is a positive bound or None")
     if formats is not None:
         raise ImcSsmError("state_clip is for full precision; an integer state has the bounds of formats.x")
-    if x0 is not None and torch.any(torch.view_as_real(x0.detach().resolve_conj()).abs() > state_clip):
+    if isinstance(x0, Tensor) and torch.any(torch.view_as_real(x0.detach().resolve_conj()).abs() > state_clip):
         raise ImcSsmError(f"x0 holds values outside +- {state_clip}; clip it before")
 
 

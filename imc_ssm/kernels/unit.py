@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from imc_ssm.errors import FormatError, ImcSsmError
-from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, broadcast_heads, plan_scan
+from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, UnitState, broadcast_heads, plan_scan
 from imc_ssm.kernels import cpu, cuda, plain_scan
 from imc_ssm.kernels.codes import Coefficient, Tables, draws_of
+from imc_ssm.kernels.ends import Ends
 from imc_ssm.kernels.grid import DeviceArray
 from imc_ssm.kernels.operators import Pass
 
-__all__ = ["Ends", "Gradients", "Scales", "ScanUnit", "check_coefficients", "check_finite", "run"]
+__all__ = ["Gradients", "Scales", "ScanUnit", "check_coefficients", "check_finite", "run"]
 
 _TABLES = "Tensor k, Tensor g, Tensor inp, Tensor out, int[] how"
 SCAN = Pass(
@@ -131,13 +133,13 @@ class ScanUnit:
     def __call__(
         self,
         u: Tensor,
-        x0: Tensor | None = None,
+        x0: Tensor | UnitState | None = None,
         *,
         noise: Noise | None = None,
         grad_clamp: float | None = None,
         backend: str = "auto",
-    ) -> tuple[Tensor, Tensor]:
-        """y (batch, head, time) and the last state's codes (batch, head, state, 2); u and x0 as `diagonal_scan`.
+    ) -> tuple[Tensor, Any]:
+        """y (batch, head, time) and the last state, codes or a `UnitState`; u and x0 as `diagonal_scan`.
 
         Raises `ImcSsmError` for a wrong shape, dtype or value.
         """
@@ -145,39 +147,15 @@ class ScanUnit:
         if u.ndim != 3 or u.shape[1] != heads or u.dtype != torch.float32:
             raise ImcSsmError(f"u is {u.dtype} {tuple(u.shape)}; needed is torch.float32 (batch, {heads}, time)")
         check_finite("u", u, "the data or the layer before")
-        start = self._ends.start(x0, (u.shape[0], heads, states, 2), u.device)
+        start, time = self._ends.start(x0, (u.shape[0], heads, states, 2), u.device)
         sigma = 0.0 if noise is None else noise.state
         if noise is not None and sigma != self.state_noise:
             raise FormatError(f"noise of the state {sigma!r}, but the unit was planned for {self.state_noise!r}")
         if noise is not None:
             noise.check(u.shape[0], u.shape[2])
-        y, last = run(u, self.leaves, start, self.tables, noise, grad_clamp, backend, self._scales.gradients)
-        return y, self._ends.codes(last)
-
-
-class Ends:
-    """State codes to what a kernel starts from, centred on the zero point, and back."""
-
-    def __init__(self, plan: ScanPlan) -> None:
-        self.bits = plan.formats.x.bits
-        self.zero, self.low, self.high = (
-            DeviceArray(np.ascontiguousarray(v[..., None])) for v in (plan.zero("x"), plan.low, plan.high)
-        )
-
-    def start(self, x0: Tensor | None, shape: tuple[int, ...], device: torch.device, states: int = 0) -> Tensor:
-        """Centred codes (batch, head, state, 2) of x0 in `shape`; with `states` x0 has no axis for these."""
-        full = (*shape[:2], states, 2) if states else shape
-        if x0 is None:
-            return torch.zeros(full, dtype=torch.int32, device=device)
-        if x0.shape != shape or x0.dtype not in (torch.int32, torch.int64):
-            raise ImcSsmError(f"x0 is {x0.dtype} {tuple(x0.shape)}; needed are integer codes {shape}")
-        x = x0.to(device).reshape(full) - self.zero.on(device)
-        if not torch.equal(x, torch.clamp(x, self.low.on(device), self.high.on(device))):
-            raise FormatError(f"x0 holds codes outside its format of {self.bits} bits")
-        return x.int()
-
-    def codes(self, last: Tensor) -> Tensor:
-        return last + self.zero.on(last.device)
+        tables = self.tables.at(time)
+        y, last = run(u, self.leaves, start, tables, noise, grad_clamp, backend, self._scales.gradients)
+        return y, self._ends.last(last, time + u.shape[2])
 
 
 class Scales:
@@ -189,10 +167,11 @@ class Scales:
     def __init__(self, plan: ScanPlan, coefficients: list[Coefficient]) -> None:
         f = plan.formats
 
-        def spread(fmt: Format) -> DeviceArray:
-            return DeviceArray(np.asarray(broadcast_heads(fmt.scale, 3, 0)))
+        def spread(fmt: Format) -> NDArray[Any]:
+            return np.asarray(broadcast_heads(fmt.scale, 3, 0))
 
-        scales = (spread(f.x), spread(f.u), spread(f.x))
+        periods = plan.periods[:, None, None].astype(np.float32)  # codes of u are sums of so many
+        scales = [DeviceArray(v) for v in (spread(f.x), spread(f.u) / periods, spread(f.x))]
         self.parts = [
             None if k.lost is None else (scale, DeviceArray(k.lost))
             for k, scale in zip(coefficients, scales, strict=False)

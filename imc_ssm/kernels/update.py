@@ -5,9 +5,9 @@ through the time steps, with 16 sequences in every vector. Integers are held in 
 below 2^52, so products, sums and halves are exact, `fma` rounds nothing, and `rint` is the unit's rounding. One
 kernel serves all word lengths, and full precision as well: no rounding, infinite bounds.
 
-Arrays: u, y (batch, head, time); x (batch, head, state, 2) centred codes; `k` (head, state, COLUMNS) the folded
-coefficients, an even number of states (`codes.Tables`). how = (placement, rounding). `scratch` = (float64,
-float32), (thread, size).
+Arrays: u, y (batch, head, time); x (batch, head, row, 2) the packed state (`ends.Ends`); `k` (head, state,
+COLUMNS) the folded coefficients, an even number of states (`codes.Tables`). how = (placement, rounding, 2^m of the
+residuals, steps done before). `scratch` = (float64, float32), (thread, size).
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from imc_ssm.kernels.codes import COLUMNS, HALF_EVEN, HALF_UP, JOINT, NONE, SEPARATE
+from imc_ssm.kernels.codes import (
+    COLUMNS,
+    DITHERED,
+    FEEDBACK,
+    HALF_AWAY,
+    HALF_EVEN,
+    HALF_UP,
+    JOINT,
+    NONE,
+    SEPARATE,
+    STOCHASTIC,
+)
 from imc_ssm.kernels.compiling import kernel
 from imc_ssm.kernels.draws import draw
 from imc_ssm.kernels.grid import Array
@@ -41,15 +52,19 @@ from imc_ssm.kernels.vector import (
     turn,
     wide,
 )
+from imc_ssm.kernels.windows import WORDS, collect, dither, hold, pick
 
 __all__ = [
     "TILE",
+    "added",
     "advance",
     "forward_codes",
     "forward_sizes",
     "gather",
     "inlined",
+    "keep_last",
     "rounded",
+    "rows_of_state",
     "scatter",
     "start_from",
 ]
@@ -72,46 +87,78 @@ def rounded(q: Any, rounding: Any) -> Any:
     half = broadcast(0.5)
     if rounding == HALF_UP:
         return floor(q + half)
-    return trunc(q + copysign(half, q))
+    if rounding == HALF_AWAY:
+        return trunc(q + copysign(half, q))
+    return floor(q)  # what is added before is in q
 
 
 @inlined
-def advance(r: Any, i: Any, v: Any, k: Any, p: Any, z: Any, at: Any, how: Any, noisy: Any) -> Any:
-    """One step of the state whose coefficients are at k[p], with input v.
+def added(
+    k: Any, p: Any, z: Any, at: Any, d: Any, t: Any, word: Any, pitch: Any, left: Any, how: Any, noisy: Any
+) -> Any:
+    """What one step adds to the products of the state at k[p], to a x (real, imaginary) and, apart, to b u.
 
-    Returns the state before its last saturation, and where a x and b u did not saturate (real, imaginary each).
+    Noise z from `at`, words of dither d (word, update `t`), or what was cut off before, `left`.
     """
-    order, rounding = how
-    ar, ai, br, bi = splat(k, p), splat(k, p + 1), splat(k, p + 2), splat(k, p + 3)
-    nr, ni = broadcast(0.0), broadcast(0.0)
+    nr, ni, mr, mi = broadcast(0.0), broadcast(0.0), broadcast(0.0), broadcast(0.0)
+    if how[1] == DITHERED or how[1] == STOCHASTIC:
+        nr, ni = splat(d, word * pitch + t), splat(d, (word + 1) * pitch + t)
+        if how[0] == SEPARATE:
+            mr, mi = splat(d, (word + 2) * pitch + t), splat(d, (word + 3) * pitch + t)
+    elif how[1] == FEEDBACK:
+        nr, ni = left
     if noisy:
         sigma = splat(k, p + 8)
-        nr, ni = sigma * wide(load(z, at)), sigma * wide(load(z, at + LANES))
+        nr, ni = fma(sigma, wide(load(z, at)), nr), fma(sigma, wide(load(z, at + LANES)), ni)
+    return nr, ni, mr, mi
+
+
+@inlined
+def advance(r: Any, i: Any, v: Any, k: Any, p: Any, more: Any, how: Any) -> Any:
+    """One step of the state whose coefficients are at k[p], with input v; `more`: what `added` returned.
+
+    Returns the state before its last saturation, where a x and b u did not saturate (real, imaginary each), and
+    what truncation left for the next step.
+    """
+    order, rounding = how[0], how[1]
+    ar, ai, br, bi = splat(k, p), splat(k, p + 1), splat(k, p + 2), splat(k, p + 3)
+    nr, ni, mr, mi = more
     if order == JOINT:
-        qr = rounded(fma(ar, r, fma(-ai, i, fma(br, v, nr))), rounding)
-        qi = rounded(fma(ar, i, fma(ai, r, fma(bi, v, ni))), rounding)
-        always = equal(ar, ar)
-        return qr, qi, always, always, always, always
+        sr, si = fma(ar, r, fma(-ai, i, fma(br, v, nr))), fma(ar, i, fma(ai, r, fma(bi, v, ni)))
+        qr, qi = rounded(sr, rounding), rounded(si, rounding)
+        always, left = equal(ar, ar), (nr, ni)
+        if rounding == FEEDBACK:
+            grain, unit = broadcast(how[2]), broadcast(1.0 / how[2])
+            left = floor((sr - qr) * grain) * unit, floor((si - qi) * grain) * unit
+        return qr, qi, always, always, always, always, left
     low, high = splat(k, p + 6), splat(k, p + 7)
     pr = rounded(fma(ar, r, fma(-ai, i, nr)), rounding)
     pi = rounded(fma(ar, i, fma(ai, r, ni)), rounding)
-    dr, di = rounded(br * v, rounding), rounded(bi * v, rounding)
+    dr, di = rounded(fma(br, v, mr), rounding), rounded(fma(bi, v, mi), rounding)
     kr, ki = clamp(pr, low, high), clamp(pi, low, high)
     er, ei = clamp(dr, low, high), clamp(di, low, high)
-    return kr + er, ki + ei, equal(kr, pr), equal(ki, pi), equal(er, dr), equal(ei, di)
+    return kr + er, ki + ei, equal(kr, pr), equal(ki, pi), equal(er, dr), equal(ei, di), (nr, ni)
 
 
 @inlined
-def _pair(x: Any, drive: Any, total: Any, z: Any, k: Any, p: Any, steps: Any, how: Any, noisy: Any) -> None:
-    """Two states, their coefficients at k[p], through `steps` steps: x moves on, Re(c x) is added to `total`."""
+def _pair(
+    x: Any, rest: Any, drive: Any, total: Any, z: Any, d: Any, k: Any, p: Any, steps: Any, how: Any, noisy: Any
+) -> None:
+    """Two states, their coefficients at k[p], through `steps` steps: x moves on, Re(c x) is added to `total`.
+
+    `rest`: their residuals, which move on as well.
+    """
     q = p + COLUMNS
     r0, i0, r1, i1 = load(x, 0), load(x, LANES), load(x, 2 * LANES), load(x, 3 * LANES)
+    left0, left1 = (load(rest, 0), load(rest, LANES)), (load(rest, 2 * LANES), load(rest, 3 * LANES))
     for t in range(steps):
         v = wide(load(drive, t * LANES))
-        r0, i0, _, _, _, _ = advance(r0, i0, v, k, p, z, 4 * t * LANES, how, noisy)
+        more = added(k, p, z, 4 * t * LANES, d, t, 0, TILE, left0, how, noisy)
+        r0, i0, _, _, _, _, left0 = advance(r0, i0, v, k, p, more, how)
         low, high = splat(k, p + 6), splat(k, p + 7)
         r0, i0 = clamp(r0, low, high), clamp(i0, low, high)
-        r1, i1, _, _, _, _ = advance(r1, i1, v, k, q, z, (4 * t + 2) * LANES, how, noisy)
+        more = added(k, q, z, (4 * t + 2) * LANES, d, t, 4, TILE, left1, how, noisy)
+        r1, i1, _, _, _, _, left1 = advance(r1, i1, v, k, q, more, how)
         low, high = splat(k, q + 6), splat(k, q + 7)
         r1, i1 = clamp(r1, low, high), clamp(i1, low, high)
         y = fma(splat(k, p + 4), r0, fma(splat(k, p + 5), i0, load(total, t * LANES)))
@@ -120,22 +167,44 @@ def _pair(x: Any, drive: Any, total: Any, z: Any, k: Any, p: Any, steps: Any, ho
     store(x, LANES, i0)
     store(x, 2 * LANES, r1)
     store(x, 3 * LANES, i1)
+    if how[1] == FEEDBACK:
+        store(rest, 0, left0[0])
+        store(rest, LANES, left0[1])
+        store(rest, 2 * LANES, left1[0])
+        store(rest, 3 * LANES, left1[1])
 
 
 @compiled
 def _run(
-    x: Array, drive: Array, total: Array, z: Array, k: Array, h: int, n: int, steps: int, how: Any, noisy: bool
+    x: Array,
+    rest: Array,
+    drive: Array,
+    total: Array,
+    z: Array,
+    d: Array,
+    k: Array,
+    h: int,
+    n: int,
+    steps: int,
+    how: Any,
+    noisy: bool,
 ) -> None:
     """`_pair` for states n and n + 1 of a head, compiled apart for what is used most: its loop has no choices."""
-    order, rounding = how
+    order, rounding, grain = how[0], how[1], how[2]
     at, p = pointer(x[2 * n * LANES :]), (h * k.shape[1] + n) * COLUMNS
-    drive, total, z, k = pointer(drive), pointer(total), pointer(z), pointer(k)
-    if rounding != HALF_EVEN or noisy:
-        _pair(at, drive, total, z, k, p, steps, how, noisy)
+    left = pointer(rest[2 * n * LANES :] if rounding == FEEDBACK else x[2 * n * LANES :])
+    drive, total, z, d, k = pointer(drive), pointer(total), pointer(z), pointer(d), pointer(k)
+    truncated = (rounding == DITHERED) | (rounding == STOCHASTIC)
+    if (rounding != HALF_EVEN and not truncated) or noisy:
+        _pair(at, left, drive, total, z, d, k, p, steps, (order, rounding, grain), noisy)
+    elif truncated and order == JOINT:
+        _pair(at, left, drive, total, z, d, k, p, steps, (JOINT, DITHERED, 1.0), False)
+    elif truncated:
+        _pair(at, left, drive, total, z, d, k, p, steps, (SEPARATE, DITHERED, 1.0), False)
     elif order == JOINT:
-        _pair(at, drive, total, z, k, p, steps, (JOINT, HALF_EVEN), False)
+        _pair(at, left, drive, total, z, d, k, p, steps, (JOINT, HALF_EVEN, 1.0), False)
     else:
-        _pair(at, drive, total, z, k, p, steps, (SEPARATE, HALF_EVEN), False)
+        _pair(at, left, drive, total, z, d, k, p, steps, (SEPARATE, HALF_EVEN, 1.0), False)
 
 
 @compiled
@@ -222,19 +291,38 @@ def scatter(
 
 
 @compiled
-def start_from(x0: Array, h: int, first: int, lanes: int, x: Array) -> None:
-    """The initial states of one head into `x`, (state, part, lane); 0 in lanes and states that do not exist."""
+def start_from(x0: Array, h: int, first: int, lanes: int, row: int, states: int, unit: float, x: Array) -> None:
+    """Rows `row` ... of a head's packed state, times `unit`, into `x` (row, part, lane); 0 where there is none."""
     x[:] = 0
-    for n in range(x0.shape[2]):
+    for n in range(states):
         for part in range(2):
             for lane in range(lanes):
-                x[(2 * n + part) * LANES + lane] = x0[first + lane, h, n, part]
+                x[(2 * n + part) * LANES + lane] = x0[first + lane, h, row + n, part] * unit
+
+
+@compiled
+def keep_last(x: Array, h: int, first: int, lanes: int, row: int, states: int, unit: float, x0: Array) -> None:
+    """`start_from`, the other way."""
+    for n in range(states):
+        for part in range(2):
+            for lane in range(lanes):
+                x0[first + lane, h, row + n, part] = x[(2 * n + part) * LANES + lane] * unit
+
+
+@compiled
+def rows_of_state(rows: int, inp: Array, rounding: int) -> tuple[int, bool]:
+    """The number of states in a packed state of so many rows, and whether a row of sums is among them."""
+    slow = False
+    for h in range(len(inp)):
+        slow |= inp[h, 3] > 1
+    return (rows - slow) // (2 if rounding == FEEDBACK else 1), slow
 
 
 def forward_sizes(states: int, noisy: bool) -> tuple[int, int]:
-    """Numbers of scratch of one worker: float64 (states, sums) and float32 (two turns of a tile, noise)."""
+    """Numbers of scratch of one worker: float64 (states, residuals, what is held, dither, sums) and float32 (two
+    turns of a tile, sums of inputs, noise)."""
     block = TILE * LANES
-    return 2 * states * LANES + block, (6 if noisy else 2) * block
+    return (4 * states + 1) * LANES + WORDS * TILE + block, (6 if noisy else 2) * block + LANES
 
 
 @kernel
@@ -243,31 +331,58 @@ def forward_codes(
 ) -> None:
     """The update of all sequences; `x` holds the (centred) initial state and receives the last one.
 
-    inp (head, 3) float32: scale, lowest and highest centred code of the input. out (head, 5) float64: gain, lowest
-    and highest centred code and scale of the output, 2^shift_y; gain 0: y is scale times the bare sum. noise: see
-    `draws.draw`; an empty table: none. y float32, or float64 for codes.
+    inp (head, 4) float32: scale, lowest and highest centred code of the input, period. out (head, 5) float64:
+    gain, lowest and highest centred code and scale of the output, 2^shift_y; gain 0: y is scale times the bare
+    sum. noise: see `draws.draw`; an empty table: none. y float32, or float64 for codes.
     """
     batch, heads, time = u.shape
-    states, block = k.shape[1], TILE * LANES
+    padded, block = k.shape[1], TILE * LANES
+    states, slow = rows_of_state(x.shape[2], inp, how[1])
     blocks = (batch + LANES - 1) // LANES
-    noisy = noise[0].size > 0
+    noisy, truncated = noise[0].size > 0, how[1] == DITHERED or how[1] == STOCHASTIC
+    nearest = HALF_EVEN if truncated or how[1] == FEEDBACK else how[1]
     for item in prange(blocks * heads):
         h, first = item % heads, (item // heads) * LANES
         lanes = min(LANES, batch - first)
         doubles, singles = scratch[0][numba.get_thread_id()], scratch[1][numba.get_thread_id()]
-        state, total = doubles[: 2 * states * LANES], doubles[2 * states * LANES :]
-        rows, drive, z = singles[:block], singles[block : 2 * block], singles[2 * block :]
-        start_from(x, h, first, lanes, state)
+        state, more = doubles[: 2 * padded * LANES], doubles[2 * padded * LANES :]
+        rest, more = more[: 2 * padded * LANES], more[2 * padded * LANES :]
+        held, more = more[:LANES], more[LANES:]
+        d, total = more[: WORDS * TILE].reshape(WORDS, TILE), more[WORDS * TILE :]
+        rows, drive, z = singles[:block], singles[block : 2 * block], singles[2 * block + LANES :]
+        sums, period = singles[2 * block : 2 * block + LANES], int(inp[h, 3])
+        start_from(x, h, first, lanes, 0, states, 1.0, state)
+        if how[1] == FEEDBACK:
+            start_from(x, h, first, lanes, states, states, 1.0 / how[2], rest)
+        sums[:], held[:] = 0, 0
+        if period > 1:
+            for lane in range(lanes):
+                sums[lane] = x[first + lane, h, x.shape[2] - 1, 0]
+            for n in range(states):
+                for part in range(2):
+                    for lane in range(LANES):
+                        held[lane] += k[h, n, 4 + part] * state[(2 * n + part) * LANES + lane]
         for start in range(0, time, TILE):
             steps = min(TILE, time - start)
+            update, phase = (how[3] + start) // period, (how[3] + start) % period
             gather(u, h, first, lanes, start, steps, inp, how[1] != NONE, rows, drive)
-            total[: steps * LANES] = 0
-            for n in range(0, states, 2):
+            count = steps if period == 1 else collect(drive, sums, steps, period, phase)
+            total[: count * LANES] = 0
+            for n in range(0, padded, 2):
                 if noisy:
                     draw(noise, first, h, n, start, steps, z)
-                _run(state, drive, total, z, k, h, n, steps, how, noisy)
-            scatter(total, h, first, lanes, start, steps, out, how[1], y, free, drive, rows)
-        for n in range(x.shape[2]):
-            for part in range(2):
-                for lane in range(lanes):
-                    x[first + lane, h, n, part] = state[(2 * n + part) * LANES + lane]
+                    if period > 1:
+                        pick(z, 4 * LANES, steps, period, phase)
+                if truncated:
+                    dither(how[1], how[0], h, n, states, update, count, k, d)
+                _run(state, rest, drive, total, z, d.ravel(), k, h, n, count, how, noisy)
+            if period > 1:
+                hold(total, held, steps, period, phase)
+            scatter(total, h, first, lanes, start, steps, out, nearest, y, free, drive, rows)
+        keep_last(state, h, first, lanes, 0, states, 1.0, x)
+        if how[1] == FEEDBACK:
+            keep_last(rest, h, first, lanes, states, states, how[2], x)
+        if slow:
+            for lane in range(lanes):
+                x[first + lane, h, x.shape[2] - 1, 0] = sums[lane]
+                x[first + lane, h, x.shape[2] - 1, 1] = 0

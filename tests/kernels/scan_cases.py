@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, broadcast_heads, plan_scan
+from imc_ssm.fixedpoint import Format, Noise, ScanFormats, ScanPlan, UnitState, broadcast_heads, plan_scan
+from imc_ssm.fixedpoint.formats import ROUNDINGS
 
 CODES = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
@@ -25,7 +26,7 @@ class CodeCase:
     a: CODES
     b: CODES | None
     c: CODES | None
-    x0: CODES | None
+    x0: CODES | UnitState | None
     noise: Noise | None
 
     @property
@@ -34,10 +35,11 @@ class CodeCase:
 
 
 @st.composite
-def code_cases(draw: st.DrawFn) -> CodeCase:
-    """Formats of 2 to 16 bits, symmetric or not, per tensor, head or state, both orders, three roundings, poles up
-    to 1.05, with or without b, c, y, clip, noise and initial state; batches that do and do not fill the lanes. In
-    half of the cases all scales are powers of two, so that sums fall exactly between two codes again and again."""
+def code_cases(draw: st.DrawFn, timed: bool = False) -> CodeCase:
+    """Formats of 2 to 16 bits, symmetric or not, per tensor, head or state, both orders, three roundings (`timed`:
+    six, and slow heads), poles up to 1.05, with or without b, c, y, clip, noise and initial state; batches that do
+    and do not fill the lanes. In half of the cases all scales are powers of two, so that sums fall exactly between
+    two codes again and again."""
     heads, states = draw(st.integers(1, 3)), draw(st.integers(1, 5))
     batch, time = draw(st.sampled_from([1, 3, 15, 16, 17, 35])), draw(st.integers(1, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -67,6 +69,14 @@ def code_cases(draw: st.DrawFn) -> CodeCase:
         rounding_placement=draw(st.sampled_from(["joint", "separate"])),
         rounding=draw(st.sampled_from(["half_even", "half_up", "half_away"])),
     )
+    if timed:
+        rounding = draw(st.sampled_from(ROUNDINGS))
+        placement = "joint" if rounding == "feedback" else formats.rounding_placement
+        slow = draw(st.lists(st.sampled_from([1, 1, 2, 4, 8]), min_size=heads, max_size=heads).map(tuple))
+        bits = draw(st.integers(1, 16))
+        formats = replace(
+            formats, rounding=rounding, rounding_placement=placement, residual_bits=bits, periods=slow
+        )
     noise = None
     if draw(st.booleans()):
         seed, sample, step = (draw(st.integers(0, 2**n - 100)) for n in (64, 32, 32))
@@ -87,9 +97,28 @@ def code_cases(draw: st.DrawFn) -> CodeCase:
     u = codes(formats.u, (batch, heads, time), 1)
     a, b, c = (codes(p, (heads, states, 2), 0) for p in (formats.a, formats.b, formats.c))
     x0 = codes(formats.x, (batch, heads, states, 2), 1) if draw(st.booleans()) else None
+    if timed and formats.timed and draw(st.booleans()):
+        begun = draw(st.integers(0, 2**20))
+        x = codes(formats.x, (batch, heads, states, 2), 1)
+        # No more than the inputs that came since the last update can sum up to.
+        done, most = begun % plan.periods, np.broadcast_to(formats.u.magnitude(), heads)
+        sums = rng.integers(-most * done, most * done, (batch, heads), endpoint=True) if formats.slow else None
+        residual = None
+        if formats.rounding == "feedback":
+            residual = rng.integers(0, 2**formats.residual_bits, (batch, heads, states, 2))
+        x0 = UnitState(x, begun, sums, residual)
     assert u is not None
     assert a is not None
     return CodeCase(plan, u, a, b, c, x0, noise)
+
+
+def assert_same_state(found: object, wanted: object) -> None:
+    """Of two states of a unit every word is the same."""
+    assert isinstance(found, UnitState) == isinstance(wanted, UnitState)
+    pairs = zip(found, wanted, strict=True) if isinstance(found, UnitState) else [(found, wanted)]
+    for one, two in pairs:
+        assert (one is None) == (two is None)
+        assert one is None or np.array_equal(one, two)
 
 
 def operands(
