@@ -20,8 +20,8 @@ updates are then all words, and those of a few updates in a row lie evenly."""
 OFFSET = 49471
 """What the words of neighbouring states differ by: 2^16 over the plastic number, nearest odd integer."""
 QUARTER = 2 ** (WORD - 2)
-"""What the word of an imaginary part is ahead of its real part's. The two errors are then a phasor that turns against
-poles of positive angle, which hardly answer it."""
+"""What the word of an imaginary part is ahead of its real part's. The two errors are then a phasor that turns
+against the poles, whose angles are positive: they hardly answer it."""
 HASH = (0x9E3779B9, 0x85EBCA6B, 0x7FEB352D, 0x846CA68B)
 """Of the stochastic words: factors of update and register, then of the two rounds of the mixing."""
 
@@ -36,7 +36,7 @@ def registers(heads: int, states: int) -> Ints:
 
 
 def dither_words(update: ArrayLike, register: ArrayLike) -> Ints:
-    """w = (40503 j + 49471 floor(i / 2) + 16384 (i mod 2)) mod 2^16 for update j and register i, which broadcast."""
+    """w = (40503 j + 49471 floor(i / 2) + 16384 (i mod 2)) mod 2^16 for update j and register i (broadcast)."""
     j, i = np.asarray(update, np.int64), np.asarray(register, np.int64)
     return np.asarray((STEP * j + OFFSET * (i >> 1) + QUARTER * (i & 1)) & _MASK)
 

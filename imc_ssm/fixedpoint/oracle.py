@@ -134,7 +134,8 @@ def _begun(plan: ScanPlan, x0: Ints | UnitState | None, shape: tuple[int, ...]) 
             f"the state of a unit has sums {sums.shape}, residuals {residual.shape} and time {given.time}; needed "
             f"are {shape[:2]}, {shape} and a time that is not negative"
         )
-    return UnitState(x, int(given.time), sums, residual)
+    down = np.maximum(f.residual_bits - plan.shift, 0)[..., None]  # bits that no sum has
+    return UnitState(x, int(given.time), sums, (residual >> down) << down)
 
 
 def _output(plan: ScanPlan, x: Ints, c: Ints, at: Any) -> tuple[Ints, NDArray[np.bool_]]:

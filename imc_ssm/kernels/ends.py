@@ -31,6 +31,7 @@ class Ends:
             DeviceArray(np.ascontiguousarray(v[..., None])) for v in (plan.zero("x"), plan.low, plan.high)
         )
         largest = np.maximum(f.u.high - f.u.zero_point, f.u.zero_point - f.u.low) * (plan.periods - 1)
+        self.unused = DeviceArray(np.maximum(f.residual_bits - plan.shift, 0)[..., None].astype(np.int32))
         self.most = DeviceArray(np.array(np.broadcast_to(largest, plan.heads)))
 
     def start(self, x0: Any, shape: tuple[int, ...], device: torch.device, states: int = 0) -> tuple[Tensor, int]:
@@ -69,14 +70,18 @@ class Ends:
         return centred.int()
 
     def _residuals(self, e: Any, shape: tuple[int, ...], full: tuple[int, ...], device: torch.device) -> Tensor:
+        """Residuals without the bits below those that a sum has."""
         assert self.residual is not None
+        unused = self.unused.on(device)
         if e is None:
-            return torch.full(full, first_residual(self.residual), dtype=torch.int32, device=device)
+            first = torch.full(full, first_residual(self.residual), dtype=torch.int32, device=device)
+            return (first >> unused) << unused
         if e.shape != shape or e.dtype not in (torch.int32, torch.int64):
             raise ImcSsmError(f"residuals are {e.dtype} {tuple(e.shape)}; needed are integers {shape}")
         if bool(((e < 0) | (e >= 1 << self.residual)).any()):
             raise FormatError(f"a residual is outside its {self.residual} bits")
-        return torch.as_tensor(e.to(device).reshape(full).int())
+        given: Tensor = e.to(device).reshape(full).int()
+        return (given >> unused) << unused
 
     def last(self, packed: Tensor, time: int, *, alone: bool = False) -> Any:
         """The state after `time` steps: its codes, or a `UnitState` where the unit is timed.
