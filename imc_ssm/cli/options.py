@@ -147,8 +147,8 @@ Order = Annotated[str | None, typer.Option(help="A x and B u are rounded togethe
 Rounding = Annotated[
     str | None,
     typer.Option(
-        help="How the update unit rounds: half_even, half_up, half_away; or its state by what is added before it is "
-        "truncated: dithered, stochastic, feedback."
+        help="How the update unit rounds: half_even, half_up, half_away; or its state by what is added before it "
+        "is truncated: dithered, stochastic, feedback."
     ),
 ]
 ResidualBits = Annotated[
