@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
-from imc_ssm.fixedpoint import Format, ScanFormats
+from imc_ssm.fixedpoint import Format, ScanFormats, UnitState
 from imc_ssm.fixedpoint.formats import MAX_PERIOD
+from imc_ssm.fixedpoint.oracle import first_residual
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import ScanUnit, diagonal_scan
 from imc_ssm.kernels.ranges import Range
@@ -30,6 +31,7 @@ from imc_ssm.quantization.sites import scale_add
 
 __all__ = ["QuantizedS4D", "rounded"]
 
+State = Tensor | UnitState
 _FINEST = 2.0**-12
 """Smallest range of a state, of its head's widest."""
 
@@ -198,13 +200,13 @@ class QuantizedS4D(nn.Module):
     def forward(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         return self._run(u.transpose(1, 2), mask, None)[0].transpose(1, 2)
 
-    def _run(self, u: Tensor, mask: Tensor | None, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _run(self, u: Tensor, mask: Tensor | None, x0: State | None) -> tuple[Tensor, State | None]:
         """y (batch, head, time) and the last state."""
         u = u.contiguous()
         y, last = self._recurrence(u, mask, x0)
         return scale_add(y, u, self.grid(self.inner.D), self.after_d, mask), last
 
-    def _recurrence(self, u: Tensor, mask: Tensor | None, x0: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _recurrence(self, u: Tensor, mask: Tensor | None, x0: State | None) -> tuple[Tensor, State | None]:
         """y (batch, head, time) on its grid, and the last state."""
         scheme = self.scheme
         if self.integer and not (self.state.observing or self.state.dynamic or self.recurrent.dynamic):
@@ -276,10 +278,11 @@ class QuantizedS4D(nn.Module):
             low, high = np.where(width < least, -least, low), np.where(width < least, least, high)
         return low, high
 
-    def init_state(self, batch: int) -> Tensor:
+    def init_state(self, batch: int) -> State:
         """The code of zero in every state register (batch, head, state, 2), or a complex zero state.
 
-        Raises `ImcSsmError` where ranges are dynamic.
+        A `UnitState` where the unit keeps more: a counter for dither and slow heads, sums of these heads' inputs,
+        residuals. Raises `ImcSsmError` where ranges are dynamic.
         """
         check_static(self.moving, "streaming")
         if not self.integer:
@@ -287,9 +290,16 @@ class QuantizedS4D(nn.Module):
         heads, states = self.shape
         zero = self.state.zero_point
         zero = zero if zero.ndim == 2 else zero.expand(heads)[:, None]
-        return zero[..., None].expand(batch, heads, states, 2).clone()
+        x = zero[..., None].expand(batch, heads, states, 2).clone()
+        rounding, slow = self.scheme.rounding, self.rates() is not None
+        if not slow and rounding == self.scheme.nearest:
+            return x
+        x = x.int()
+        sums = x.new_zeros(batch, heads) if slow else None
+        first = first_residual(self.scheme.residual_bits)
+        return UnitState(x, 0, sums, torch.full_like(x, first) if rounding == "feedback" else None)
 
-    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: u (batch, head) -> y (batch, head), next state; `ImcSsmError` where ranges are dynamic."""
         check_static(self.moving, "streaming")
         y, last = self._run(u[..., None], None, state)
