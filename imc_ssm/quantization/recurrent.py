@@ -210,7 +210,8 @@ class QuantizedS4D(nn.Module):
         """y (batch, head, time) on its grid, and the last state."""
         scheme = self.scheme
         if self.integer and not (self.state.observing or self.state.dynamic or self.recurrent.dynamic):
-            return self.unit()(u, x0, grad_clamp=scheme.grad_clamp)
+            start: Any = x0
+            return self.unit()(u, start, grad_clamp=scheme.grad_clamp)
         a, b, c = self._stepped()
         if self.state.observing:
             if self.state.bits is not None:
