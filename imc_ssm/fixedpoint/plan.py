@@ -127,8 +127,8 @@ def plan_scan(
     if formats.periods is not None:
         if len(formats.periods) != heads or complex_drive:
             raise FormatError(
-                f"periods of {len(formats.periods)} heads for {heads} {'states between matrices' * complex_drive}"
-                f"{'heads' * (not complex_drive)}; give one period a head, to a recurrence with inputs of its own"
+                f"periods of {len(formats.periods)} heads for {heads} "
+                f"{'states between matrices, which have none' if complex_drive else 'heads; give one a head'}"
             )
         period = np.asarray(formats.periods, np.int64)[:, None]
         s_u, p_u = s_u / period, p_u * period  # the mean of so many inputs, by their sum
