@@ -68,7 +68,8 @@ def layers_of(model: Classifier) -> dict[str, Layer]:
 def rounded_coefficients(
     layer: Layer, scheme: Scheme | int | None = None
 ) -> tuple[Coefficients, Coefficients, dict[str, int | None]]:
-    """(a, b, c) as trained, the same as the integer unit holds them, and the bits of "a", "b" and "c".
+    """(a, b, c) as trained, the same as the integer unit holds them, bits of "a" (polar: of the phase), "b"
+    and "c".
 
     A part without bits is the same in both. A quantized layer has its scheme; a layer in full precision needs
     one, or a word length for all three. Raises `ImcSsmError` where there is none, or two.
@@ -85,11 +86,11 @@ def rounded_coefficients(
         quantized = QuantizedS4D.alone(layer, scheme)
     *values, formats = quantized.coefficients()
     before, after = [], []
-    for part, value in zip("abc", values, strict=True):
-        pairs, fmt = pairs_of(value), formats.get(part)
-        before.append(_complex(pairs))
-        after.append(_complex(pairs if fmt is None else fmt.dequantize(fmt.quantize(pairs))))
-    bits = {part: None if part not in formats else int(formats[part].bits) for part in "abc"}
+    for part, value, trained in zip("abc", values, quantized.exact(), strict=True):
+        given, fmt = pairs_of(value), formats.get(part)
+        before.append(_complex(pairs_of(trained)))
+        after.append(_complex(given if fmt is None else fmt.dequantize(fmt.quantize(given))))
+    bits = {part: quantized.specs[name].bits for part, name in (("a", "poles"), ("b", "b"), ("c", "c"))}
     rates = quantized.rates()
     exact, moved = (Coefficients(a, b, c, rates) for a, b, c in (before, after))
     return exact, moved, bits

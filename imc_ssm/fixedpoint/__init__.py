@@ -34,6 +34,7 @@ from imc_ssm.fixedpoint.operators import (
 )
 from imc_ssm.fixedpoint.oracle import Overflows, UnitState, scan_codes, state_codes
 from imc_ssm.fixedpoint.plan import ScanPlan, plan_scan
+from imc_ssm.fixedpoint.poles import PoleForm, PoleGrid, settled
 from imc_ssm.fixedpoint.requantization import Requantizer, requantize, round_shift
 from imc_ssm.fixedpoint.widths import Multipliers, Shifts
 
@@ -49,6 +50,8 @@ __all__ = [
     "Noise",
     "NormPlan",
     "Overflows",
+    "PoleForm",
+    "PoleGrid",
     "Requantizer",
     "Rounding",
     "RoundingPlacement",
@@ -83,6 +86,7 @@ __all__ = [
     "round_shift",
     "scale_add_codes",
     "scan_codes",
+    "settled",
     "state_codes",
     "stochastic_words",
     "sum_codes",

@@ -16,7 +16,7 @@ Shapes: B batch, T time, H channels, P = N/2 complex states; complex vectors are
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -101,10 +101,10 @@ class StateUnit(nn.Module):
         x, last = state_scan(parts_of(v[:, None]), *self.discrete(), x0=state, return_state=True)
         return vector_of(x)[:, 0], last
 
-    def graph(self, v: Signal, at: Place, **rules: str) -> Signal:
+    def graph(self, v: Signal, at: Place, **rules: Any) -> Signal:
         """The update; `rules`: how its integers are rounded."""
         x = at.signal("state", width=v.width, complex=True, kind="state")
-        return at.emit(StateUpdate(at.label("recurrence"), at.path, (v,), x, **rules))  # type: ignore[arg-type]
+        return at.emit(StateUpdate(at.label("recurrence"), at.path, (v,), x, **rules))
 
 
 def parts_of(v: Tensor) -> Tensor:

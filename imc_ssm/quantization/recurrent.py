@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
-from imc_ssm.fixedpoint import Format, ScanFormats, UnitState
+from imc_ssm.fixedpoint import Format, PoleGrid, ScanFormats, UnitState
 from imc_ssm.fixedpoint.formats import MAX_PERIOD
 from imc_ssm.fixedpoint.oracle import first_residual
 from imc_ssm.graph import Place, Signal
@@ -23,6 +23,7 @@ from imc_ssm.quantization.context import Context, check_static, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
 from imc_ssm.quantization.kept import Kept, parameters_of
 from imc_ssm.quantization.modules import ParameterGrid
+from imc_ssm.quantization.poles import grid_of, polar, stored_words
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.rates import groups_of, held, several_steps, slowest, windows
 from imc_ssm.quantization.rules import FormatSpec
@@ -147,22 +148,29 @@ class QuantizedS4D(nn.Module):
     def coefficients(self) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         """(a, b, c), (head, state) complex, a and b of as many steps as the head's period has, and the formats of
         those that have a word."""
-        a, b, c = self._stepped()
-        return a, b, c, self._coefficient_formats(a, b, c)
+        return self._worded(*self.exact())
 
-    def _stepped(self) -> tuple[Tensor, Tensor, Tensor]:
+    def exact(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(a, b, c) as trained, a and b of as many steps as the head's period has."""
         a, b, c = self.inner.discrete()
         if (rates := self.rates()) is None:
             return a, b, c
         assert self.periods is not None
         return *several_steps(a, b, self.periods, max(rates)), c
 
-    def _coefficient_formats(self, a: Tensor, b: Tensor, c: Tensor) -> dict[str, Format]:
-        """Formats of a, b and c, where they have bits; of c with the registers' format in force."""
-        formats = {}
+    def pole_grid(self) -> PoleGrid | None:
+        """The grid of decay and phase that the poles lie on; None where they are Cartesian."""
+        return grid_of(self.exact()[0], self.scheme, self.specs["poles"])
+
+    def _worded(self, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """(a, b, c), a on its grid of decay and phase where it has one, and the formats of those that have bits;
+        of c with the registers' format in force."""
+        formats: dict[str, Any] = {}
+        if (made := polar(a, self.scheme, self.specs["poles"])) is not None:
+            a, formats["a"] = made
         for part, name, value in (("a", "poles", a), ("b", "b", b), ("c", "c", c)):
             spec = self.specs[name]
-            if spec.bits is not None:
+            if spec.bits is not None and part not in formats:
                 pairs = torch.view_as_real(value.detach().resolve_conj()).cpu().numpy()
                 apart = part == "c" and self.specs["state"].granularity == "state" and self.integer
                 formats[part] = (
@@ -170,7 +178,7 @@ class QuantizedS4D(nn.Module):
                     if apart
                     else parameter_format(pairs, spec.bits, spec.granularity, symmetric=spec.symmetric)
                 )
-        return formats
+        return a, b, c, formats
 
     def scan_formats(self) -> ScanFormats:
         """All formats of the integer recurrence; dynamic ones are those of the last batch."""
@@ -212,14 +220,14 @@ class QuantizedS4D(nn.Module):
         if self.integer and not (self.state.observing or self.state.dynamic or self.recurrent.dynamic):
             start: Any = x0
             return self.unit()(u, start, grad_clamp=scheme.grad_clamp)
-        a, b, c = self._stepped()
+        a, b, c = self.exact()
         if self.state.observing:
             if self.state.bits is not None:
                 self.state.collect_range(*self._states(u, a, b, mask))
             return self.recurrent(self._exact(u, a, b, c), mask), None
         if self.state.dynamic:
             self.state.follow_range(*self._states(u, a, b, mask))
-        coefficients = self._coefficient_formats(a, b, c)
+        a, b, c, coefficients = self._worded(a, b, c)
         options: dict[str, Any] = {"x0": x0, "return_state": True, "grad_clamp": scheme.grad_clamp}
         if not self.integer:
             a, b, c = (rounded(z, coefficients.get(p)) for p, z in (("a", a), ("b", b), ("c", c)))
@@ -314,6 +322,8 @@ class QuantizedS4D(nn.Module):
             rules["periods"] = rates
         if self.scheme.rounding == "feedback":
             rules["residual_bits"] = self.scheme.residual_bits
+        if (words := stored_words(self.scheme, self.specs["poles"])) is not None:
+            rules["pole_words"] = words
         return self.inner.graph(u, at, **rules)
 
 

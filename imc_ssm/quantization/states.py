@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Format, ScanFormats
+from imc_ssm.fixedpoint import Format, PoleGrid, ScanFormats
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import state_scan
 from imc_ssm.layers import StateUnit
 from imc_ssm.layers.s5 import parts_of, vector_of
 from imc_ssm.quantization.context import Context, check_rate, check_static, quantizes
+from imc_ssm.quantization.poles import grid_of, polar, stored_words
 from imc_ssm.quantization.quantizer import Quantizer, parameter_format
 from imc_ssm.quantization.recurrent import rounded
 from imc_ssm.quantization.rules import FormatSpec
@@ -67,13 +69,24 @@ class QuantizedStateUnit(nn.Module):
 
     def _coefficients(self) -> tuple[Tensor, Tensor, dict[str, Format]]:
         """(a, b), each (P,) complex, and the formats of those that have bits."""
-        values, formats = self.inner.discrete(), {}
-        for name, value in zip(("poles", "b"), values, strict=True):
+        a, b = self.inner.discrete()
+        formats: dict[str, Format] = {}
+        if (made := polar(a[None], self.scheme, self._pole_spec)) is not None:
+            a, formats["poles"] = made[0][0], made[1]
+        for name, value in (("poles", a), ("b", b)):
             spec = self.specs[name]
-            if spec.bits is not None:
+            if spec.bits is not None and name not in formats:
                 pairs = torch.view_as_real(value.detach().resolve_conj())
                 formats[name] = parameter_format(pairs, spec.bits, "tensor", symmetric=spec.symmetric)
-        return *values, formats
+        return a, b, formats
+
+    @property
+    def _pole_spec(self) -> FormatSpec:
+        return replace(self.specs["poles"], granularity="tensor")  # every state is a head of the unit
+
+    def pole_grid(self) -> PoleGrid | None:
+        """The grid of decay and phase that the poles, (1, P), lie on; None where they are Cartesian."""
+        return grid_of(self.inner.discrete()[0][None], self.scheme, self._pole_spec)
 
     def formats(self) -> dict[str, Format]:
         """Of everything that has bits."""
@@ -122,4 +135,7 @@ class QuantizedStateUnit(nn.Module):
     def graph(self, v: Signal, at: Place) -> Signal:
         """As in full precision, with the scheme's roundings."""
         scheme = self.scheme
-        return self.inner.graph(v, at, rounding_placement=scheme.rounding_placement, rounding=scheme.rounding)
+        rules: dict[str, Any] = {"rounding_placement": scheme.rounding_placement, "rounding": scheme.rounding}
+        if (words := stored_words(scheme, self.specs["poles"])) is not None:
+            rules["pole_words"] = words
+        return self.inner.graph(v, at, **rules)

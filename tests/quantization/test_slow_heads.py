@@ -153,7 +153,7 @@ class TestFullPrecision:
                 outputs[i, h], _ = exact(u[i, h].numpy(), a[h], b[h], c[h], k)
                 _, states = exact(u[i, h, : lengths[i]].numpy(), a[h], b[h], c[h], k)
                 ends[h].append(states)
-        stepped = layer._stepped()
+        stepped = layer.exact()
         np.testing.assert_allclose(layer._exact(u, *stepped).numpy(), outputs, rtol=1e-3, atol=1e-4)
         spec = layer.specs["state"]
         for granularity in ("tensor", "head", "state"):
@@ -186,7 +186,7 @@ class TestFullPrecision:
         formats = layer.scan_formats()
         y, _ = oracle(layer, formats, u)
         real = formats.y.dequantize(y, head_axis=1)
-        wanted = layer._exact(u, *layer._stepped()).numpy()
+        wanted = layer._exact(u, *layer.exact()).numpy()
         assert np.abs(wanted).max() > 0.5
         np.testing.assert_allclose(real, wanted, atol=2e-3 * float(np.abs(wanted).max()))
 

@@ -1,0 +1,75 @@
+"""Poles as decay and phase: straight-through in training, and the Cartesian format of the unit's multipliers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from imc_ssm.errors import ImcSsmError
+from imc_ssm.fixedpoint import Format, PoleGrid, settled
+from imc_ssm.quantization.quantizer import parameter_format
+from imc_ssm.quantization.rules import FormatSpec
+from imc_ssm.quantization.scheme import Scheme
+
+__all__ = ["grid_of", "polar", "stored_words"]
+
+
+def stored_words(scheme: Scheme, spec: FormatSpec) -> tuple[int, int] | None:
+    """Bits of decay and phase that are stored of a pole; None where it is Cartesian or has no word."""
+    if scheme.pole_form == "cartesian" or spec.bits is None:
+        return None
+    return spec.bits if scheme.pole_decay_bits is None else scheme.pole_decay_bits, spec.bits
+
+
+def grid_of(a: Tensor, scheme: Scheme, spec: FormatSpec) -> PoleGrid | None:
+    """The grid of decay and phase over the current poles (head, state); None as `stored_words`.
+
+    Raises `ImcSsmError` for poles that are not finite.
+    """
+    words = stored_words(scheme, spec)
+    if words is None or scheme.pole_form == "cartesian":
+        return None
+    poles = a.detach().resolve_conj().cpu().numpy().astype(np.complex128)
+    if not np.all(np.isfinite(poles)):
+        raise ImcSsmError("a parameter is not finite; try a smaller learning rate")
+    return PoleGrid.over(poles, scheme.pole_form, *words, granularity=spec.granularity)
+
+
+def polar(a: Tensor, scheme: Scheme, spec: FormatSpec) -> tuple[Tensor, Format] | None:
+    """The multipliers (head, state) that the unit makes of the poles' codes, and their format; None as
+    `stored_words`.
+
+    Straight-through: what changes the decay that is rounded (|a|, or ln(-ln |a|)) changes the rounded decay as
+    much, and so does the phase; no gradient of the decay passes where it saturates, on or outside the unit circle:
+
+        d a_q = e^(i theta_q) w d|a| + i a_q d theta,    w = 1 (polar), rho_q ln rho_q / (|a| ln |a|) (log_polar)
+    """
+    grid = grid_of(a, scheme, spec)
+    if grid is None:
+        return None
+    poles = a.detach().resolve_conj().cpu().numpy().astype(np.complex128)
+    points = grid.quantize(poles)
+    pairs = np.stack([points.real, points.imag], axis=-1)
+    fmt = parameter_format(pairs, scheme.pole_multiplier_bits, spec.granularity, symmetric=spec.symmetric)
+    held = _like(settled(points, fmt), a)
+    if not (torch.is_grad_enabled() and a.requires_grad):
+        return held, fmt
+    size, radius = np.abs(poles), np.abs(points)
+    weight = grid.inside(poles).astype(np.float64)
+    if grid.form == "log_polar":
+        exact = np.where(weight > 0, size, 0.5)
+        weight = weight * radius * np.log(radius) / (exact * np.log(exact))
+    there = torch.where(a == 0, torch.ones_like(a), a)  # 0 has no phase
+    change = [z - z.detach() for z in (there.abs(), there.angle())]  # zeros with gradients
+    along = [_real(w, a) * z for w, z in zip((weight, np.where(size > 0, radius, 0.0)), change, strict=True)]
+    return held + _like(np.exp(1j * np.angle(points)), a) * torch.complex(*along), fmt
+
+
+def _like(values: NDArray[np.complex128], a: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(a)
+
+
+def _real(values: NDArray[np.float64], a: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(a.device, a.real.dtype)
