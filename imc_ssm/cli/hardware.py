@@ -10,7 +10,7 @@ import typer
 
 from imc_ssm.cli.inputs import data_of, design_at, writable, writable_result
 from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, HeadsPerTile, Recurrence, Seed, TaskName, Times
-from imc_ssm.cli.report import console, print_whole, stages, write_result, yield_table
+from imc_ssm.cli.report import console, print_whole, stages, updates, write_result, yield_table
 from imc_ssm.cli.resume import checkpoint_of, resumable
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.units import quantity
@@ -165,8 +165,9 @@ def cost(
     Computed on the CPU, wherever the model was trained.
     """
     from imc_ssm.chip import Deployment, compile
+    from imc_ssm.costs import by_operator, operation_table, table
     from imc_ssm.costs import cost as price
-    from imc_ssm.costs import operation_table, table
+    from imc_ssm.graph import Recurrence as Recurrent
     from imc_ssm.modelfile import load_model
     from imc_ssm.pretrained import model_file
     from imc_ssm.quantization import calibration_batch
@@ -204,6 +205,12 @@ def cost(
     console.print(
         f"{per_inference} and {quantity(float(ds['latency_total']), 's')} per inference, {placed.steps} steps"
     )
+    for operator, parts in by_operator(placed).items():
+        if isinstance(operator, Recurrent):
+            joules = sum(parts.values())
+            share = f"{100 * joules / float(ds['energy_total']):.1f} %"
+            slow = "" if operator.periods is None else f"; {updates(operator.periods)}"
+            console.print(f"{operator.name}: {quantity(joules, 'J')}, {share} of the energy{slow}", soft_wrap=True)
     if out is not None:
         config = {"model": model.name, "design": placed.design.model_dump(mode="json")}
         ds.attrs |= {"model": placed.name, **provenance(config, seed)}

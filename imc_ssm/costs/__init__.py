@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from imc_ssm.costs.counts import Taken, actions_of
-from imc_ssm.costs.model import COMPONENTS, cost, energies
+from imc_ssm.costs.model import COMPONENTS, by_operator, cost, energies
 from imc_ssm.costs.tables import operation_table, table
 
 __all__ = [
     "COMPONENTS",
     "Taken",
     "actions_of",
+    "by_operator",
     "cost",
     "energies",
     "operation_table",

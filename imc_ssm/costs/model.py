@@ -42,12 +42,12 @@ from imc_ssm.chip.packing import pack, tiles_of, utilisation
 from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores
 from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.errors import ConfigError, DesignError
-from imc_ssm.graph import COMPONENTS, Recurrence
+from imc_ssm.graph import COMPONENTS, Operator, Recurrence
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
 
-__all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "cost", "energies"]
+__all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "by_operator", "cost", "energies"]
 
 DEFAULT_ACTIVITY = 1.0 / 9.0
 """Mean squared input over squared DAC full scale: the range of a centred input set at three deviations."""
@@ -198,6 +198,15 @@ def energies(
     """Energy per inference of every one of the deployment's actions, J; they add up to that of `cost`."""
     one = _pricer(deployment, _memories(deployment.chip.digital, stores(deployment)), activity)
     return [taken.action.times(deployment.steps) * taken.action.count * one(taken) for taken in operations]
+
+
+def by_operator(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> dict[Operator, dict[str, float]]:
+    """Energy per inference of every operator of a deployment by component, J; they add up to that of `cost`."""
+    operations = actions_of(deployment)
+    out: dict[Operator, dict[str, float]] = {op: dict.fromkeys(COMPONENTS, 0.0) for op in deployment.graph}
+    for taken, joules in zip(operations, energies(deployment, operations, activity), strict=True):
+        out[taken.operator][taken.action.component] += joules
+    return out
 
 
 def _pricer(deployment: Deployment, memories: dict[str, Memory], activity: float) -> Callable[[Taken], float]:

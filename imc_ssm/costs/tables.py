@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from imc_ssm.costs.counts import actions_of
+from imc_ssm.costs.counts import actions_of, loads_of
 from imc_ssm.costs.model import energies
 from imc_ssm.units import quantity
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imc_ssm.chip import Deployment
+    from imc_ssm.graph import Action
 
 __all__ = ["operation_table", "table"]
 
@@ -48,14 +49,19 @@ def table(ds: xr.Dataset) -> Table:
 
 
 def operation_table(deployment: Deployment) -> Table:
-    """Every action that is counted, with its energy per inference; the rows add up to that of `cost`."""
+    """Every action that is counted, with its energy per inference; the rows add up to that of `cost`.
+
+    Rows of the rate "per load" say what loading takes, once, and are not in that sum.
+    """
     from rich.table import Table
 
     out = Table(title=f"Operations ({deployment.steps} steps an inference)")
     for name in ("operator", "component", "action", "count", "bits", "rate", "energy", "purpose"):
         out.add_column(name, justify="right" if name in ("count", "energy") else "left", no_wrap=True)
-    operations = actions_of(deployment)
-    for taken, joules in zip(operations, energies(deployment, operations), strict=True):
+    steps = [(taken, _rate(taken.action)) for taken in actions_of(deployment)]
+    loads = [(taken, "per load") for taken in loads_of(deployment)]
+    rows = [*steps, *loads]
+    for (taken, rate), joules in zip(rows, energies(deployment, [row[0] for row in rows]), strict=True):
         action = taken.action
         where = f" ({action.store})" if action.store else ""
         out.add_row(
@@ -64,8 +70,12 @@ def operation_table(deployment: Deployment) -> Table:
             action.verb + where,
             f"{action.count:,}",
             " x ".join(str(width) for width in action.bits),
-            f"per {action.rate}",
+            rate,
             quantity(joules, "J"),
             action.purpose,
         )
     return out
+
+
+def _rate(action: Action) -> str:
+    return f"per {action.rate}" if action.period == 1 else f"per {action.period} {action.rate}s"
