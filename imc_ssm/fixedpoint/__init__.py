@@ -7,6 +7,7 @@ from imc_ssm.fixedpoint.dither import dither_words, stochastic_words
 from imc_ssm.fixedpoint.formats import Format, Rounding, RoundingPlacement, ScanFormats, broadcast_heads
 from imc_ssm.fixedpoint.normal import Noise
 from imc_ssm.fixedpoint.norms import AffinePlan, NormPlan, affine_codes, norm_codes, plan_affine, plan_norm
+from imc_ssm.fixedpoint.operations import reversed_codes
 from imc_ssm.fixedpoint.operators import (
     GATE_BITS,
     GatedPlan,
@@ -36,6 +37,7 @@ from imc_ssm.fixedpoint.oracle import Overflows, UnitState, scan_codes, state_co
 from imc_ssm.fixedpoint.plan import ScanPlan, plan_scan
 from imc_ssm.fixedpoint.poles import PoleForm, PoleGrid, settled
 from imc_ssm.fixedpoint.requantization import Requantizer, requantize, round_shift
+from imc_ssm.fixedpoint.running import IntegerRun, input_codes, operations_of, run
 from imc_ssm.fixedpoint.widths import Multipliers, Shifts
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Format",
     "GatePlan",
     "GatedPlan",
+    "IntegerRun",
     "LinearPlan",
     "MeanPlan",
     "Multipliers",
@@ -68,11 +71,13 @@ __all__ = [
     "gate_table",
     "gated_codes",
     "grid_values",
+    "input_codes",
     "linear_codes",
     "look_up_codes",
     "mean_codes",
     "norm_codes",
     "of_parts",
+    "operations_of",
     "plan_affine",
     "plan_gate",
     "plan_gated",
@@ -83,7 +88,9 @@ __all__ = [
     "plan_scan",
     "plan_sum",
     "requantize",
+    "reversed_codes",
     "round_shift",
+    "run",
     "scale_add_codes",
     "scan_codes",
     "settled",

@@ -38,6 +38,12 @@ def _checked_scale(scale: ArrayLike) -> NDArray[np.float32]:
     return single
 
 
+def _steps(wide: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scales, with one for empty ranges that spoils no sum with the others: the widest of these, or 1."""
+    empty = wide < _TINY
+    return np.where(empty, 1.0 if np.all(empty) else wide.max(), wide)
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """A signed fixed-point format: the real value of code q is `scale * (q - zero_point)`.
@@ -86,8 +92,8 @@ class Format:
 
         asymmetric: scale = (high - low) / (2^bits - 1), zero_point = round(code_min - low / scale);
         symmetric: scale = max(|low|, |high|) / (2^(bits-1) - 1), zero_point = 0. An empty range (all zero, or with
-        a scale below float32's smallest normal number) gets scale 1. Source: Zhao et al. 2025 (arXiv:2506.12480),
-        Sec. II (uniform quantization).
+        a scale below float32's smallest normal number) gets the widest scale beside it, or 1.
+        Source: Zhao et al. 2025 (arXiv:2506.12480), Sec. II (uniform quantization).
         """
         if not MIN_BITS <= bits <= MAX_BITS:
             raise FormatError(f"word length {bits} bits; allowed are {MIN_BITS} to {MAX_BITS}")
@@ -98,11 +104,11 @@ class Format:
         top = 2 ** (bits - 1) - 1
         if symmetric:
             wide = np.maximum(-lo, hi) / top
-            scale = _checked_scale(np.where(wide >= _TINY, wide, 1.0))
+            scale = _checked_scale(_steps(wide))
             return cls(bits, scale, np.zeros(scale.shape, np.int64), True, clip)
         with np.errstate(over="ignore"):  # an infinite scale is refused below
             wide = (hi - lo) / (2**bits - 1)
-        scale = _checked_scale(np.where(wide >= _TINY, wide, 1.0))
+        scale = _checked_scale(_steps(wide))
         zero = np.rint(-(top + 1) - lo / scale.astype(np.float64))
         return cls(bits, scale, np.clip(zero, -(top + 1), top).astype(np.int64), False, clip)
 

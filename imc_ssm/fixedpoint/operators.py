@@ -8,15 +8,15 @@ than 53 bits: `requantize` takes the largest value of each product and chooses t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint.formats import Format, Rounding
+from imc_ssm.fixedpoint.formats import Format, Nearest
 from imc_ssm.fixedpoint.norms import ALIGN_BITS, VALUE_BITS
-from imc_ssm.fixedpoint.requantization import MULTIPLIER_BITS, Requantizer, requantize, round_shift
+from imc_ssm.fixedpoint.requantization import MULTIPLIER_BITS, WORD_BITS, Requantizer, requantize, round_shift
 
 __all__ = ["GATE_BITS", "Aligned", "Channels", "GatePlan", "GatedPlan", "LinearPlan", "MeanPlan", "SumPlan"]
 __all__ += ["align_codes", "function_table", "gate_codes", "gate_table", "gated_codes", "grid_values"]
@@ -25,6 +25,8 @@ __all__ += ["plan_linear", "plan_mean", "plan_scale_add", "plan_sum", "scale_add
 
 GATE_BITS = 16
 """A sigmoid of 1 is 2^16 in a gate's table."""
+MULTIPLIER_ROOM = 16
+"""Bits that the alignment of a matrix's inputs leaves to its multiplier, where it can."""
 _PART, _CODES = 2.0**-8, 2.0**-4
 """What the rounding of a multiplier may do to its product: so much of itself, or so many codes (section 5)."""
 
@@ -67,21 +69,28 @@ def _split(fmt: Format, channels: int, what: str) -> tuple[Reals, Ints, Channels
     return scale, np.broadcast_to(np.maximum(fmt.magnitude(), 1), channels), Channels(*words)
 
 
-def _requantized(ratios: list[Reals], bounds: list[Ints], what: str) -> Requantizer:
+def _requantized(ratios: list[Reals], bounds: list[Ints], what: str, *, first: bool = False) -> Requantizer:
     """Multipliers of products of these scales (over the result's) and largest magnitudes; all of one shape.
+
+    Each has 24 significant bits, unless the words are too short: the kind of the smallest ratio is the first one
+    of `requantize`, whose multiplier has no left shift; or with `first` the first one given.
 
     Raises `FormatError` where no words fit, or a multiplier is so coarse that rounding it moves its product by
     more than 2^-8 of it and 2^-4 of a code.
     """
     r, b = np.stack(np.broadcast_arrays(*ratios)), np.stack(np.broadcast_arrays(*bounds)).astype(np.int64)
+    order = np.argsort(np.zeros_like(r) if first else r, axis=0, kind="stable")
     try:
-        made = requantize(r, b, allow_narrow=False)
+        found = requantize(*(np.take_along_axis(v, order, 0) for v in (r, b)), allow_narrow=False)
     except FormatError as error:
         raise FormatError(f"{what}: {error}") from None
+    multipliers = np.empty_like(found.multipliers)
+    np.put_along_axis(multipliers, order, found.multipliers, 0)
+    made = replace(found, multipliers=multipliers)
     unit = np.exp2(made.shift)
-    exact = r[0] * unit
-    off = np.abs(made.multipliers[0] - exact)
-    if made.lost or np.any((off > _PART * exact) & (off * b[0] > _CODES * unit)):
+    exact = r * unit
+    off = np.abs(multipliers - exact)
+    if made.lost or np.any((off > _PART * exact) & (off * b > _CODES * unit)):
         raise FormatError(
             f"{what}: words of 53 bits leave a multiplier fewer than 8 bits; use fewer bits, or a coarser format "
             "of the result"
@@ -94,9 +103,11 @@ def _requantized(ratios: list[Reals], bounds: list[Ints], what: str) -> Requanti
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """v_i = round(align_i x'_i / 2^align_shift): channels with scales of their own in one unit, |v| <= 2^18.
+    """v_i = round(align_i x'_i / 2^align_shift): channels with scales of their own in one unit.
 
-    Where all scales are equal, align = 1 and align_shift = 0. Otherwise as norms do it (section 12).
+    Where all scales are equal, align = 1 and align_shift = 0. Otherwise align_i = half_even(2^23 s_i / max s), and
+    align_shift = 23 - f: f is what the words leave beside a multiplier of 16 bits, but at least so much that the
+    widest channel has values up to 2^17, as in norms (section 12).
     """
 
     zero: Ints
@@ -110,13 +121,17 @@ class Aligned:
     """(inputs,), the largest |v|."""
 
 
-def plan_align(source: Format, inputs: int) -> Aligned:
-    """Constants of the alignment of `inputs` channels; `FormatError` for a format of another shape."""
+def plan_align(source: Format, inputs: int, factor: int) -> Aligned:
+    """Constants of the alignment of `inputs` channels, which are multiplied by integers up to `factor` and added.
+
+    Raises `FormatError` for a format of another shape.
+    """
     scale, largest, words = _split(source, inputs, "a matrix's input")
     widest = float(scale.max())
     if np.all(scale == widest):
         return Aligned(words.zero, np.ones(inputs, np.int64), 0, widest, largest)
-    bits = VALUE_BITS - int(largest.max()).bit_length()
+    room = WORD_BITS - 2 - MULTIPLIER_ROOM - (int(largest.sum()) * factor).bit_length()
+    bits = min(max(room, VALUE_BITS - int(largest.max()).bit_length()), ALIGN_BITS)
     align = np.rint(2.0**ALIGN_BITS * scale / widest).astype(np.int64)
     shift = ALIGN_BITS - bits
     bound = np.maximum(round_shift(align * largest, np.asarray(shift)), 1)
@@ -160,7 +175,7 @@ def plan_linear(
     """
     outputs, inputs = shape
     scale, largest, words = _split(weight, outputs, "a matrix")
-    aligned = plan_align(source, inputs)
+    aligned = plan_align(source, inputs, int(largest.max()))
     offset = np.zeros(outputs) if bias is None else np.asarray(bias, np.float64)
     if offset.shape != (outputs,) or not np.all(np.isfinite(offset)):
         raise FormatError(
@@ -173,7 +188,7 @@ def plan_linear(
     ratio, offset = scale * aligned.unit / to, offset / to
     # The bias has a word of its own length; 2^-23 more than it covers the rounding to 24 bits, so B is no longer.
     ratios = [ratio, np.abs(offset) * (1 + 2.0**-23)]
-    made = _requantized(ratios, [bound, np.ones_like(bound)], "a matrix")
+    made = _requantized(ratios, [bound, np.ones_like(bound)], "a matrix", first=True)
     multiplier, shift = made.multipliers[0], made.shift
     if output is None:
         shift = np.full(outputs, shift.min())
@@ -369,11 +384,11 @@ class GatedPlan:
     """m_z (channels,): s_z 2^shift_z, exact for words of up to 13 bits."""
     gate_shift: Ints
     output: Channels
-    rounding: Rounding
+    rounding: Nearest
 
 
 def plan_gated(
-    gate: Format, candidate: Format, state: Format, channels: int, rounding: Rounding = "half_even"
+    gate: Format, candidate: Format, state: Format, channels: int, rounding: Nearest = "half_even"
 ) -> GatedPlan:
     """Constants of h + z (v - h); `FormatError` for formats of other shapes or words that do not fit."""
     s_z, p_z, z = _split(gate, channels, "a gate")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imc_ssm.fixedpoint import operations as integer
+from imc_ssm.fixedpoint import plan_affine, plan_norm
 from imc_ssm.fixedpoint.norms import RECIPROCAL_BITS, ROOT_BITS, VALUE_BITS
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS, WORD_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
-from imc_ssm.graph.operators import Operator
+from imc_ssm.graph.operators import Operator, Words
 from imc_ssm.graph.signals import Formats
 
 __all__ = ["Affine", "Normalize"]
@@ -16,6 +18,10 @@ __all__ = ["Affine", "Normalize"]
 @dataclass(frozen=True)
 class Affine(Operator):
     """A scale and a shift of every channel, in one requantization: a batch norm with fixed statistics."""
+
+    def integer(self, formats: Formats, words: Words) -> integer.AffineOperation:
+        gain, offset = (self._words(words, name) for name in ("gain", "offset"))
+        return integer.AffineOperation(plan_affine(self._format(formats, 0), self._format(formats), gain, offset))
 
     def _scaled(self, at: Actions, bits: int) -> list[Action]:
         """From values of so many bits to the output's codes."""
@@ -41,6 +47,12 @@ class Normalize(Affine):
     shift."""
 
     centred: bool = True
+
+    def integer(self, formats: Formats, words: Words) -> integer.NormOperation:
+        gain, offset = (self._words(words, name) for name in ("gain", "offset"))
+        eps = float(self._words(words, "eps"))
+        source, output = self._format(formats, 0), self._format(formats)
+        return integer.NormOperation(plan_norm(source, output, gain, offset, eps, centred=self.centred))
 
     def _aligned(self, formats: Formats) -> bool:
         """Whether channels have scales of their own, which have to meet in the statistics."""

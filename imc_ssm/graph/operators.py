@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from imc_ssm.errors import FormatError
+from imc_ssm.fixedpoint import Format, of_parts, plan_gate, plan_linear, plan_scale_add, plan_sum
+from imc_ssm.fixedpoint import operations as integer
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 
 __all__ = ["Gate", "Join", "Last", "LookUp", "Matrix", "Mean", "Operator", "Piecewise", "Rectify"]
-__all__ += ["Scale", "Source", "Sum"]
+__all__ += ["Scale", "Source", "Sum", "Words"]
+
+Words = Mapping[str, NDArray[Any]]
+"""Path of a parameter -> its codes."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,8 @@ class Operator(ABC):
     """What it reads."""
     output: Signal
     """What it makes."""
+    reverse: bool = field(default=False, kw_only=True)
+    """Whether it runs from the end of a sequence to its start."""
 
     @property
     def rate(self) -> Rate:
@@ -48,6 +61,13 @@ class Operator(ABC):
 
         Raises `FormatError` where something that has to be a word has no format.
         """
+
+    def integer(self, formats: Formats, words: Words) -> integer.Operation | None:
+        """What it does in integers, from the formats of everything and the codes of all parameters by path.
+
+        None: nothing, it is the source. Raises `FormatError` where something has no format.
+        """
+        raise FormatError(f"operator {self.name!r} has no integer form; give its class a method `integer`")
 
     def stored(self, formats: Formats, steps: int) -> list[Stored]:
         """What it keeps in digital memories: its output in the activation buffer, and its constants."""
@@ -79,6 +99,18 @@ class Operator(ABC):
     def _input(self, formats: Formats, index: int = 0) -> int:
         return formats.bits(self.inputs[index].name)
 
+    def _format(self, formats: Formats, index: int | None = None) -> Format:
+        """Of the output, or of an input, with one entry a channel unless it is one for all."""
+        signal = self.output if index is None else self.inputs[index]
+        return of_parts(formats[signal.name], 1 + signal.complex)
+
+    def _words(self, words: Words, name: str) -> NDArray[Any]:
+        """The codes of one of the module's parameters; `FormatError` where there are none."""
+        path = f"{self.module}.{name}"
+        if path not in words:
+            raise FormatError(f"{path!r} has no codes; make them of the quantized model: quantization.words_of")
+        return np.asarray(words[path])
+
     def _read(self, at: Actions, formats: Formats, purpose: str = "inputs", index: int = 0) -> Action:
         return at.read("activations", self.inputs[index].width, self._input(formats, index), purpose)
 
@@ -93,6 +125,9 @@ class Source(Operator):
     @property
     def rate(self) -> Rate:
         return self.output.rate
+
+    def integer(self, formats: Formats, words: Words) -> None:
+        self._format(formats)
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         return []
@@ -127,6 +162,18 @@ class Matrix(Operator):
         if self.bias is not None:
             words.append(Parameter(self.bias, self.output.width))
         return tuple(words)
+
+    def integer(self, formats: Formats, words: Words) -> integer.LinearOperation:
+        source, weight = self._format(formats, 0), formats[self.weight]
+        output = self._format(formats) if self.output.name in formats else None
+        bias = None
+        if self.bias is not None:
+            given = self._words(words, "bias")
+            bias = formats[self.bias].dequantize(given) if self.bias in formats else given.astype(np.float64)
+        shape = self.output.width, self.inputs[0].width
+        return integer.LinearOperation(
+            plan_linear(weight, source, output, shape, bias), self._words(words, "weight")
+        )
 
     def _sum_bits(self, formats: Formats) -> int:
         product = formats.bits(self.weight) + self._input(formats)
@@ -181,6 +228,11 @@ class Scale(Operator):
     def parameters(self) -> tuple[Parameter, ...]:
         return (Parameter(self.d, self.output.width),)
 
+    def integer(self, formats: Formats, words: Words) -> integer.ScaleAddOperation:
+        y, u = (self._format(formats, i) for i in (0, 1))
+        plan = plan_scale_add(y, formats[self.d], u, self._format(formats), self.output.width)
+        return integer.ScaleAddOperation(plan, self._words(words, "d"))
+
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, width, scaled = Actions(self.rate), self.output.width, self._scaled(formats)
         u, d = self._input(formats, 1), formats.bits(self.d)
@@ -207,8 +259,17 @@ class Scale(Operator):
         ]
 
 
+class Tabled(Operator):
+    """A function of one code, whatever computes it: in integers a table, the module's words `table`."""
+
+    def integer(self, formats: Formats, words: Words) -> integer.TableOperation:
+        source, _ = self._format(formats, 0), self._format(formats)
+        low = np.broadcast_to(source.low, self.output.width)
+        return integer.TableOperation(self._words(words, "table"), low)
+
+
 @dataclass(frozen=True)
-class LookUp(Operator):
+class LookUp(Tabled):
     """A function of one code: one access to its table for each value."""
 
     function: str = "GELU"
@@ -223,7 +284,7 @@ class LookUp(Operator):
 
 
 @dataclass(frozen=True)
-class Piecewise(Operator):
+class Piecewise(Tabled):
     """x min(max(0, x + 2), 4) / 4: a sum, a clamp, a product and a shift."""
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
@@ -245,7 +306,7 @@ class Piecewise(Operator):
 
 
 @dataclass(frozen=True)
-class Rectify(Operator):
+class Rectify(Tabled):
     """max(0, x), from one grid to another: a comparison and a product."""
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
@@ -269,6 +330,10 @@ class Rectify(Operator):
 class Gate(Operator):
     """x_1 sigmoid(x_2): half as many outputs as inputs, one table access and one product each."""
 
+    def integer(self, formats: Formats, words: Words) -> integer.GateOperation:
+        plan = plan_gate(self._format(formats, 0), self._format(formats), self.output.width)
+        return integer.GateOperation(plan, self._words(words, "table"))
+
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, bits, width = Actions(self.rate, "nonlinearity"), self._input(formats), self.output.width
         return [
@@ -290,6 +355,10 @@ class Gate(Operator):
 @dataclass(frozen=True)
 class Sum(Operator):
     """The residual sum; inputs (branch, input of the layer)."""
+
+    def integer(self, formats: Formats, words: Words) -> integer.AddOperation:
+        first, second = (self._format(formats, i) for i in (0, 1))
+        return integer.AddOperation(plan_sum(first, second, self._format(formats), self.output.width))
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, width, scaled = Actions(self.rate), self.output.width, self._scaled(formats)
@@ -328,6 +397,10 @@ class Join(Sum):
 class Last(Operator):
     """The last step of a sequence: what is in the buffer when it ends."""
 
+    def integer(self, formats: Formats, words: Words) -> integer.EndOperation:
+        self._format(formats, 0)
+        return integer.EndOperation()
+
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         return []
 
@@ -338,6 +411,9 @@ class Last(Operator):
 @dataclass(frozen=True)
 class Mean(Operator):
     """Running mean over time: a sum every step, one product at the end of a sequence."""
+
+    def integer(self, formats: Formats, words: Words) -> integer.MeanOperation:
+        return integer.MeanOperation(self._format(formats, 0), self._format(formats), self.output.width)
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, once, width = Actions(self.rate), Actions("sequence"), self.output.width

@@ -6,11 +6,22 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from imc_ssm.fixedpoint import Multipliers, Rounding, RoundingPlacement, ScanFormats, ScanPlan, Shifts, plan_scan
+from imc_ssm.fixedpoint import (
+    Multipliers,
+    Rounding,
+    RoundingPlacement,
+    ScanFormats,
+    ScanPlan,
+    Shifts,
+    plan_gated,
+    plan_scan,
+)
+from imc_ssm.fixedpoint import operations as integer
 from imc_ssm.fixedpoint.dither import WORD
+from imc_ssm.fixedpoint.formats import Nearest
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS, SHIFT_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
-from imc_ssm.graph.operators import Operator
+from imc_ssm.graph.operators import Operator, Words
 from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter
 
@@ -188,6 +199,11 @@ class Recurrence(_Linear):
         """The integers of the unit (docs/fixed_point.md)."""
         return plan_scan(self.formats(formats), self.heads, self.states)
 
+    def integer(self, formats: Formats, words: Words) -> integer.ScanOperation:
+        return integer.ScanOperation(
+            self.plan(formats), *(self._words(words, name) for name in ("poles", "b", "c"))
+        )
+
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, inputs, plan = Actions(self.rate), self._input(formats), self.plan(formats)
         entering = [
@@ -281,6 +297,9 @@ class StateUpdate(_Linear):
         """The integers of the unit (docs/fixed_point.md)."""
         return plan_scan(self.formats(formats), self.states, 1, complex_drive=True)
 
+    def integer(self, formats: Formats, words: Words) -> integer.StateOperation:
+        return integer.StateOperation(self.plan(formats), *(self._words(words, name) for name in ("poles", "b")))
+
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, n = Actions(self.rate), self.states
         poles, b = (formats.bits(p.name) for p in self.parameters)
@@ -319,6 +338,14 @@ class GatedUpdate(Operator):
     Per step and channel the candidate is requantized to the state's grid; then a difference, its product with the
     gate, which is requantized by the gate's scale, and the sum with the state.
     """
+
+    rounding: Nearest = "half_even"
+    """Of the change."""
+
+    def integer(self, formats: Formats, words: Words) -> integer.GatedOperation:
+        gate, candidate = (self._format(formats, i) for i in (0, 1))
+        state = self._format(formats)
+        return integer.GatedOperation(plan_gated(gate, candidate, state, self.output.width, self.rounding))
 
     @property
     def codes(self) -> tuple[str, ...]:

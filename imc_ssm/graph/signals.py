@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -171,10 +171,12 @@ class Place:
 
     path: str = ""
     operators: list[Operator] = field(default_factory=list)
+    reverse: bool = False
+    """Whether what stands here runs from the end of a sequence."""
 
     def __truediv__(self, name: str) -> Place:
         """The place of a part."""
-        return Place(f"{self.path}.{name}" if self.path else name, self.operators)
+        return replace(self, path=f"{self.path}.{name}" if self.path else name)
 
     def label(self, name: str = "") -> str:
         """What people call an operator here: its last name, and the number of its block from the second one on."""
@@ -188,5 +190,5 @@ class Place:
 
     def emit(self, op: Operator) -> Signal:
         """Add an operator; its output."""
-        self.operators.append(op)
+        self.operators.append(replace(op, reverse=True) if self.reverse else op)
         return op.output

@@ -8,6 +8,7 @@ Shapes: B batch, T time, H channels that enter, J that leave.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -117,7 +118,7 @@ class Block(nn.Module):
         x: Signal = self.norm.graph(u, at / "norm") if self._first else u
         y: Signal = self.ssm.graph(x, at / "ssm")
         if self.reverse is not None:
-            y = self.both.graph(y, self.reverse.graph(x, at / "reverse"), at / "both")
+            y = self.both.graph(y, self.reverse.graph(x, replace(at / "reverse", reverse=True)), at / "both")
         for name in self._branch:
             y = getattr(self, name).graph(y, at / name)
         if self.residual is not None:

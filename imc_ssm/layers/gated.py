@@ -7,6 +7,8 @@ stand on tiles, and its state in the digital unit. docs/own_model.md builds one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -51,7 +53,7 @@ class GatedState(nn.Module):
         h, state = gated_scan(z[:, None], v[:, None], state)
         return h[:, 0], state
 
-    def graph(self, z: Signal, v: Signal, at: Place) -> Signal:
-        """The update; the state is its output."""
+    def graph(self, z: Signal, v: Signal, at: Place, **rules: Any) -> Signal:
+        """The update; the state is its output. `rules`: how its change is rounded."""
         h = at.signal("state", width=v.width, kind="state")
-        return at.emit(GatedUpdate(at.label("recurrence"), at.path, (z, v), h))
+        return at.emit(GatedUpdate(at.label("recurrence"), at.path, (z, v), h, **rules))

@@ -12,6 +12,7 @@ from imc_ssm.quantization.rules import FormatSpec, Rule
 from imc_ssm.quantization.scheme import Bits, Scheme
 from imc_ssm.quantization.sites import QuantizedGelu, QuantizedGlu, QuantizedPool, QuantizedSum
 from imc_ssm.quantization.states import QuantizedStateUnit
+from imc_ssm.quantization.traced import signal_codes
 from imc_ssm.quantization.wrapping import (
     calibration_batch,
     calibration_of,
@@ -19,6 +20,7 @@ from imc_ssm.quantization.wrapping import (
     moving_of,
     quantize,
     resolve,
+    words_of,
     wrap,
 )
 
@@ -55,5 +57,7 @@ __all__ = [
     "quantize",
     "quantizes",
     "resolve",
+    "signal_codes",
+    "words_of",
     "wrap",
 ]

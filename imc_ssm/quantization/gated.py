@@ -77,5 +77,5 @@ class QuantizedGatedState(nn.Module):
         return h[:, 0], state
 
     def graph(self, z: Signal, v: Signal, at: Place) -> Signal:
-        """As in full precision."""
-        return self.inner.graph(z, v, at)
+        """As in full precision, with the scheme's rounding."""
+        return self.inner.graph(z, v, at, rounding=self.scheme.nearest)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import linear as product
+from imc_ssm.kernels.grid import Array
 from imc_ssm.layers import Dense
 from imc_ssm.quantization.context import Context, quantizes
 from imc_ssm.quantization.kept import Kept
-from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
+from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format, rounded_codes
 from imc_ssm.quantization.rules import FormatSpec
 
 __all__ = ["DigitalMatrix", "ParameterGrid", "QuantizedDense"]
@@ -40,6 +41,11 @@ class ParameterGrid(nn.Module):
         alone = value.ndim == 1 or value.shape[1] == 1
         rows = "tensor" if spec.granularity == "tensor" or alone else "head"
         return parameter_format(value, spec.bits, rows, symmetric=spec.symmetric)
+
+    def codes(self, value: Tensor) -> Array:
+        """Codes int64 of what `forward` gives; in full precision its values."""
+        fmt, array = self.format(value), value.detach().cpu().numpy()
+        return array if fmt is None else rounded_codes(array, fmt)
 
     def forward(self, value: Tensor) -> Tensor:
         return value if self.spec.bits is None else self._kept.get([value], (), lambda: self._rounded(value))
@@ -100,6 +106,11 @@ class DigitalMatrix(nn.Module):
         """The product, on the grid of `fmt` if one is given."""
         return product(x, self.grid(self.weight), self.bias, fmt)
 
+    def words(self) -> dict[str, Array]:
+        """Codes of "weight" and "bias" (without bits: its values)."""
+        made = {"weight": self.grid.codes(self.weight)}
+        return made if self.linear.bias is None else {**made, "bias": self.bias_grid.codes(self.linear.bias)}
+
     def formats(self) -> dict[str, Format]:
         """Those of "weight" and "bias", where they have bits."""
         pairs = {"weight": (self.grid, self.weight), "bias": (self.bias_grid, self.linear.bias)}
@@ -137,6 +148,10 @@ class QuantizedDense(nn.Module):
     def quantizers(self) -> dict[str, Quantizer]:
         """The output's."""
         return {} if self.output is None else {"": self.output}
+
+    def words(self) -> dict[str, Array]:
+        """Codes of weights and bias; none where something else does the product."""
+        return self.matrix.words() if isinstance(self.matrix, DigitalMatrix) else {}
 
     def formats(self) -> dict[str, Format]:
         """Of the output, weights and bias."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +50,11 @@ class QuantizedNorm(nn.Module):
     def formats(self) -> dict[str, Format]:
         """Of the output."""
         return {} if self.output.bits is None else {"": self.output.format()}
+
+    def words(self) -> dict[str, Any]:
+        """The constants that its integers are made of: "gain" and "offset" (channels,), and "eps"."""
+        gain, offset = (z.detach().cpu().double().numpy() for z in self.scaled())
+        return {"gain": gain, "offset": offset, "eps": np.asarray(self.inner.eps)}
 
     def scaled(self) -> tuple[Tensor, Tensor]:
         """(gain, offset) (channels,): of the normalized values; of a batch norm, of what enters."""

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Format
+from imc_ssm.fixedpoint import Format, broadcast_heads
 from imc_ssm.kernels import quantize as fake_quantize
 from imc_ssm.kernels.ranges import Range
 from imc_ssm.quantization.kept import PerThread
 from imc_ssm.quantization.observers import MinMax, Observer
 
-__all__ = ["Quantizer", "fake_quantize", "parameter_format"]
+__all__ = ["Quantizer", "fake_quantize", "parameter_format", "rounded_codes"]
 
 
 def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, *, symmetric: bool) -> Format:
@@ -32,6 +32,15 @@ def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, 
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
         raise ImcSsmError("a parameter is not finite; try a smaller learning rate")
     return Format.from_range(low, high, bits, symmetric=symmetric)
+
+
+def rounded_codes(value: NDArray[Any], fmt: Format) -> NDArray[np.int64]:
+    """Codes of a parameter as `fake_quantize` rounds it, formats on axis 0: the quotient in single precision."""
+    scale, zero, low, high = (
+        broadcast_heads(v, value.ndim, 0) for v in (fmt.scale, fmt.zero_point, fmt.low, fmt.high)
+    )
+    nearest = np.rint(value.astype(np.float32) / scale).astype(np.float64)
+    return np.asarray(np.clip(nearest + zero, low, high), np.int64)
 
 
 class Quantizer(nn.Module):

@@ -17,6 +17,7 @@ from imc_ssm.fixedpoint.formats import MAX_PERIOD
 from imc_ssm.fixedpoint.oracle import first_residual
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import ScanUnit, diagonal_scan
+from imc_ssm.kernels.codes import Coefficient
 from imc_ssm.kernels.ranges import Range
 from imc_ssm.layers import S4D
 from imc_ssm.quantization.context import Context, check_static, quantizes
@@ -137,6 +138,13 @@ class QuantizedS4D(nn.Module):
                         f"{path}.periods holds {k}; allowed are powers of two from 1 to {MAX_PERIOD}; quantize it "
                         "again"
                     )
+
+    def words(self) -> dict[str, Any]:
+        """Codes of "poles", "b", "c" (head, state, 2) and "d" (head,) that have bits."""
+        *values, of = self.coefficients()
+        pairs = {name: (z, of.get(p)) for name, p, z in zip(("poles", "b", "c"), "abc", values, strict=True)}
+        made = {name: Coefficient.of(z, fmt).codes for name, (z, fmt) in pairs.items() if fmt is not None}
+        return made if self.specs["d"].bits is None else {**made, "d": self.grid.codes(self.inner.D)}
 
     def formats(self) -> dict[str, Format]:
         """Of everything that has bits."""

@@ -3,12 +3,16 @@ quantizer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from imc_ssm.fixedpoint import Format
+from imc_ssm.fixedpoint import Format, function_table, gate_table, grid_values
 from imc_ssm.graph import Signal
 from imc_ssm.kernels import DeviceArray, Grid, add, gate, look_up, mean
 from imc_ssm.kernels import scale_add as scale_add_on_grid
@@ -112,6 +116,27 @@ class TableSite(Site):
     def _tables(self, source: Format, output: Format, channels: int) -> tuple[Any, ...]:
         raise NotImplementedError
 
+    def words(self) -> dict[str, Any]:
+        """The "table" of its codes (rows, codes), from the lowest code upwards; one row where all are equal.
+
+        Empty where one of the two formats is not fixed.
+        """
+        source, output = self._source[0].fixed(), self.output.fixed()
+        return {} if source is None or output is None else {"table": self._codes(source, output)}
+
+    def _codes(self, source: Format, output: Format) -> NDArray[np.int32]:
+        raise NotImplementedError
+
+
+def _blocks(channels: int) -> Iterator[slice]:
+    """Some channels after the other: tables of long words are large."""
+    return (slice(start, start + 64) for start in range(0, channels, 64))
+
+
+def _part(fmt: Format, at: slice) -> Format:
+    """The format of some channels."""
+    return replace(fmt, scale=fmt.scale[at], zero_point=fmt.zero_point[at]) if fmt.scale.ndim else fmt
+
 
 def _values(grid: Grid, bits: int, first: int = 0) -> Tensor:
     """The real values of a grid's codes, (channels from `first`, codes) float64, single precision's products."""
@@ -138,6 +163,16 @@ class QuantizedGelu(TableSite):
         table, inside = Grid.of(output, channels).round(y.detach().float().numpy())
         return grid, DeviceArray(table), DeviceArray((slope.numpy() * inside).astype("float32"))
 
+    def _codes(self, source: Format, output: Format) -> NDArray[np.int32]:
+        parts = []
+        with torch.no_grad():
+            for at in _blocks(max(fmt.scale.size for fmt in (source, output))):
+                of, to = (_part(fmt, at) for fmt in (source, output))
+                values = grid_values(of, max(of.scale.size, to.scale.size))
+                real = self.inner(torch.from_numpy(values)).numpy()
+                parts.append(function_table(real, to).astype(np.int32))
+        return np.concatenate(parts)
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         made = self.table(x)
         return self._computed(mask, x) if made is None else look_up(x, *made)
@@ -151,6 +186,15 @@ class QuantizedGlu(TableSite):
         grid = Grid.of(source, channels)
         y = torch.sigmoid(_values(grid, source.bits, channels // 2))
         return grid, DeviceArray(y.numpy()), DeviceArray((y * (1 - y)).float().numpy()), output
+
+    def _codes(self, source: Format, output: Format) -> NDArray[np.int32]:
+        half = source.scale.size // 2
+        gates = _part(source, slice(half, None)) if half else source
+        parts = []
+        for at in _blocks(max(half, 1)):
+            of = _part(gates, at)
+            parts.append(gate_table(grid_values(of, of.scale.size)).astype(np.int32))
+        return np.concatenate(parts)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         made = self.table(x)
@@ -182,6 +226,10 @@ class QuantizedDirect(nn.Module):
     def quantizers(self) -> dict[str, Quantizer]:
         """The output's."""
         return {"": self.output}
+
+    def words(self) -> dict[str, Any]:
+        """Codes of "d" (head,)."""
+        return {"d": self.grid.codes(self.inner.D)}
 
     def formats(self) -> dict[str, Format]:
         """Of the output and D."""

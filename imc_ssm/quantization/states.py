@@ -13,6 +13,7 @@ from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, PoleGrid, ScanFormats
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import state_scan
+from imc_ssm.kernels.codes import Coefficient
 from imc_ssm.layers import StateUnit
 from imc_ssm.layers.s5 import parts_of, vector_of
 from imc_ssm.quantization.context import Context, check_rate, check_static, quantizes
@@ -87,6 +88,12 @@ class QuantizedStateUnit(nn.Module):
     def pole_grid(self) -> PoleGrid | None:
         """The grid of decay and phase that the poles, (1, P), lie on; None where they are Cartesian."""
         return grid_of(self.inner.discrete()[0][None], self.scheme, self._pole_spec)
+
+    def words(self) -> dict[str, Any]:
+        """Codes (P, 2) of "poles" and "b"."""
+        *values, formats = self._coefficients()
+        pairs = zip(("poles", "b"), values, strict=True)
+        return {name: Coefficient.of(z, formats.get(name)).codes for name, z in pairs if name in formats}
 
     def formats(self) -> dict[str, Format]:
         """Of everything that has bits."""

@@ -18,7 +18,7 @@ from imc_ssm.fixedpoint.formats import MAX_BITS
 from imc_ssm.graph import Formats, Graph
 from imc_ssm.kernels.device import device_of, named_device
 from imc_ssm.layers import Classifier, classifier_of, padding_mask, tensor_of
-from imc_ssm.quantization.context import Context, quantized_class
+from imc_ssm.quantization.context import Context, check_static, quantized_class
 from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.rules import ROLES, FormatSpec
 from imc_ssm.quantization.scheme import NAMED, Scheme
@@ -31,6 +31,7 @@ __all__ = [
     "quantize",
     "quantizers_of",
     "resolve",
+    "words_of",
     "wrap",
 ]
 
@@ -96,6 +97,18 @@ def moving_of(model: Classifier) -> list[str]:
 def formats_of(model: Classifier) -> Formats:
     """The formats in force of everything in a quantized model that has bits, by path."""
     return Formats(_collected(model, "formats"))
+
+
+def words_of(model: Classifier) -> dict[str, np.ndarray[Any, Any]]:
+    """The codes of every parameter of a quantized model, by path, as the fast path rounds them.
+
+    Poles, b and c (head, state, 2), weights (outputs, inputs), tables of functions (rows, codes) int32, all else
+    int64. Where a parameter has no format its values in single precision (a bias), and in double precision what a
+    norm's integers are made of (gain, offset, eps). `fixedpoint.run` reads them. Raises `ImcSsmError` where ranges
+    follow the batch.
+    """
+    check_static(moving_of(model), "running a model in integers")
+    return _collected(model, "words")
 
 
 def _collected(model: Classifier, what: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class TestFromRange:
     @pytest.mark.parametrize("high", [1e-41, 1e-60])
     def test_a_range_that_float32_cannot_scale_is_empty(self, high: float, symmetric: bool) -> None:
         fmt = Format.from_range([0.0, 0.0], [high, 2.0], 8, symmetric=symmetric)
-        assert fmt.scale[0] == 1
+        assert fmt.scale[0] == fmt.scale[1]
         assert fmt.scale[1] == np.float32(2 / (127 if symmetric else 255))
         assert fmt.quantize([high, 0.0])[0] == fmt.zero_point[0]
 
