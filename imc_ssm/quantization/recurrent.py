@@ -31,7 +31,7 @@ from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 from imc_ssm.quantization.sites import scale_add
 
-__all__ = ["QuantizedS4D", "rounded"]
+__all__ = ["QuantizedS4D", "State", "at_rest", "rounded"]
 
 State = Tensor | UnitState
 _FINEST = 2.0**-12
@@ -308,13 +308,7 @@ class QuantizedS4D(nn.Module):
         zero = self.state.zero_point
         zero = zero if zero.ndim == 2 else zero.expand(heads)[:, None]
         x = zero[..., None].expand(batch, heads, states, 2).clone()
-        rounding, slow = self.scheme.rounding, self.rates() is not None
-        if not slow and rounding == self.scheme.nearest:
-            return x
-        x = x.int()
-        sums = x.new_zeros(batch, heads) if slow else None
-        first = first_residual(self.scheme.residual_bits)
-        return UnitState(x, 0, sums, torch.full_like(x, first) if rounding == "feedback" else None)
+        return at_rest(x, self.scheme, slow=self.rates() is not None)
 
     def step(self, u: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: u (batch, head) -> y (batch, head), next state; `ImcSsmError` where ranges are dynamic."""
@@ -333,6 +327,17 @@ class QuantizedS4D(nn.Module):
         if (words := stored_words(self.scheme, self.specs["poles"])) is not None:
             rules["pole_words"] = words
         return self.inner.graph(u, at, **rules)
+
+
+def at_rest(codes: Tensor, scheme: Scheme, *, slow: bool = False) -> State:
+    """What an integer unit with these codes of zero (batch, head, ...) keeps before a sequence; `slow`: some heads
+    are."""
+    if not slow and scheme.rounding == scheme.nearest:
+        return codes
+    x = codes.int()
+    first = first_residual(scheme.residual_bits)
+    residual = torch.full_like(x, first) if scheme.rounding == "feedback" else None
+    return UnitState(x, 0, x.new_zeros(x.shape[:2]) if slow else None, residual)
 
 
 def _check_slow(path: str, scheme: Scheme, state: Quantizer, recurrent: Quantizer) -> None:

@@ -19,7 +19,7 @@ from imc_ssm.layers.s5 import parts_of, vector_of
 from imc_ssm.quantization.context import Context, check_rate, check_static, quantizes
 from imc_ssm.quantization.poles import grid_of, polar, stored_words
 from imc_ssm.quantization.quantizer import Quantizer, parameter_format
-from imc_ssm.quantization.recurrent import rounded
+from imc_ssm.quantization.recurrent import State, at_rest, rounded
 from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 
@@ -103,7 +103,7 @@ class QuantizedStateUnit(nn.Module):
     def forward(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
         return self._run(parts_of(v), mask, None)[0]
 
-    def _run(self, v: Tensor, mask: Tensor | None, x0: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(self, v: Tensor, mask: Tensor | None, x0: State | None) -> tuple[Tensor, Any]:
         """x (batch, time, 2 P) and the last state."""
         a, b, formats = self._coefficients()
         scheme, state = self.scheme, self.state
@@ -125,15 +125,19 @@ class QuantizedStateUnit(nn.Module):
             x, last = state_scan(v, a, b, formats=words, **options)
         return vector_of(x), last
 
-    def init_state(self, batch: int) -> Tensor:
-        """The code of zero in every register (batch, P, 2), or a complex zero state; `ImcSsmError` if dynamic."""
+    def init_state(self, batch: int) -> State:
+        """The code of zero in every register (batch, P, 2), or a complex zero state; `ImcSsmError` if dynamic.
+
+        A `UnitState` where the unit keeps more, a counter and residuals.
+        """
         check_static(self.moving, "streaming")
         if self.state.bits is None:
             return self.inner.init_state(batch)
         states = len(self.inner.imag)
-        return self.state.zero_point.expand(states)[:, None].expand(batch, states, 2).clone()
+        codes = self.state.zero_point.expand(states)[:, None].expand(batch, states, 2).clone()
+        return at_rest(codes, self.scheme)
 
-    def step(self, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, v: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: v (batch, 2 P) -> x (batch, 2 P), next state; `ImcSsmError` where ranges are dynamic."""
         check_static(self.moving, "streaming")
         x, last = self._run(parts_of(v[:, None]), None, state)
@@ -145,4 +149,6 @@ class QuantizedStateUnit(nn.Module):
         rules: dict[str, Any] = {"rounding_placement": scheme.rounding_placement, "rounding": scheme.rounding}
         if (words := stored_words(scheme, self.specs["poles"])) is not None:
             rules["pole_words"] = words
+        if scheme.rounding == "feedback":
+            rules["residual_bits"] = scheme.residual_bits
         return self.inner.graph(v, at, **rules)

@@ -1,11 +1,13 @@
 """Ways to run a quantized model, and what must hold for every scheme, for the tests of this folder."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.fixedpoint import ScanFormats, plan_scan, scan_codes
+from imc_ssm.fixedpoint import ScanFormats, UnitState, plan_scan, scan_codes
 from imc_ssm.kernels import codes_of
 from imc_ssm.layers import Classifier
 from imc_ssm.quantization import QuantizedS4D
@@ -71,8 +73,19 @@ def check_oracle(model: Classifier, sequences: Tensor) -> ScanFormats:
     state = ssm.init_state(len(u))
     for t in range(u.shape[-1]):
         _, state = ssm.step(u[..., t], state)
-    assert torch.equal(state, torch.from_numpy(last))
+    assert_same_state(state, last)
     return formats
+
+
+def assert_same_state(state: Any, wanted: Any) -> None:
+    """Codes, or a `UnitState`, equal to the oracle's."""
+    assert type(state) is UnitState or not isinstance(wanted, UnitState)
+    own, other = (z if isinstance(z, UnitState) else UnitState(z) for z in (state, wanted))
+    assert own.time == other.time
+    for name in ("x", "sums", "residual"):
+        one, two = getattr(own, name), getattr(other, name)
+        assert (one is None) == (two is None)
+        assert one is None or np.array_equal(one.numpy(), two)
 
 
 @torch.no_grad()
