@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from imc_ssm.kernels.ends import Ends
 from imc_ssm.kernels.grid import Array
 
 __all__ = ["COLUMNS", "HOW", "Coefficient", "Ints", "Tables", "codes_of", "draws_of", "input_codes", "pair"]
-__all__ += ["through"]
+__all__ += ["states_of", "through"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -98,7 +98,7 @@ class Tables:
     the first 0: y is the scale times the bare sum"""
     how: tuple[int, ...]
     """rounding placement, rounding, length of the word, whether the output has a format, steps done before, bits
-    of a residual"""
+    of a residual, whether there are slow heads"""
     clip: float = math.inf
     """Bound of a state in full precision."""
 
@@ -138,7 +138,15 @@ class Tables:
             unit = np.exp2(plan.shift_y)
             ends = (plan.m_y / unit, f.y.low - f.y.zero_point, f.y.high - f.y.zero_point, f.y.scale, unit)
         out = np.stack([np.broadcast_to(np.asarray(v, np.float64), plan.heads) for v in ends], axis=1)
-        how = (HOW[f.rounding_placement], HOW[f.rounding], plan.word, int(f.y is not None), 0, f.residual_bits)
+        how = (
+            HOW[f.rounding_placement],
+            HOW[f.rounding],
+            plan.word,
+            int(f.y is not None),
+            0,
+            f.residual_bits,
+            int(f.slow),
+        )
         k_, g_, inp_, out_ = (torch.from_numpy(np.ascontiguousarray(z)) for z in (k, g, inp, out))
         return cls(k_, g_, inp_, out_, how)
 
@@ -161,7 +169,7 @@ class Tables:
             heads, 1
         )
         out = torch.tensor([[0.0, 0.0, 0.0, 2.0, 1.0]], dtype=torch.float64, device=a.device).repeat(heads, 1)
-        return cls(k, g, inp, out, (JOINT, NONE, 53, 0, 0, 1), bound)
+        return cls(k, g, inp, out, (JOINT, NONE, 53, 0, 0, 1, 0), bound)
 
     def to(self, device: torch.device) -> Tables:
         """These on a device."""
@@ -170,12 +178,17 @@ class Tables:
 
     def at(self, time: int) -> Tables:
         """These for a call that begins after so many steps of its sequence."""
-        return self if time == self.how[4] else replace(self, how=(*self.how[:4], time, self.how[5]))
+        return self if time == self.how[4] else replace(self, how=(*self.how[:4], time, *self.how[5:]))
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ...]]:
         """k, g, inp, out, how."""
         return self.k, self.g, self.inp, self.out, self.how
+
+
+def states_of(rows: int, how: Sequence[int]) -> int:
+    """The number of states in a packed state (`ends.Ends`) of so many rows."""
+    return (rows - how[6]) // (2 if how[1] == FEEDBACK else 1)
 
 
 def draws_of(noise: Noise | None) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imc_ssm.fixedpoint.normal import gaussian_table
 from imc_ssm.kernels import reverse, update
-from imc_ssm.kernels.codes import DITHERED, SEPARATE, STOCHASTIC, through
+from imc_ssm.kernels.codes import DITHERED, SEPARATE, STOCHASTIC, states_of, through
 from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.pointwise import mask
 from imc_ssm.kernels.vector import LANES
@@ -69,9 +69,10 @@ def _noise(draws: list[int]) -> tuple[Any, ...]:
     return _gauss(bool(draws)), np.uint64(seed & (2**64 - 1)), sample, time
 
 
-def _rules(how: list[int]) -> tuple[int, int, float, int]:
-    """Placement, rounding, 2^m of the residuals and the steps done before, as the kernels take them."""
-    return how[0], how[1], float(1 << how[5]), how[4]
+def _rules(how: list[int], start: Tensor) -> tuple[int, int, float, int, int, bool]:
+    """Placement, rounding, 2^m of the residuals, the steps done before, the number of states, whether there are slow
+    heads: as the kernels take them."""
+    return how[0], how[1], float(1 << how[5]), how[4], states_of(start.shape[2], how), bool(how[6])
 
 
 def scan(
@@ -91,7 +92,7 @@ def scan(
     doubles, singles = update.forward_sizes(k.shape[1], bool(draws))
     room = scratch(doubles, np.float64), scratch(singles, np.float32)
     arrays = u.numpy(), k.numpy(), inp.numpy(), out.numpy()
-    update.forward_codes(*arrays, _rules(how), _noise(draws), x.numpy(), y.numpy(), free.numpy(), room)
+    update.forward_codes(*arrays, _rules(how, start), _noise(draws), x.numpy(), y.numpy(), free.numpy(), room)
     return y, x, free
 
 
@@ -111,8 +112,8 @@ def scan_backward(
 ) -> tuple[Tensor, Tensor]:
     batch, heads, time = u.shape
     chunks = min(CHUNKS, math.ceil(batch / LANES))
-    states, _ = update.rows_of_state(start.shape[2], inp.numpy(), how[1])
-    parts = tuple(np.zeros((heads, chunks, states, 2), np.float32) for _ in range(3))
+    rules = _rules(how, start)
+    parts = tuple(np.zeros((heads, chunks, rules[4], 2), np.float32) for _ in range(3))
     truncated = how[1] in (DITHERED, STOCHASTIC)
     sizes = reverse.backward_sizes(k.shape[1], time, bool(draws), how[0] == SEPARATE, truncated)
     room = tuple(scratch(n, kind) for n, kind in zip(sizes, (np.float32, np.uint16, np.float64), strict=True))
@@ -122,7 +123,7 @@ def scan_backward(
         k.numpy(),
         g.numpy(),
         inp.numpy(),
-        _rules(how),
+        rules,
         _noise(draws),
         start.numpy(),
         grad.numpy(),

@@ -11,19 +11,20 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.fixedpoint import Noise, ScanPlan
+from imc_ssm.fixedpoint import Noise, RoundingPlacement, ScanPlan
+from imc_ssm.fixedpoint.formats import NEAREST
 from imc_ssm.fixedpoint.normal import gaussian_table
-from imc_ssm.kernels.codes import HALF_AWAY, HALF_EVEN, HALF_UP, NONE, SEPARATE, Ints, through
+from imc_ssm.kernels.codes import FEEDBACK, HOW, NONE, SEPARATE, Ints, states_of, through
 
 __all__ = ["check_available", "interpreting", "scan", "scan_backward", "scan_codes_triton", "unavailable"]
 
-_NAMES = {HALF_EVEN: "half_even", HALF_UP: "half_up", HALF_AWAY: "half_away"}
+_NAMES = {number: name for name, number in HOW.items() if name not in get_args(RoundingPlacement)}
 
 TILE = 64
 """Complex states of a program on a GPU: two for each thread of a warp."""
@@ -71,45 +72,54 @@ class _Launch:
     """Everything that the kernels read besides u (batch, head, time); names as in `triton_kernels`."""
 
     start: Tensor
-    """(batch, head, state, 2), int32 or float32"""
+    """(batch, head, row, 2), int32 or float32"""
+    states: int
     table: Tensor
     real: Tensor
     inputs: Tensor | None
     outputs: Tensor | None
     unit: Tensor | None
+    rates: Tensor | None
+    """None: every head in every step."""
     key: Tensor | None
-    how: tuple[int, int] | None
-    """Rounding placement and rounding; None: full precision."""
+    how: tuple[int, str, int, int] | None
+    """Rounding placement, rounding, steps done before, bits of residuals; None: full precision."""
     clip: float | None = None
 
     def _arguments(self, time: int) -> tuple[dict[str, Any], dict[str, Any], int]:
         """Arguments and constants that both kernels share, and the number of tiles."""
-        batch, heads, states, _ = self.start.shape
+        (batch, heads, stored, _), states = self.start.shape, self.states
         rows, wide, device = batch * heads, _power_of_two(states), self.start.device
         most = INTERPRETED_TILE if interpreting() else TILE
         tall = max(1, min(_power_of_two(rows), most // wide))
-        how = self.how
+        placement, rounding, first, bits = self.how or (None, "", 0, 0)
         arguments = {
             "x0": self.start,
             "table": self.table,
             "inputs": self.inputs,
             "outputs": self.outputs,
+            "rates": self.rates,
+            "first": first,
             "key": self.key,
             "gauss": None if self.key is None else _gauss(device),
             "clip": 0.0 if self.clip is None else self.clip,
             "rows": rows,
             "heads": heads,
             "states": states,
+            "stored": stored,
             "time": time,
         }
         constants = {
             "ROWS": tall,
             "STATES": wide,
-            "INTEGER": how is not None,
+            "INTEGER": self.how is not None,
             "NOISE": self.key is not None,
-            "SEPARATE": how is not None and how[0] == SEPARATE,
+            "SEPARATE": placement == SEPARATE,
             "QUANTIZED": self.outputs is not None,
-            "ROUNDING": "" if how is None else _NAMES[how[1]],
+            "ROUNDING": rounding,
+            "NEAREST": rounding if rounding in NEAREST else "half_even",
+            "RESIDUAL": bits if rounding == "feedback" else 0,
+            "PERIODS": self.rates is not None,
             "CLIP": self.clip is not None,
             "SPAN": SPAN,
             "num_warps": max(1, min(8, tall * wide // TILE)),
@@ -117,7 +127,7 @@ class _Launch:
         return arguments, constants, -(-rows // tall)
 
     def forward(self, u: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        """y (batch, head, time) and the last state (batch, head, state, 2), centred on its zero point."""
+        """y (batch, head, time) and what `start` is for the steps after these."""
         from imc_ssm.kernels import triton_kernels
 
         y, last = torch.empty(u.shape, dtype=dtype, device=u.device), torch.empty_like(self.start)
@@ -131,14 +141,16 @@ class _Launch:
         """The gradient of u, and the sums (3, head, state, 2) for those of a, b, c, float64."""
         from imc_ssm.kernels import triton_kernels
 
-        batch, heads, states, _ = self.start.shape
+        (batch, heads, _, _), states = self.start.shape, self.states
         grad_u = torch.empty_like(u)
         sums = torch.empty((batch * heads, 6, states), dtype=torch.float32, device=u.device)
         arguments, constants, tiles = self._arguments(u.shape[-1])
         if tiles:
             with torch.cuda.device_of(u):  # type: ignore[no-untyped-call]
                 programs = min(tiles, self._programs(u.device))
-                shape = (programs, -(-u.shape[-1] // SPAN), 2, constants["ROWS"], constants["STATES"])
+                planes = 4 if constants["ROUNDING"] == _NAMES[FEEDBACK] else 2
+                span = planes * constants["ROWS"] * constants["STATES"] + constants["PERIODS"] * constants["ROWS"]
+                shape = programs, -(-u.shape[-1] // SPAN), span
                 tape = torch.empty(shape, dtype=self.start.dtype, device=u.device)
                 triton_kernels.backward[(programs,)](
                     u=u,
@@ -174,14 +186,14 @@ def _launch(
     clip: float,
 ) -> _Launch:
     """From the numbers of an update (`codes.Tables`): integers again, or single precision."""
-    states = start.shape[2]
+    states = states_of(start.shape[2], how)
     k, key = k[:, :states], None
     if draws:
         key = torch.tensor(draws, dtype=torch.int64, device=start.device)
     if how[1] == NONE:
         table = _planes([k[..., :5], -k[..., 5:6], k[..., 8:9]], torch.float32)
         bound = clip if math.isfinite(clip) else None
-        return _Launch(start, table, table, None, None, None, key, None, bound)
+        return _Launch(start, states, table, table, None, None, None, None, key, None, bound)
     unit, unit_b = k[..., 9:10], k[..., 10:11]
     coefficients = [k[..., :2] * unit, k[..., 2:4] * unit_b, k[..., 4:5], -k[..., 5:6], k[..., 8:9] * unit]
     shifts = [_exponent(unit), _exponent(unit_b)]
@@ -192,7 +204,9 @@ def _launch(
         parts = torch.cat([out[:, :1] * unit_y, _exponent(unit_y), out[:, 1:3]], dim=1)
         outputs = parts.T.to(torch.int64).contiguous()
     real, inputs, scale = _planes([g[:, :states, :6]], torch.float32), inp.T.contiguous(), out[:, 3].contiguous()
-    return _Launch(start, table, real, inputs, outputs, scale, key, (how[0], how[1]))
+    rates = _exponent(inp[:, 3]).to(torch.int32) if how[6] else None
+    numbers = how[0], _NAMES[how[1]], how[4], how[5]
+    return _Launch(start, states, table, real, inputs, outputs, scale, rates, key, numbers)
 
 
 def _exponent(power: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from imc_ssm.kernels.codes import COLUMNS, DITHERED, FEEDBACK, HALF_EVEN, JOINT,
 from imc_ssm.kernels.compiling import kernel
 from imc_ssm.kernels.draws import draw
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.update import TILE, added, advance, compiled, gather, inlined, rows_of_state, start_from
+from imc_ssm.kernels.update import TILE, added, advance, compiled, gather, inlined, start_from
 from imc_ssm.kernels.vector import (
     LANES,
     broadcast,
@@ -308,8 +308,7 @@ def backward_codes(
     scratch = (float32, uint16, float64) of `backward_sizes`.
     """
     batch, heads, time = u.shape
-    padded, chunks = k.shape[1], grads[0].shape[1]
-    states, _ = rows_of_state(x0.shape[2], inp, how[1])
+    padded, chunks, states = k.shape[1], grads[0].shape[1], how[4]
     blocks, room = (batch + LANES - 1) // LANES, (time + LANES - 1) // LANES * LANES * LANES
     noisy, truncated = noise[0].size > 0, how[1] == DITHERED or how[1] == STOCHASTIC
     for item in prange(chunks * heads):

@@ -7,7 +7,7 @@ kernel serves all word lengths, and full precision as well: no rounding, infinit
 
 Arrays: u, y (batch, head, time); x (batch, head, row, 2) the packed state (`ends.Ends`); `k` (head, state,
 COLUMNS) the folded coefficients, an even number of states (`codes.Tables`). how = (placement, rounding, 2^m of the
-residuals, steps done before). `scratch` = (float64, float32), (thread, size).
+residuals, steps done before, states, whether there are slow heads). `scratch` = (float64, float32), (thread, size).
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ __all__ = [
     "inlined",
     "keep_last",
     "rounded",
-    "rows_of_state",
     "scatter",
     "start_from",
 ]
@@ -309,15 +308,6 @@ def keep_last(x: Array, h: int, first: int, lanes: int, row: int, states: int, u
                 x0[first + lane, h, row + n, part] = x[(2 * n + part) * LANES + lane] * unit
 
 
-@compiled
-def rows_of_state(rows: int, inp: Array, rounding: int) -> tuple[int, bool]:
-    """The number of states in a packed state of so many rows, and whether a row of sums is among them."""
-    slow = False
-    for h in range(len(inp)):
-        slow |= inp[h, 3] > 1
-    return (rows - slow) // (2 if rounding == FEEDBACK else 1), slow
-
-
 def forward_sizes(states: int, noisy: bool) -> tuple[int, int]:
     """Numbers of scratch of one worker: float64 (states, residuals, what is held, dither, sums) and float32 (two
     turns of a tile, sums of inputs, noise)."""
@@ -336,8 +326,7 @@ def forward_codes(
     sum. noise: see `draws.draw`; an empty table: none. y float32, or float64 for codes.
     """
     batch, heads, time = u.shape
-    padded, block = k.shape[1], TILE * LANES
-    states, slow = rows_of_state(x.shape[2], inp, how[1])
+    padded, block, states, slow = k.shape[1], TILE * LANES, how[4], how[5]
     blocks = (batch + LANES - 1) // LANES
     noisy, truncated = noise[0].size > 0, how[1] == DITHERED or how[1] == STOCHASTIC
     nearest = HALF_EVEN if truncated or how[1] == FEEDBACK else how[1]

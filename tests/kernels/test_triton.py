@@ -118,12 +118,16 @@ class TestCompiling:
 
     @pytest.mark.parametrize("kernel", ["forward", "backward"])
     @pytest.mark.parametrize(
-        ("word", "order", "rounding", "noise", "quantized"),
+        ("word", "order", "rounding", "noise", "quantized", "periods"),
         [
-            ("i32", "joint", "half_even", False, True),
-            ("i64", "separate", "half_away", True, True),
-            ("i64", "joint", "half_up", False, False),
-            ("fp32", "joint", "", True, False),
+            ("i32", "joint", "half_even", False, True, False),
+            ("i64", "separate", "half_away", True, True, False),
+            ("i64", "joint", "half_up", False, False, False),
+            ("fp32", "joint", "", True, False, False),
+            ("i32", "joint", "dithered", False, True, True),
+            ("i64", "separate", "stochastic", True, True, False),
+            ("i32", "joint", "feedback", False, True, True),
+            ("i64", "joint", "feedback", False, False, False),
         ],
     )
     def test_compiles(
@@ -134,6 +138,7 @@ class TestCompiling:
         rounding: str,
         noise: bool,
         quantized: bool,
+        periods: bool,
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
@@ -147,13 +152,15 @@ class TestCompiling:
         state = "*i32" if integer else "*fp32"
         types = dict.fromkeys(("u", "y", "grad", "grad_u", "sums", "real", "inputs"), "*fp32")
         types |= {"table": f"*{word}", "x0": state, "last": state, "tape": state, "outputs": "*i64"}
+        types |= {"rates": "*i32", "first": "i64"}
         types |= {"unit": "*fp64", "key": "*i64", "gauss": "*i32", "clamp": "fp32", "clip": "fp32"}
-        types |= dict.fromkeys(("rows", "heads", "states", "time"), "i32")
+        types |= dict.fromkeys(("rows", "heads", "states", "stored", "time"), "i32")
         constants: dict[str, Any] = {"ROWS": 2, "STATES": 32, "INTEGER": integer, "NOISE": noise, "CLAMP": True}
-        constants |= {"CLIP": not integer, "SPAN": 4}
+        constants |= {"CLIP": not integer, "SPAN": 4, "PERIODS": periods, "RESIDUAL": 6}
+        constants["NEAREST"] = rounding if rounding.startswith("half") else "half_even"
         constants |= {"SEPARATE": order == "separate", "QUANTIZED": quantized, "ROUNDING": rounding}
         absent = ([] if noise else ["key", "gauss"]) + ([] if quantized else ["outputs"])
-        absent += [] if integer else ["inputs", "unit"]
+        absent += ([] if integer else ["inputs", "unit"]) + ([] if periods else ["rates"])
         function = getattr(triton_kernels, kernel)
         names = function.arg_names
         source = triton.compiler.ASTSource(
