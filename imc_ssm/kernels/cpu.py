@@ -70,8 +70,7 @@ def _noise(draws: list[int]) -> tuple[Any, ...]:
 
 
 def _rules(how: list[int], start: Tensor) -> tuple[int, int, float, int, int, bool]:
-    """Placement, rounding, 2^m of the residuals, the steps done before, the number of states, whether there are slow
-    heads: as the kernels take them."""
+    """Placement, rounding, 2^m of the residuals, steps done before, number of states, whether heads are slow."""
     return how[0], how[1], float(1 << how[5]), how[4], states_of(start.shape[2], how), bool(how[6])
 
 

@@ -7,7 +7,8 @@ kernel serves all word lengths, and full precision as well: no rounding, infinit
 
 Arrays: u, y (batch, head, time); x (batch, head, row, 2) the packed state (`ends.Ends`); `k` (head, state,
 COLUMNS) the folded coefficients, an even number of states (`codes.Tables`). how = (placement, rounding, 2^m of the
-residuals, steps done before, states, whether there are slow heads). `scratch` = (float64, float32), (thread, size).
+residuals, steps done before, states, whether there are slow heads). `scratch` = (float64, float32), (thread,
+size).
 """
 
 from __future__ import annotations
