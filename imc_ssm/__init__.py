@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from imc_ssm.modelfile import StoredModel, load_model, save_model
     from imc_ssm.plots import draw as plot
     from imc_ssm.plots import save_figure, together
-    from imc_ssm.quantization import Bits, Rule, Scheme, quantize
+    from imc_ssm.quantization import Bits, Rule, Scheme, export_integers, quantize
     from imc_ssm.results import load as open_results
     from imc_ssm.results import save as save_results
     from imc_ssm.training import TrainConfig, accuracy, predict, train
@@ -64,6 +64,7 @@ __all__ = [
     "cost",
     "dataset_info",
     "evaluate",
+    "export_integers",
     "fit_cell",
     "load_cell",
     "load_components",
@@ -97,7 +98,7 @@ _PLACES = {
     "layers": "S4D S5 Classifier ModelConfig S4DConfig S5Config preset",
     "modelfile": "StoredModel load_model save_model",
     "plots": "plot=draw save_figure together",
-    "quantization": "Bits Rule Scheme quantize",
+    "quantization": "Bits Rule Scheme export_integers quantize",
     "results": "open_results=load save_results=save",
     "training": "TrainConfig accuracy predict train",
 }

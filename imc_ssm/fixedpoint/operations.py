@@ -79,6 +79,11 @@ class Operation(ABC):
     def constants(self, steps: Sequence[int]) -> dict[str, Ints]:
         """Its integers by name; `steps`: lengths of sequences that it has to know."""
 
+    @property
+    def how(self) -> dict[str, str | int]:
+        """What it does beside its integers: roundings."""
+        return {}
+
 
 @dataclass(eq=False)
 class LinearOperation(Operation):
@@ -285,6 +290,10 @@ class ScanOperation(Operation):
         self.overflows.append(lost)
         return y.transpose(0, 2, 1)
 
+    @property
+    def how(self) -> dict[str, str | int]:
+        return _roundings(self.plan)
+
     def constants(self, steps: Sequence[int]) -> dict[str, Ints]:
         plan, shape = self.plan, (self.plan.heads, self.plan.states)
         if plan.m_y is None or plan.shift_y is None or self.b is None or self.c is None or plan.formats.y is None:
@@ -299,6 +308,16 @@ class ScanOperation(Operation):
             "periods": np.broadcast_to(plan.periods, shape[:1]).astype(np.int64),
             **_of_format("output", plan.formats.y, shape[:1]),
         }
+
+
+def _roundings(plan: ScanPlan) -> dict[str, str | int]:
+    f = plan.formats
+    return {
+        "rounding": f.rounding,
+        "rounding_placement": f.rounding_placement,
+        "residual_bits": f.residual_bits,
+        "word": plan.word,
+    }
 
 
 def _unit_constants(plan: ScanPlan, a: Ints, b: Ints) -> dict[str, Ints]:
@@ -332,6 +351,10 @@ class StateOperation(Operation):
         self.overflows.append(lost)
         return x.reshape(batch, width, time).transpose(0, 2, 1)
 
+    @property
+    def how(self) -> dict[str, str | int]:
+        return _roundings(self.plan)
+
     def constants(self, steps: Sequence[int]) -> dict[str, Ints]:
         plan = self.plan
         return {
@@ -350,6 +373,10 @@ class GatedOperation(Operation):
 
     def run(self, inputs: Sequence[Ints], lengths: Ints | None) -> Ints:
         return gated_codes(self.plan, *inputs)[0]
+
+    @property
+    def how(self) -> dict[str, str | int]:
+        return {"rounding": self.plan.rounding}
 
     def constants(self, steps: Sequence[int]) -> dict[str, Ints]:
         plan = self.plan

@@ -1,5 +1,6 @@
 """Quantization of a model: `quantize(model, scheme, calibration)` returns a model with wrapped modules."""
 
+from imc_ssm.quantization.bundle import IntegerBundle, export_integers, load_integers
 from imc_ssm.quantization.context import QUANTIZED, Context, check_static, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
 from imc_ssm.quantization.gated import QuantizedGatedState
@@ -32,6 +33,7 @@ __all__ = [
     "DigitalMatrix",
     "DiscreteS4D",
     "FormatSpec",
+    "IntegerBundle",
     "MinMax",
     "Mse",
     "Observer",
@@ -51,8 +53,10 @@ __all__ = [
     "calibration_batch",
     "calibration_of",
     "check_static",
+    "export_integers",
     "fake_quantize",
     "formats_of",
+    "load_integers",
     "moving_of",
     "quantize",
     "quantizes",

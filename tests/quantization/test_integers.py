@@ -29,6 +29,8 @@ SCHEMES: dict[str, Any] = {
     "per tensor": imc_ssm.Scheme.uniform(granularity="tensor"),
     "per state": imc_ssm.Scheme.uniform(granularity="state", rounding="half_away", rounding_placement="separate"),
     "dithered, slow": imc_ssm.Scheme.uniform(rounding="dithered", rate_limit=0.1),
+    "dithered": imc_ssm.Scheme.uniform(rounding="dithered", rounding_placement="separate"),
+    "stochastic": imc_ssm.Scheme.uniform(rounding="stochastic"),
     "feedback": imc_ssm.Scheme.uniform(rounding="feedback"),
 }
 
