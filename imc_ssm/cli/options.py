@@ -180,6 +180,10 @@ PoleMultiplierBits = Annotated[
     int | None,
     typer.Option(help="Bits of the parts by which the unit multiplies where poles are polar (default 16)."),
 ]
+WeightRounding = Annotated[
+    str | None,
+    typer.Option(help="Matrices and C: nearest codes, or outputs: rounded for the least error of what comes out."),
+]
 Parameterisation = Annotated[
     str | None,
     typer.Option(help="What QAT trains: continuous (dt, A, B), discrete (A, B) or frozen (discrete, A stays)."),

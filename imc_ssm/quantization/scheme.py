@@ -24,6 +24,7 @@ Word = Field(8, ge=2, le=16)
 Word16 = Field(16, ge=2, le=16)
 Parameterisation = Literal["continuous", "discrete", "frozen"]
 Gelu = Literal["exact", "piecewise"]
+WeightRounding = Literal["nearest", "outputs"]
 Scales = Literal["free", "power_of_two"]
 PoleForm = Literal["cartesian", "polar", "log_polar"]
 
@@ -179,6 +180,9 @@ class Scheme(Config):
     """Word length of the decay of a polar pole; None: the poles', which is the phase's."""
     pole_multiplier_bits: int = Word16
     """Word length of the parts by which the unit multiplies where poles are polar."""
+    weight_rounding: WeightRounding = "nearest"
+    """How `quantize` rounds matrices and C: every weight to its nearest code, or layer by layer for the least
+    error of what comes out ("outputs", `quantization.fitting`)."""
     parameterisation: Parameterisation = "continuous"
     """What QAT trains: dt, A and B of the continuous system; the discrete A and B themselves, from their
     values at wrapping; or the discrete B with A frozen. C and D are trained in all three."""
@@ -418,6 +422,7 @@ _LATER = (
     "pole_form",
     "pole_decay_bits",
     "pole_multiplier_bits",
+    "weight_rounding",
 )
 """Fields that came after files and results had been written: left out of them at their defaults, so that these
 (and digests and keys) stay what they were. For the same reason their defaults must stay."""

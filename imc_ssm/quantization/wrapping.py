@@ -19,6 +19,7 @@ from imc_ssm.graph import Formats, Graph
 from imc_ssm.kernels.device import device_of, named_device
 from imc_ssm.layers import Classifier, classifier_of, padding_mask, tensor_of
 from imc_ssm.quantization.context import Context, check_static, quantized_class
+from imc_ssm.quantization.fitting import fit_outputs
 from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.rules import ROLES, FormatSpec
 from imc_ssm.quantization.scheme import NAMED, Scheme
@@ -143,7 +144,8 @@ def quantize(
 
     The activations and states of the calibration sequences fix every range, as the rules' observers say: those of
     the model whose input, matrices, D and GELU are rounded already, its poles, B, C and other activations not yet.
-    (The input because most of it can be one value, such as a background: what it becomes must not saturate.)
+    Where the scheme rounds weights for their "outputs", they are fitted to the same sequences then. (The input
+    because most of it can be one value, such as a background: what it becomes must not saturate.)
     Dynamic ranges go their own way from the first batch. Train the result further with `imc_ssm.training.train`
     for QAT. `device`: where it is calibrated, "cpu" or "cuda"; the result lies where the model does. Warns
     (`RangeWarning`) where states reach the scheme's `state_clip`. Raises
@@ -173,7 +175,10 @@ def quantize(
             raise type(error)(f"{name}: {error}") from None
     if clipped := [name for name, q in quantizers.items() if q.clipped]:
         warnings.warn(_beyond(clipped, scheme, float(calibration.abs().max())), RangeWarning, stacklevel=2)
-    return quantized.to(device_of(model))
+    quantized = quantized.to(device_of(model))
+    if scheme.weight_rounding == "outputs":
+        fit_outputs(quantized, model, calibration.to(device_of(model)), lengths)
+    return quantized
 
 
 def _beyond(names: list[str], scheme: Scheme, largest: float) -> str:
