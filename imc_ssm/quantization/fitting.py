@@ -36,8 +36,10 @@ SHARES = (1.0, 0.9, 0.8, 0.7, 0.6)
 """Shares of a row's range that are tried: a narrower one has finer steps and clips the largest weights."""
 SAMPLES = 1 << 16
 """Samples whose products are added at a time."""
-BATCH = 64
-"""Sequences whose states are looked at together."""
+SEQUENCES = 128
+"""Most sequences that C is fitted to: a head has few weights and a state in every step."""
+BATCH, STEPS = 64, 16
+"""Sequences, and steps of them, whose states are looked at together."""
 
 Floats = NDArray[np.float64]
 
@@ -242,17 +244,21 @@ def _fit_recurrence(layer: QuantizedS4D, u: Tensor, target: Tensor, mask: Tensor
     )
     goals = (target - layer.grid(inner.D) * u).transpose(1, 2)
     moments, sign = Moments.empty(2 * states, 1, heads), np.array([2.0, -2.0])
-    for begin in range(0, len(u), BATCH):
+    for begin in range(0, min(len(u), SEQUENCES), BATCH):
         some = slice(begin, begin + BATCH)
         rows, goal = u[some].transpose(1, 2).contiguous(), goals[some].cpu().double().numpy()
+        valid = np.ones((len(rows), rows.shape[2])) if mask is None else mask[some].cpu().double().numpy()
         last: Any = None
-        for step in range(rows.shape[2]):
-            _, last = unit(rows[:, :, step : step + 1], last)
-            codes = (last.x if isinstance(last, UnitState) else last).cpu().numpy()
-            f, t = ((codes - zero) * sign).reshape(len(codes), heads, -1), goal[:, :, step : step + 1]
-            valid = np.ones(len(codes)) if mask is None else mask[some, step].cpu().double().numpy()
-            f = f * valid[:, None, None]
-            moments.add(f.transpose(1, 0, 2), (t * valid[:, None, None]).transpose(1, 0, 2), float(valid.sum()))
+        for first in range(0, rows.shape[2], STEPS):
+            seen = []
+            for step in range(first, min(first + STEPS, rows.shape[2])):
+                _, last = unit(rows[:, :, step : step + 1], last)
+                codes = (last.x if isinstance(last, UnitState) else last).cpu().numpy()
+                seen.append(((codes - zero) * sign).reshape(len(codes), heads, -1))
+            kept = valid[:, first : first + STEPS].T[..., None, None]
+            f = (np.stack(seen) * kept).transpose(2, 0, 1, 3).reshape(heads, -1, 2 * states)
+            t = (goal[:, :, first : first + STEPS].transpose(2, 0, 1)[..., None] * kept).transpose(2, 0, 1, 3)
+            moments.add(f, t.reshape(heads, -1, 1), float(kept.sum()))
     square, cross = moments.means(centred=False)
     pairs = torch.view_as_real(inner.discrete()[2].resolve_conj()).cpu().double().numpy()
     start = np.asarray(pairs * scale, np.float64)
