@@ -362,6 +362,18 @@ def _scheme(
         if fields.get(bound) == 0:
             fields[bound] = None
     made = Scheme.named(name, **{word: bits for word, bits in words.items() if bits is not None}, **fields)
+    idle = {
+        "residual_bits": made.rounding != "feedback" and "--rounding feedback",
+        "max_period": made.rate_limit is None and "--rate-limit",
+        "pole_decay_bits": made.pole_form == "cartesian" and "--pole-form polar or log_polar",
+        "pole_multiplier_bits": made.pole_form == "cartesian" and "--pole-form polar or log_polar",
+    }
+    for field, needed in idle.items():
+        if needed and field in fields:
+            option = field.replace("_", "-")
+            raise ConfigError(
+                f"--{option} {fields[field]} does nothing without {needed}; add that, or leave it out"
+            )
     bits = made.bits.model_dump()
     if biases is not None:
         bits["biases"] = biases or None

@@ -36,6 +36,18 @@ STUDY = Path(__file__).parents[2] / "experiments" / "zhao2025" / "results"
         ),
         (("--only", "poles, c", "--poles", 5), Scheme(bits=Bits.only(poles=5, c=8))),
         (("--weights", 4, "--activations", 6, "--biases", 0), Scheme.uniform(weights=4, activations=6)),
+        (
+            ("--rounding", "dithered", "--rate-limit", 1.5, "--max-period", 8),
+            Scheme(rounding="dithered", rate_limit=1.5, max_period=8),
+        ),
+        (
+            ("--rounding", "feedback", "--residual-bits", 6, "--scales", "power_of_two", "--rate-limit", 0),
+            Scheme(rounding="feedback", residual_bits=6, scales="power_of_two"),
+        ),
+        (
+            ("--pole-form", "log_polar", "--pole-decay-bits", 4, "--pole-multiplier-bits", 12),
+            Scheme(pole_form="log_polar", pole_decay_bits=4, pole_multiplier_bits=12),
+        ),
     ],
 )
 def test_schemes(chain, tmp_path, words, scheme):
@@ -77,6 +89,16 @@ def test_a_shipped_model_is_quantized_by_its_name(tmp_path):
         (("--state-calibration", "off"), "'state_calibration' = 'off'"),
         (("--order", "jiont"), "'rounding_placement' = 'jiont'"),
         (("--rounding", "nearest"), "'rounding' = 'nearest'"),
+        (("--rounding", "feedback", "--order", "separate"), "use 'joint', or another rounding"),
+        (("--residual-bits", 4), "--residual-bits 4 does nothing without --rounding feedback"),
+        (("--max-period", 4), "--max-period 4 does nothing without --rate-limit"),
+        (("--rate-limit", -1), "'rate_limit' = -1.0: allowed is more than 0"),
+        (("--rate-limit", 1, "--max-period", 12), "'max_period' = 12: allowed is a power of two, 1 to 256"),
+        (("--rate-limit", 1, "--state-calibration", "dynamic"), "use static calibration, or leave rate_limit out"),
+        (("--rate-limit", 1, "--only", "c"), "heads are slow in the integer unit only"),
+        (("--pole-decay-bits", 4), "--pole-decay-bits 4 does nothing without --pole-form polar or log_polar"),
+        (("--pole-form", "log"), "'pole_form' = 'log'"),
+        (("--scales", "pow2"), "'scales' = 'pow2'"),
         (("--parameterisation", "free"), "'parameterisation' = 'free'"),
         (("--gelu", "tanh"), "'gelu' = 'tanh'"),
         (("--only", "poles,statee"), "unknown part 'statee'; did you mean 'state'?"),

@@ -130,7 +130,6 @@ class TestStreams:
         for i, end in enumerate(lengths.tolist()):
             assert torch.equal(together[i : i + 1], model(u[i : i + 1, :end]))
 
-
     @pytest.mark.parametrize("rounding", ["dithered", "stochastic", "feedback"])
     @torch.no_grad()
     def test_states_between_matrices(self, digits: SequenceDataset, rounding: str) -> None:
