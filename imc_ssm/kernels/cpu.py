@@ -19,7 +19,7 @@ from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.pointwise import mask
 from imc_ssm.kernels.vector import LANES
 
-__all__ = ["scan", "scan_backward", "scan_codes_cpu", "scratch"]
+__all__ = ["rules_of", "scan", "scan_backward", "scan_codes_cpu", "scratch"]
 
 CHUNKS = 8
 """The batch is split into at most this many chunks whose coefficient gradients are summed in order."""
@@ -69,7 +69,7 @@ def _noise(draws: list[int]) -> tuple[Any, ...]:
     return _gauss(bool(draws)), np.uint64(seed & (2**64 - 1)), sample, time
 
 
-def _rules(how: list[int], start: Tensor) -> tuple[int, int, float, int, int, bool]:
+def rules_of(how: list[int], start: Tensor) -> tuple[int, int, float, int, int, bool]:
     """Placement, rounding, 2^m of the residuals, steps done before, number of states, whether heads are slow."""
     return how[0], how[1], float(1 << how[5]), how[4], states_of(start.shape[2], how), bool(how[6])
 
@@ -91,7 +91,7 @@ def scan(
     doubles, singles = update.forward_sizes(k.shape[1], bool(draws))
     room = scratch(doubles, np.float64), scratch(singles, np.float32)
     arrays = u.numpy(), k.numpy(), inp.numpy(), out.numpy()
-    update.forward_codes(*arrays, _rules(how, start), _noise(draws), x.numpy(), y.numpy(), free.numpy(), room)
+    update.forward_codes(*arrays, rules_of(how, start), _noise(draws), x.numpy(), y.numpy(), free.numpy(), room)
     return y, x, free
 
 
@@ -111,7 +111,7 @@ def scan_backward(
 ) -> tuple[Tensor, Tensor]:
     batch, heads, time = u.shape
     chunks = min(CHUNKS, math.ceil(batch / LANES))
-    rules = _rules(how, start)
+    rules = rules_of(how, start)
     parts = tuple(np.zeros((heads, chunks, rules[4], 2), np.float32) for _ in range(3))
     truncated = how[1] in (DITHERED, STOCHASTIC)
     sizes = reverse.backward_sizes(k.shape[1], time, bool(draws), how[0] == SEPARATE, truncated)

@@ -3,8 +3,8 @@
 A work item is one state of LANES sequences; it stays in registers from the first step to the last. As in `update`,
 integers are held in doubles, exactly; no rounding and infinite bounds are full precision.
 
-Arrays: v, x (batch, 2 state, time), real parts first; the first and the last state (batch, state, 1, 2) centred
-codes; k, g, inp, out and how as in `codes.Tables`, one state a head.
+Arrays: v, x (batch, 2 state, time), real parts first; what is kept before and after (batch, state, row, 2), packed
+(`ends.Ends`); k, g, inp, out as in `codes.Tables`, one state a head; how as in `update`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from imc_ssm.kernels.codes import COLUMNS, HALF_EVEN, JOINT, NONE, SEPARATE
+from imc_ssm.kernels.codes import COLUMNS, DITHERED, FEEDBACK, HALF_EVEN, JOINT, NONE, SEPARATE, STOCHASTIC
 from imc_ssm.kernels.compiling import kernel
-from imc_ssm.kernels.cpu import CHUNKS, scratch
+from imc_ssm.kernels.cpu import CHUNKS, rules_of, scratch
 from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.reverse import REAL_COLUMNS, to_lanes, to_rows
-from imc_ssm.kernels.update import TILE, compiled, gather, inlined, rounded, scatter
+from imc_ssm.kernels.update import TILE, beside, compiled, cut, gather, inlined, rounded, scatter
 from imc_ssm.kernels.vector import (
     LANES,
     broadcast,
@@ -40,6 +40,7 @@ from imc_ssm.kernels.vector import (
     store_mask,
     wide,
 )
+from imc_ssm.kernels.windows import WORDS, dither
 
 __all__ = ["state_scan", "state_scan_backward"]
 
@@ -48,86 +49,105 @@ BLOCK = TILE * LANES
 
 
 @inlined
-def _advance(r: Any, i: Any, vr: Any, vi: Any, k: Any, p: Any, how: Any) -> Any:
-    """`update.advance` with a complex input: the state before its last saturation, and what did not saturate."""
+def _advance(state: Any, vr: Any, vi: Any, k: Any, p: Any, d: Any, t: Any, pitch: Any, how: Any) -> Any:
+    """`update.advance` with a complex input: the state before its last saturation, what did not saturate, and what
+    truncation left for the next step. state: real, imaginary, what truncation left before."""
+    r, i, left = state
     ar, ai, br, bi = splat(k, p), splat(k, p + 1), splat(k, p + 2), splat(k, p + 3)
+    nr, ni, mr, mi = beside(d, t, 0, pitch, left, how)
     if how[0] == JOINT:
-        qr = rounded(fma(ar, r, fma(-ai, i, fma(br, vr, -(bi * vi)))), how[1])
-        qi = rounded(fma(ar, i, fma(ai, r, fma(br, vi, bi * vr))), how[1])
-        always = equal(ar, ar)
-        return qr, qi, always, always, always, always
+        sr = fma(ar, r, fma(-ai, i, fma(br, vr, fma(-bi, vi, nr))))
+        si = fma(ar, i, fma(ai, r, fma(br, vi, fma(bi, vr, ni))))
+        qr, qi, always = rounded(sr, how[1]), rounded(si, how[1]), equal(ar, ar)
+        return qr, qi, always, always, always, always, cut(sr, si, qr, qi, left, how)
     low, high = splat(k, p + 6), splat(k, p + 7)
-    pr, pi = rounded(fma(ar, r, -(ai * i)), how[1]), rounded(fma(ar, i, ai * r), how[1])
-    dr, di = rounded(fma(br, vr, -(bi * vi)), how[1]), rounded(fma(br, vi, bi * vr), how[1])
+    pr, pi = rounded(fma(ar, r, fma(-ai, i, nr)), how[1]), rounded(fma(ar, i, fma(ai, r, ni)), how[1])
+    dr, di = rounded(fma(br, vr, fma(-bi, vi, mr)), how[1]), rounded(fma(br, vi, fma(bi, vr, mi)), how[1])
     kr, ki, er, ei = clamp(pr, low, high), clamp(pi, low, high), clamp(dr, low, high), clamp(di, low, high)
-    return kr + er, ki + ei, equal(kr, pr), equal(ki, pi), equal(er, dr), equal(ei, di)
+    return kr + er, ki + ei, equal(kr, pr), equal(ki, pi), equal(er, dr), equal(ei, di), left
 
 
 @inlined
-def _through(x: Any, vr: Any, vi: Any, xr: Any, xi: Any, k: Any, p: Any, steps: Any, how: Any) -> None:
-    """One state through `steps` steps; the stored states go to xr and xi."""
-    r, i = load(x, 0), load(x, LANES)
+def _through(x: Any, vr: Any, vi: Any, xr: Any, xi: Any, k: Any, p: Any, d: Any, steps: Any, how: Any) -> None:
+    """One state through `steps` steps; the stored states go to xr and xi. x: the state, what truncation left."""
+    r, i, left = load(x, 0), load(x, LANES), (load(x, 2 * LANES), load(x, 3 * LANES))
     low, high = splat(k, p + 6), splat(k, p + 7)
     for t in range(steps):
-        r, i, _, _, _, _ = _advance(r, i, wide(load(vr, t * LANES)), wide(load(vi, t * LANES)), k, p, how)
+        v, w = wide(load(vr, t * LANES)), wide(load(vi, t * LANES))
+        r, i, _, _, _, _, left = _advance((r, i, left), v, w, k, p, d, t, TILE, how)
         r, i = clamp(r, low, high), clamp(i, low, high)
         store(xr, t * LANES, r)
         store(xi, t * LANES, i)
     store(x, 0, r)
     store(x, LANES, i)
+    store(x, 2 * LANES, left[0])
+    store(x, 3 * LANES, left[1])
 
 
 @compiled
-def _run(x: Array, vr: Array, vi: Array, xr: Array, xi: Array, k: Array, n: int, steps: int, how: Any) -> None:
+def _run(
+    x: Array, vr: Array, vi: Array, xr: Array, xi: Array, k: Array, d: Array, n: int, steps: int, how: Any
+) -> None:
     """`_through`, compiled apart for what is used most."""
-    at, a, b, c, d, table = pointer(x), pointer(vr), pointer(vi), pointer(xr), pointer(xi), pointer(k)
-    p = n * k.shape[1] * COLUMNS
-    if how[1] != HALF_EVEN:
-        _through(at, a, b, c, d, table, p, steps, how)
+    at, a, b, c, e, table = pointer(x), pointer(vr), pointer(vi), pointer(xr), pointer(xi), pointer(k)
+    p, d, rule = n * k.shape[1] * COLUMNS, pointer(d), (how[0], how[1], how[2])
+    if how[1] == DITHERED and how[0] == JOINT:
+        _through(at, a, b, c, e, table, p, d, steps, (JOINT, DITHERED, 1.0))
+    elif how[1] != HALF_EVEN:
+        _through(at, a, b, c, e, table, p, d, steps, rule)
     elif how[0] == JOINT:
-        _through(at, a, b, c, d, table, p, steps, (JOINT, HALF_EVEN))
+        _through(at, a, b, c, e, table, p, d, steps, (JOINT, HALF_EVEN, 1.0))
     else:
-        _through(at, a, b, c, d, table, p, steps, (SEPARATE, HALF_EVEN))
+        _through(at, a, b, c, e, table, p, d, steps, (SEPARATE, HALF_EVEN, 1.0))
 
 
 @compiled
-def _from(start: Array, n: int, first: int, lanes: int, x: Array) -> None:
-    """The state of LANES sequences, (part, lane); 0 where there is none."""
+def _from(start: Array, n: int, first: int, lanes: int, unit: float, x: Array) -> None:
+    """What is kept of LANES sequences, (2 rows, part, lane), residuals times `unit`; 0 where there is none."""
     x[:] = 0
-    for part in range(2):
-        for lane in range(lanes):
-            x[part * LANES + lane] = start[first + lane, n, 0, part]
+    for row in range(start.shape[2]):
+        for part in range(2):
+            for lane in range(lanes):
+                kept = start[first + lane, n, row, part]
+                x[(2 * row + part) * LANES + lane] = kept * unit if row else kept
 
 
 @kernel
 def _forward(v: Array, k: Array, inp: Array, out: Array, how: Any, start: Array, x: Array, room: Any) -> None:
     batch, both, time = v.shape
     states, none = both // 2, np.zeros((0, 0, 0), np.uint8)
+    truncated, unit = how[1] == DITHERED or how[1] == STOCHASTIC, 1.0 / how[2]
+    nearest = HALF_EVEN if truncated or how[1] == FEEDBACK else how[1]
     for item in prange((batch + LANES - 1) // LANES * states):
         n, first = item % states, (item // states) * LANES
         lanes = min(LANES, batch - first)
         doubles, singles = room[0][numba.get_thread_id()], room[1][numba.get_thread_id()]
-        state, xr, xi = doubles[: 2 * LANES], doubles[2 * LANES :][:BLOCK], doubles[2 * LANES + BLOCK :][:BLOCK]
+        state, more = doubles[: 4 * LANES], doubles[4 * LANES :]
+        xr, xi, d = more[:BLOCK], more[BLOCK : 2 * BLOCK], more[2 * BLOCK :].reshape(WORDS, TILE)
         rows, vr, vi = singles[:BLOCK], singles[BLOCK : 2 * BLOCK], singles[2 * BLOCK : 3 * BLOCK]
-        _from(start, n, first, lanes, state)
+        _from(start, n, first, lanes, unit, state)
         for begin in range(0, time, TILE):
             steps = min(TILE, time - begin)
             gather(v, n, first, lanes, begin, steps, inp, how[1] != NONE, rows, vr)
             gather(v, states + n, first, lanes, begin, steps, inp, how[1] != NONE, rows, vi)
-            _run(state, vr, vi, xr, xi, k, n, steps, how)
-            scatter(xr, n, first, lanes, begin, steps, out, how[1], x, none, vr, rows)
-            scatter(xi, states + n, first, lanes, begin, steps, out, how[1], x, none, vi, rows)
-        for part in range(2):
-            for lane in range(lanes):
-                start[first + lane, n, 0, part] = state[part * LANES + lane]
+            if truncated:
+                dither(how[1], how[0], n, 0, 1, how[3] + begin, steps, k, d)
+            _run(state, vr, vi, xr, xi, k, d.ravel(), n, steps, how)
+            scatter(xr, n, first, lanes, begin, steps, out, nearest, x, none, vr, rows)
+            scatter(xi, states + n, first, lanes, begin, steps, out, nearest, x, none, vi, rows)
+        for row in range(start.shape[2]):
+            for part in range(2):
+                for lane in range(lanes):
+                    kept = state[(2 * row + part) * LANES + lane]
+                    start[first + lane, n, row, part] = kept * how[2] if row else kept
 
 
 def state_scan(
     v: Tensor, start: Tensor, k: Tensor, g: Tensor, inp: Tensor, out: Tensor, how: list[int], clip: float
 ) -> tuple[Tensor, Tensor]:
     last, x = start.clone(), torch.empty(v.shape, dtype=v.dtype)
-    room = scratch(2 * LANES + 2 * BLOCK, np.float64), scratch(3 * BLOCK, f32)
-    parts = inp.repeat(2, 1).numpy(), out.repeat(2, 1).numpy(), (how[0], how[1])
+    room = scratch(4 * LANES + 2 * BLOCK + WORDS * TILE, np.float64), scratch(3 * BLOCK, f32)
+    parts = inp.repeat(2, 1).numpy(), out.repeat(2, 1).numpy(), rules_of(how, start)
     _forward(v.flatten(1, 2).numpy(), k.numpy(), *parts, last.numpy(), x.flatten(1, 2).numpy(), room)
     return x, last
 
@@ -145,16 +165,21 @@ def _pass(
     g: Any,
     q: Any,
     sums: Any,
+    d: Any,
     steps: Any,
     limit: Any,
     how: Any,
 ) -> None:
-    """There, with the states before saturation on the tape, and back; gr and gi become the gradients of v."""
+    """There, with the states before saturation on the tape, and back; gr and gi become the gradients of v.
+
+    The tape begins with the state, and what truncation left before.
+    """
     low, high = splat(k, p + 6), splat(k, p + 7)
     r, i = wide(load(tape, 0)), wide(load(tape, LANES))
+    left = wide(load(tape, 2 * LANES)), wide(load(tape, 3 * LANES))  # where the first step goes now
     for t in range(steps):
         v, w = wide(load(vr, t * LANES)), wide(load(vi, t * LANES))
-        r, i, oar, oai, obr, obi = _advance(r, i, v, w, k, p, how)
+        r, i, oar, oai, obr, obi, left = _advance((r, i, left), v, w, k, p, d, t, steps, how)
         store(tape, 2 * (t + 1) * LANES, narrow(r))
         store(tape, (2 * (t + 1) + 1) * LANES, narrow(i))
         if how[0] == SEPARATE:
@@ -202,21 +227,24 @@ def _back(
     k: Array,
     g: Array,
     sums: Array,
+    d: Array,
     n: int,
     steps: int,
     limit: float,
     how: Any,
 ) -> None:
     """`_pass`, compiled apart for what is used most."""
-    a, b, c, d, e, f = pointer(tape), pointer(masks), pointer(vr), pointer(vi), pointer(gr), pointer(gi)
-    table, real, total = pointer(k), pointer(g), pointer(sums)
+    a, b, v, w, e, f = pointer(tape), pointer(masks), pointer(vr), pointer(vi), pointer(gr), pointer(gi)
+    table, real, total, word, rule = pointer(k), pointer(g), pointer(sums), pointer(d), (how[0], how[1], how[2])
     p, q = n * k.shape[1] * COLUMNS, n * g.shape[1] * REAL_COLUMNS
-    if how[1] != HALF_EVEN:
-        _pass(a, b, c, d, e, f, table, p, real, q, total, steps, limit, how)
+    if how[1] == DITHERED and how[0] == JOINT:
+        _pass(a, b, v, w, e, f, table, p, real, q, total, word, steps, limit, (JOINT, DITHERED, 1.0))
+    elif how[1] != HALF_EVEN:
+        _pass(a, b, v, w, e, f, table, p, real, q, total, word, steps, limit, rule)
     elif how[0] == JOINT:
-        _pass(a, b, c, d, e, f, table, p, real, q, total, steps, limit, (JOINT, HALF_EVEN))
+        _pass(a, b, v, w, e, f, table, p, real, q, total, word, steps, limit, (JOINT, HALF_EVEN, 1.0))
     else:
-        _pass(a, b, c, d, e, f, table, p, real, q, total, steps, limit, (SEPARATE, HALF_EVEN))
+        _pass(a, b, v, w, e, f, table, p, real, q, total, word, steps, limit, (SEPARATE, HALF_EVEN, 1.0))
 
 
 @kernel
@@ -235,15 +263,17 @@ def _backward(
 ) -> None:
     """parts (state, chunk, 2, 2): sums of e conj(x'[t-1]) and of e conj(v') over fixed chunks of the batch."""
     batch, both, time = v.shape
-    states, chunks = both // 2, parts.shape[1]
+    states, chunks, truncated = both // 2, parts.shape[1], how[1] == DITHERED or how[1] == STOCHASTIC
     blocks, size = (batch + LANES - 1) // LANES, (time + LANES - 1) // LANES * LANES * LANES
     for item in prange(chunks * states):
         n, chunk = item % states, item // states
         singles, masks = room[0][numba.get_thread_id()], room[1][numba.get_thread_id()]
         rows, rest = singles[:BLOCK], singles[BLOCK:]
         vr, vi, gr, gi = rest[:size], rest[size : 2 * size], rest[2 * size : 3 * size], rest[3 * size : 4 * size]
-        tape, rest = rest[4 * size : 6 * size + 2 * LANES], rest[6 * size + 2 * LANES :]
-        sums = rest[: 4 * LANES]
+        tape, rest = rest[4 * size : 6 * size + 4 * LANES], rest[6 * size + 4 * LANES :]
+        sums, d = rest[: 4 * LANES], room[2][numba.get_thread_id()]
+        if truncated:
+            dither(how[1], how[0], n, 0, 1, how[3], time, k, d[: WORDS * time].reshape(WORDS, time))
         sums[:] = 0
         for block in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
             first = block * LANES
@@ -254,8 +284,8 @@ def _backward(
                 gather(v, states + n, first, lanes, t, steps, inp, how[1] != NONE, rows, vi[t * LANES :])
                 to_lanes(grad, n, first, lanes, t, rows, gr)
                 to_lanes(grad, states + n, first, lanes, t, rows, gi)
-            _from(start, n, first, lanes, tape[: 2 * LANES])
-            _back(tape, masks, vr, vi, gr, gi, k, g, sums, n, time, limit, how)
+            _from(start, n, first, lanes, 1.0 / how[2], tape[: 4 * LANES])
+            _back(tape, masks, vr, vi, gr, gi, k, g, sums, d, n, time, limit, how)
             for part in range(2):
                 h = part * states + n
                 scale, low, high = inp[h, 0], inp[h, 1], inp[h, 2]
@@ -292,8 +322,9 @@ def state_scan_backward(
     chunks = max(1, min(CHUNKS, math.ceil(batch / LANES)))
     parts, grad_v = np.zeros((states, chunks, 2, 2), f32), torch.empty(v.shape, dtype=torch.float32)
     size = (time + LANES - 1) // LANES * LANES * LANES
-    room = scratch(BLOCK + 6 * size + 6 * LANES, f32), scratch(4 * time if how[0] == SEPARATE else 0, np.uint16)
-    flat = v.flatten(1, 2).numpy(), k.numpy(), g.numpy(), inp.repeat(2, 1).numpy(), (how[0], how[1])
+    masks, words = 4 * time if how[0] == SEPARATE else 0, WORDS * time if how[1] in (DITHERED, STOCHASTIC) else 0
+    room = scratch(BLOCK + 6 * size + 8 * LANES, f32), scratch(masks, np.uint16), scratch(words, np.float64)
+    flat = v.flatten(1, 2).numpy(), k.numpy(), g.numpy(), inp.repeat(2, 1).numpy(), rules_of(how, start)
     ends = start.numpy(), grad.contiguous().flatten(1, 2).numpy(), f32(bound), grad_v.flatten(1, 2).numpy()
     _backward(*flat, *ends, parts, room)
     return grad_v, torch.from_numpy(parts.sum(1)).permute(1, 0, 2)[:, :, None].contiguous()

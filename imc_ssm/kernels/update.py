@@ -59,6 +59,8 @@ __all__ = [
     "TILE",
     "added",
     "advance",
+    "beside",
+    "cut",
     "forward_codes",
     "forward_sizes",
     "gather",
@@ -93,12 +95,10 @@ def rounded(q: Any, rounding: Any) -> Any:
 
 
 @inlined
-def added(
-    k: Any, p: Any, z: Any, at: Any, d: Any, t: Any, word: Any, pitch: Any, left: Any, how: Any, noisy: Any
-) -> Any:
-    """What one step adds to the products of the state at k[p], to a x (real, imaginary) and, apart, to b u.
+def beside(d: Any, t: Any, word: Any, pitch: Any, left: Any, how: Any) -> Any:
+    """What is added before truncation, to a x (real, imaginary) and, apart, to b u; else zeros.
 
-    Noise z from `at`, words of dither d (word, update `t`), or what was cut off before, `left`.
+    Words of dither d (word, update `t`), or what was cut off before, `left`.
     """
     nr, ni, mr, mi = broadcast(0.0), broadcast(0.0), broadcast(0.0), broadcast(0.0)
     if how[1] == DITHERED or how[1] == STOCHASTIC:
@@ -107,6 +107,24 @@ def added(
             mr, mi = splat(d, (word + 2) * pitch + t), splat(d, (word + 3) * pitch + t)
     elif how[1] == FEEDBACK:
         nr, ni = left
+    return nr, ni, mr, mi
+
+
+@inlined
+def cut(sr: Any, si: Any, qr: Any, qi: Any, left: Any, how: Any) -> Any:
+    """What the truncation of sums s to q leaves for the next step."""
+    if how[1] == FEEDBACK:
+        grain, unit = broadcast(how[2]), broadcast(1.0 / how[2])
+        return floor((sr - qr) * grain) * unit, floor((si - qi) * grain) * unit
+    return left
+
+
+@inlined
+def added(
+    k: Any, p: Any, z: Any, at: Any, d: Any, t: Any, word: Any, pitch: Any, left: Any, how: Any, noisy: Any
+) -> Any:
+    """What one step adds to the products of the state at k[p]: noise z from `at`, and what `beside` returns."""
+    nr, ni, mr, mi = beside(d, t, word, pitch, left, how)
     if noisy:
         sigma = splat(k, p + 8)
         nr, ni = fma(sigma, wide(load(z, at)), nr), fma(sigma, wide(load(z, at + LANES)), ni)
@@ -125,12 +143,8 @@ def advance(r: Any, i: Any, v: Any, k: Any, p: Any, more: Any, how: Any) -> Any:
     nr, ni, mr, mi = more
     if order == JOINT:
         sr, si = fma(ar, r, fma(-ai, i, fma(br, v, nr))), fma(ar, i, fma(ai, r, fma(bi, v, ni)))
-        qr, qi = rounded(sr, rounding), rounded(si, rounding)
-        always, left = equal(ar, ar), (nr, ni)
-        if rounding == FEEDBACK:
-            grain, unit = broadcast(how[2]), broadcast(1.0 / how[2])
-            left = floor((sr - qr) * grain) * unit, floor((si - qi) * grain) * unit
-        return qr, qi, always, always, always, always, left
+        qr, qi, always = rounded(sr, rounding), rounded(si, rounding), equal(ar, ar)
+        return qr, qi, always, always, always, always, cut(sr, si, qr, qi, (nr, ni), how)
     low, high = splat(k, p + 6), splat(k, p + 7)
     pr = rounded(fma(ar, r, fma(-ai, i, nr)), rounding)
     pi = rounded(fma(ar, i, fma(ai, r, ni)), rounding)

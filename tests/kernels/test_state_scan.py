@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from scan_cases import assert_same_state
 from torch import Tensor
 
 from imc_ssm.errors import FormatError, ImcSsmError
-from imc_ssm.fixedpoint import Format, ScanFormats, broadcast_heads, plan_scan, scan_codes, state_codes
+from imc_ssm.fixedpoint import Format, ScanFormats, UnitState, broadcast_heads, plan_scan, scan_codes, state_codes
+from imc_ssm.fixedpoint.formats import ROUNDINGS
 from imc_ssm.kernels import StateScanUnit, diagonal_scan, state_scan, states, using
 from imc_ssm.kernels.codes import codes_of
 
@@ -28,18 +30,21 @@ class Case:
     v: CODES
     a: CODES
     b: CODES | None
-    x0: CODES | None
+    x0: CODES | UnitState | None
 
-    def values(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def values(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | UnitState | None]:
         """v, a, b as real numbers that are read back as these codes, and x0."""
         v = torch.from_numpy(self.formats.u.dequantize(self.v, 2)).float()
         a, b = (
             None if q is None else torch.view_as_complex(torch.from_numpy(f.dequantize(q)).float())
             for q, f in ((self.a, self.formats.a), (self.b, self.formats.b))
         )
+        if isinstance(self.x0, UnitState):
+            parts = (torch.from_numpy(z) if isinstance(z, np.ndarray) else z for z in self.x0)
+            return v, a, b, UnitState._make(parts)
         return v, a, b, None if self.x0 is None else torch.from_numpy(self.x0)
 
-    def oracle(self) -> tuple[CODES, CODES]:
+    def oracle(self) -> tuple[CODES, CODES | UnitState]:
         plan = plan_scan(self.formats, len(self.a), 1, complex_drive=True)
         x, last, _ = state_codes(plan, self.v, self.a, self.b, self.x0)
         return x, last
@@ -47,8 +52,8 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Formats of 2 to 16 bits, symmetric or not, per tensor or state, poles up to 1.05, with or without b, clip,
-    initial state; in half of the cases all scales are powers of two, so that ties are met."""
+    """Formats of 2 to 16 bits, symmetric or not, per tensor or state, poles up to 1.05, all roundings, with or
+    without b, clip, initial state; in half of the cases all scales are powers of two, so that ties are met."""
     count, batch, time = (
         draw(st.integers(1, 4)),
         draw(st.sampled_from([1, 3, 16, 17, 35])),
@@ -67,13 +72,15 @@ def cases(draw: st.DrawFn) -> Case:
         scale = np.exp2(np.round(np.log2(found.scale))).astype(np.float32)
         return Format(found.bits, scale, found.zero_point, symmetric, clip)
 
+    rounding = draw(st.sampled_from(ROUNDINGS))
     formats = ScanFormats(
         a=fmt(1.05),
         u=fmt(3.0),
         x=fmt(draw(st.sampled_from([0.3, 3.0, 30.0])), draw(st.sampled_from([None, 0.1, 1.0]))),
         b=fmt(1.0) if draw(st.booleans()) else None,
-        rounding_placement=draw(st.sampled_from(["joint", "separate"])),
-        rounding=draw(st.sampled_from(["half_even", "half_up", "half_away"])),
+        rounding_placement="joint" if rounding == "feedback" else draw(st.sampled_from(["joint", "separate"])),
+        rounding=rounding,
+        residual_bits=draw(st.integers(1, 16)),
     )
 
     def codes(part: Format | None, shape: tuple[int, ...], axis: int) -> CODES | None:
@@ -90,7 +97,10 @@ def cases(draw: st.DrawFn) -> Case:
     v, a, b = codes(formats.u, (batch, 2, count, time), 2), codes(formats.a, (count, 2), 0), None
     if formats.b is not None:
         b = codes(formats.b, (count, 2), 0)
-    x0 = codes(formats.x, (batch, count, 2), 1) if draw(st.booleans()) else None
+    x0: CODES | UnitState | None = codes(formats.x, (batch, count, 2), 1) if draw(st.booleans()) else None
+    if formats.timed and draw(st.booleans()):
+        left = rng.integers(0, 2**formats.residual_bits, (batch, count, 2)) if rounding == "feedback" else None
+        x0 = UnitState(x0, draw(st.sampled_from([0, 1, 65530, 2**32 - 3, 2**40])), None, left)
     assert v is not None
     assert a is not None
     return Case(formats, v, a, b, x0)
@@ -111,8 +121,8 @@ def test_equals_the_oracle(backend: str, case: Case) -> None:
     exact, end = case.oracle()
     assert np.array_equal(as_codes(x, case.formats.x), exact)
     assert torch.equal(x, torch.from_numpy(case.formats.x.dequantize(exact, 2)).float())
-    assert np.array_equal(last.numpy(), end)
-    assert last.dtype == torch.int64
+    assert_same_state(last, end)
+    assert (last.x if isinstance(last, UnitState) else last).dtype == torch.int64
 
 
 @settings(max_examples=40, deadline=None)
@@ -125,7 +135,7 @@ def test_pieces_equal_the_whole(case: Case, data: st.DataObject) -> None:
     first, middle = unit(v[..., :cut], x0)
     second, last = unit(v[..., cut:], middle)
     assert torch.equal(torch.cat([first, second], dim=-1), whole)
-    assert torch.equal(last, end)
+    assert_same_state(last, end)
 
 
 @settings(max_examples=30, deadline=None)
@@ -141,9 +151,13 @@ def test_without_an_imaginary_input_it_is_the_other_recurrence(case: Case) -> No
     if not (np.array_equal(plan.m_b, complex_plan.m_b) and np.array_equal(plan.shift, complex_plan.shift)):
         return
     b = None if case.b is None else case.b[:, None]
-    x0 = None if case.x0 is None else case.x0[:, :, None]
+    x0 = case.x0 if isinstance(case.x0, UnitState) else UnitState(case.x0)
+    x0 = UnitState._make(z[:, :, None] if isinstance(z, np.ndarray) else z for z in x0)
     y, end, other = scan_codes(plan, v[:, 0], case.a[:, None], b, None, x0)
-    assert np.array_equal(end[:, :, 0], last)
+    if isinstance(end, UnitState):
+        assert_same_state(UnitState._make(z[:, :, 0] if isinstance(z, np.ndarray) else z for z in end), last)
+    else:
+        assert np.array_equal(end[:, :, 0], last)
     assert np.array_equal(y, x[:, 0] - np.broadcast_to(f.x.zero_point, (len(case.a),))[:, None])
     assert np.array_equal(lost.state, other.state)
 
