@@ -35,7 +35,7 @@ from imc_ssm.kernels.vector import (
     turn,
     wide,
 )
-from imc_ssm.kernels.windows import WORDS, collect, dither, hold_gradient, pick, sum_gradient
+from imc_ssm.kernels.windows import WORDS, collect, dither, early_gradient, hold_gradient, pick, sum_gradient
 
 __all__ = ["REAL_COLUMNS", "backward_codes", "backward_sizes", "reduce", "to_lanes", "to_rows"]
 
@@ -345,6 +345,7 @@ def backward_codes(
                 for lane in range(lanes):
                     begun[lane] = x0[first + lane, h, x0.shape[2] - 1, 0]
                 collect(drive, begun, time, period, phase)
+                early_gradient(gy, min(period - phase - 1, time), start, begun, sums)
                 count = sum_gradient(gy, time, period, phase)
             for n in range(0, padded, 2):
                 tape[: 4 * LANES] = start[2 * n * LANES : (2 * n + 4) * LANES]

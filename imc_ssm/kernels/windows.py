@@ -15,7 +15,8 @@ from imc_ssm.kernels.compiling import compiled
 from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.vector import LANES
 
-__all__ = ["WORDS", "collect", "dither", "hold", "hold_gradient", "pick", "sum_gradient"]
+__all__ = ["WORDS", "collect", "dither", "early_gradient", "hold", "hold_gradient", "pick"]
+__all__ += ["sum_gradient"]
 
 WORDS = 8
 """Words of two states in one update: of a x (real, imaginary) and b u, then those of the second state."""
@@ -103,6 +104,22 @@ def hold(total: Array, held: Array, steps: int, period: int, phase: int) -> None
             total[t * LANES + lane] = held[lane] if i < 0 else total[i * LANES + lane]
     for lane in range(LANES):
         held[lane] = total[(steps - 1) * LANES + lane]
+
+
+@compiled
+def early_gradient(grad: Array, steps: int, x: Array, room: Array, sums: Array) -> None:
+    """The gradient of c from the steps before the first update, whose outputs are those of the first state.
+
+    x (state, part, lane), sums (state, 6, lane) of `reverse`.
+    """
+    room[:] = 0
+    for t in range(steps):
+        for lane in range(LANES):
+            room[lane] += grad[t * LANES + lane]
+    for n in range(len(x) // (2 * LANES)):
+        for lane in range(LANES):
+            sums[(6 * n + 4) * LANES + lane] += room[lane] * x[2 * n * LANES + lane]
+            sums[(6 * n + 5) * LANES + lane] -= room[lane] * x[(2 * n + 1) * LANES + lane]
 
 
 @compiled
