@@ -15,6 +15,7 @@ from imc_ssm.errors import ConfigError
 from imc_ssm.graph import Matrix
 from imc_ssm.kernels import full_scale, quantize
 from imc_ssm.quantization import FormatSpec
+from imc_ssm.quantization.poles import polar
 from imc_ssm.quantization.quantizer import parameter_format
 from imc_ssm.quantization.recurrent import rounded
 
@@ -220,6 +221,8 @@ def _disturbed_poles(owner: nn.Module, size: float) -> Callable[[], None]:
     """Add noise to the poles of a recurrence, on top of their grid; returns what undoes it."""
     unit: Any = owner._modules.get("inner") or owner
     specs: Any = getattr(owner, "specs", {})
+    held: Any = owner
+    scheme: Any = getattr(owner, "scheme", None)
     spec: FormatSpec | None = specs.get("poles")
     on_grid = spec is not None and spec.bits is not None
     with torch.no_grad():
@@ -234,17 +237,25 @@ def _disturbed_poles(owner: nn.Module, size: float) -> Callable[[], None]:
         if spec is not None and on_grid:
             pairs = torch.view_as_real(a.detach().resolve_conj())
             rows = spec.granularity if a.ndim > 1 else "tensor"
-            a = rounded(a, parameter_format(pairs, spec.bits or 0, rows, symmetric=spec.symmetric))
+            rules: Any = {"symmetric": spec.symmetric, "power_of_two": spec.power_of_two}
+            made = polar(a if a.ndim > 1 else a[None], scheme, replace(spec, granularity=rows))
+            if made is not None:
+                a = made[0].reshape(a.shape)
+            else:
+                a = rounded(a, parameter_format(pairs, spec.bits or 0, rows, **rules))
         return a + noise, *rest
 
     def undo() -> None:
         del unit.discrete
         if on_grid:
-            specs["poles"] = spec
+            specs["poles"], held.scheme = spec, scheme
 
     unit.discrete = noisy  # of this module alone
     if spec is not None and on_grid:  # what is between the codes needs a finer grid
-        specs["poles"] = replace(spec, bits=_FINEST)
+        specs["poles"], held.scheme = (
+            replace(spec, bits=_FINEST),
+            scheme.model_copy(update={"pole_form": "cartesian"}),
+        )
     return undo
 
 

@@ -44,6 +44,12 @@ def _steps(wide: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(empty, 1.0 if np.all(empty) else wide.max(), wide)
 
 
+def up_to_power_of_two(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The smallest powers of two that are not below these scales; `FormatError` beyond float32."""
+    mantissa, exponent = np.frexp(scale.astype(np.float64))
+    return _checked_scale(np.exp2(exponent - (mantissa == 0.5)))
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """A signed fixed-point format: the real value of code q is `scale * (q - zero_point)`.
@@ -86,13 +92,22 @@ class Format:
 
     @classmethod
     def from_range(
-        cls, low: ArrayLike, high: ArrayLike, bits: int, *, symmetric: bool = False, clip: float | None = None
+        cls,
+        low: ArrayLike,
+        high: ArrayLike,
+        bits: int,
+        *,
+        symmetric: bool = False,
+        clip: float | None = None,
+        power_of_two: bool = False,
     ) -> Format:
         """The uniform quantizer over [low, high] (widened to contain 0).
 
         asymmetric: scale = (high - low) / (2^bits - 1), zero_point = round(code_min - low / scale);
         symmetric: scale = max(|low|, |high|) / (2^(bits-1) - 1), zero_point = 0. An empty range (all zero, or with
         a scale below float32's smallest normal number) gets the widest scale beside it, or 1.
+        `power_of_two`: the scale is the smallest power of two that is not below that; asymmetric, the codes that
+        become free lie in halves on both sides of the range.
         Source: Zhao et al. 2025 (arXiv:2506.12480), Sec. II (uniform quantization).
         """
         if not MIN_BITS <= bits <= MAX_BITS:
@@ -105,11 +120,15 @@ class Format:
         if symmetric:
             wide = np.maximum(-lo, hi) / top
             scale = _checked_scale(_steps(wide))
+            scale = up_to_power_of_two(scale) if power_of_two else scale
             return cls(bits, scale, np.zeros(scale.shape, np.int64), True, clip)
         with np.errstate(over="ignore"):  # an infinite scale is refused below
             wide = (hi - lo) / (2**bits - 1)
-        scale = _checked_scale(_steps(wide))
-        zero = np.rint(-(top + 1) - lo / scale.astype(np.float64))
+        scale, free = _checked_scale(_steps(wide)), np.zeros(())
+        if power_of_two:
+            scale = up_to_power_of_two(scale)
+            free = np.where(hi > lo, 2**bits - 1 - (hi - lo) / scale.astype(np.float64), 0.0)
+        zero = np.rint(-(top + 1) - lo / scale.astype(np.float64) + free / 2)
         return cls(bits, scale, np.clip(zero, -(top + 1), top).astype(np.int64), False, clip)
 
     @property

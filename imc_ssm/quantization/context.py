@@ -65,6 +65,7 @@ class Context:
             spec.bits,
             None if spec.granularity == "tensor" else shape,
             symmetric=spec.symmetric,
+            power_of_two=spec.power_of_two,
             dynamic=spec.calibration == "dynamic",
             observer=spec.observer,
             **options,

@@ -40,7 +40,7 @@ class ParameterGrid(nn.Module):
             return None
         alone = value.ndim == 1 or value.shape[1] == 1
         rows = "tensor" if spec.granularity == "tensor" or alone else "head"
-        return parameter_format(value, spec.bits, rows, symmetric=spec.symmetric)
+        return parameter_format(value, spec.bits, rows, symmetric=spec.symmetric, power_of_two=spec.power_of_two)
 
     def codes(self, value: Tensor) -> Array:
         """Codes int64 of what `forward` gives; in full precision its values."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from imc_ssm.kernels.ranges import Range
 
 __all__ = ["OBSERVERS", "MinMax", "Mse", "Observer", "Percentile"]
 
+Ends = np.ndarray[Any, Any]
 OBSERVERS: Kinds[Observer] = Kinds("observer")
 
 
@@ -28,6 +29,10 @@ class Observer(Config):
         """Bounds (series,) of values (series, samples) that will have `bits`; `ImcSsmError` where there are
         none."""
         raise NotImplementedError
+
+    def for_powers_of_two(self) -> Observer:
+        """The observer where scales are powers of two, up to the next of which a range is widened; the same."""
+        return self
 
     @property
     def share(self) -> float | None:
@@ -73,8 +78,26 @@ class Percentile(Observer):
     def share(self) -> float:
         return self.percent
 
+    def for_powers_of_two(self) -> Percentile:
+        """Of the power of two above the range's scale and the one below, that of the smaller mean square error."""
+        return _PercentileOfPowers.parse(self.model_dump())
+
     def range(self, values: np.ndarray[Any, Any], bits: int, symmetric: bool) -> Range:
         return value_range(values, self.percent)
+
+
+class _PercentileOfPowers(Percentile):
+    """A percentile range as it is, or drawn in to half of what the next power of two would hold."""
+
+    def range(self, values: np.ndarray[Any, Any], bits: int, symmetric: bool) -> Range:
+        low, high = value_range(values, self.percent)
+        free = Format.from_range(low, high, bits, symmetric=symmetric).scale.astype(np.float64)
+        wide = Format.from_range(low, high, bits, symmetric=symmetric, power_of_two=True).scale.astype(np.float64)
+        half = wide / 2 / free * (1 - 1e-6)  # at most 1
+        seen = _drawn(values, _SEEN)
+        errors = [_error(seen, f * low, f * high, bits, symmetric, power_of_two=True) for f in (1.0, half)]
+        factor = np.where(errors[1] < errors[0], half, 1.0)
+        return factor * low, factor * high
 
 
 @OBSERVERS.register
@@ -105,18 +128,43 @@ class Mse(Observer):
     samples: int = Field(20_000, ge=100)
     """Values of each series that are looked at, drawn with a fixed seed where there are more."""
 
+    def for_powers_of_two(self) -> Mse:
+        """It looks at the errors that the widened ranges make."""
+        return _MseOfPowers.parse(self.model_dump())
+
+    _powers: ClassVar[bool] = False
+
     def range(self, values: np.ndarray[Any, Any], bits: int, symmetric: bool) -> Range:
         low, high = value_range(values, 100.0)
-        if values.shape[1] > self.samples:
-            values = values[:, np.random.default_rng(0).choice(values.shape[1], self.samples, replace=False)]
+        values = _drawn(values, self.samples)
         best, least = np.ones(len(values)), np.full(len(values), np.inf)
         for factor in np.arange(1, self.steps + 1) / self.steps:
-            fmt = Format.from_range(factor * low, factor * high, bits, symmetric=symmetric)
-            error = np.square(fmt.dequantize(fmt.quantize(values)) - values).mean(1)
+            error = _error(values, factor * low, factor * high, bits, symmetric, power_of_two=self._powers)
             best, least = np.where(error < least, factor, best), np.minimum(error, least)
         return best * low, best * high
 
 
+class _MseOfPowers(Mse):
+    """The same among scales that are powers of two."""
+
+    _powers: ClassVar[bool] = True
+
+
+def _drawn(values: Ends, most: int) -> Ends:
+    """So many of the samples of each series, drawn with a fixed seed, or all."""
+    if values.shape[1] <= most:
+        return values
+    return values[:, np.random.default_rng(0).choice(values.shape[1], most, replace=False)]
+
+
+def _error(values: Ends, low: Ends, high: Ends, bits: int, symmetric: bool, *, power_of_two: bool) -> Ends:
+    """Mean square error (series,) of rounding to the format over a range."""
+    fmt = Format.from_range(low, high, bits, symmetric=symmetric, power_of_two=power_of_two)
+    return np.asarray(np.square(fmt.dequantize(fmt.quantize(values)) - values).mean(1))
+
+
+_SEEN = 20_000
+"""Values of a series whose errors are looked at."""
 _SEQUENCES = 32
 """Sequences whose states are looked at one by one."""
 

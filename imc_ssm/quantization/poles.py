@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -52,7 +54,8 @@ def polar(a: Tensor, scheme: Scheme, spec: FormatSpec) -> tuple[Tensor, Format] 
     poles = a.detach().resolve_conj().cpu().numpy().astype(np.complex128)
     points = grid.quantize(poles)
     pairs = np.stack([points.real, points.imag], axis=-1)
-    fmt = parameter_format(pairs, scheme.pole_multiplier_bits, spec.granularity, symmetric=spec.symmetric)
+    rules: Any = {"symmetric": spec.symmetric, "power_of_two": spec.power_of_two}
+    fmt = parameter_format(pairs, scheme.pole_multiplier_bits, spec.granularity, **rules)
     held = _like(settled(points, fmt), a)
     if not (torch.is_grad_enabled() and a.requires_grad):
         return held, fmt

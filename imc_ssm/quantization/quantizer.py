@@ -20,7 +20,9 @@ from imc_ssm.quantization.observers import MinMax, Observer
 __all__ = ["Quantizer", "fake_quantize", "parameter_format", "rounded_codes"]
 
 
-def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, *, symmetric: bool) -> Format:
+def parameter_format(
+    value: NDArray[Any] | Tensor, bits: int, granularity: str, *, symmetric: bool, power_of_two: bool = False
+) -> Format:
     """The format over the range of a parameter's current values; but for "tensor" one for each index of axis 0.
 
     Complex parameters come as pairs on the last axis. There is none for each state: the range of two values has
@@ -31,7 +33,7 @@ def parameter_format(value: NDArray[Any] | Tensor, bits: int, granularity: str, 
     low, high = flat.min(-1), flat.max(-1)
     if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
         raise ImcSsmError("a parameter is not finite; try a smaller learning rate")
-    return Format.from_range(low, high, bits, symmetric=symmetric)
+    return Format.from_range(low, high, bits, symmetric=symmetric, power_of_two=power_of_two)
 
 
 def rounded_codes(value: NDArray[Any], fmt: Format) -> NDArray[np.int64]:
@@ -66,12 +68,14 @@ class Quantizer(nn.Module):
         *,
         axis: int = -1,
         symmetric: bool = False,
+        power_of_two: bool = False,
         clip: float | None = None,
         dynamic: bool = False,
         observer: Observer | None = None,
         parts: int = 1,
     ) -> None:
         super().__init__()
+        self.power_of_two = power_of_two
         self.bits, self.axis, self.symmetric, self.clip, self.parts = bits, axis, symmetric, clip, parts
         self.dynamic, self.observer = dynamic and bits is not None, observer or MinMax()
         size = () if shape is None else (shape,) if isinstance(shape, int) else shape
@@ -124,9 +128,14 @@ class Quantizer(nn.Module):
             raise ImcSsmError("a quantizer saw no data; calibrate with at least one sequence")
         # Single precision stands just inside the clip now and then.
         self.clipped = self.clip is not None and bool(np.maximum(-low, high).max() >= self.clip * (1 - 1e-6))
-        fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
+        fmt = self._over(low, high)
         self.scale.copy_(torch.from_numpy(np.asarray(fmt.scale)))
         self.zero_point.copy_(torch.from_numpy(np.asarray(fmt.zero_point)))
+
+    def _over(self, low: NDArray[Any], high: NDArray[Any]) -> Format:
+        """The format over a range."""
+        assert self.bits is not None
+        return Format.from_range(low, high, self.bits, symmetric=self.symmetric, power_of_two=self.power_of_two)
 
     def _range(self, values: Tensor) -> Range:
         """The range of values (series, samples) in the shape of `scale`."""
@@ -144,7 +153,7 @@ class Quantizer(nn.Module):
     def follow_range(self, low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> None:
         """Take a range, in the shape of `scale`; where it is empty (all zero), the calibrated one stays."""
         assert self.bits is not None
-        fmt = Format.from_range(low, high, self.bits, symmetric=self.symmetric)
+        fmt = self._over(low, high)
         empty = (np.asarray(low) >= 0) & (np.asarray(high) <= 0)
         scale = np.where(empty, self.scale.cpu().numpy(), fmt.scale)
         zero = np.where(empty, self.zero_point.cpu().numpy(), fmt.zero_point)

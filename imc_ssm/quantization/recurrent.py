@@ -181,10 +181,11 @@ class QuantizedS4D(nn.Module):
             if spec.bits is not None and part not in formats:
                 pairs = torch.view_as_real(value.detach().resolve_conj()).cpu().numpy()
                 apart = part == "c" and self.specs["state"].granularity == "state" and self.integer
+                rules: Any = {"symmetric": spec.symmetric, "power_of_two": spec.power_of_two}
                 formats[part] = (
-                    _register_format(pairs, spec.bits, self.state.format(), symmetric=spec.symmetric)
+                    _register_format(pairs, spec.bits, self.state.format(), **rules)
                     if apart
-                    else parameter_format(pairs, spec.bits, spec.granularity, symmetric=spec.symmetric)
+                    else parameter_format(pairs, spec.bits, spec.granularity, **rules)
                 )
         return a, b, c, formats
 
@@ -367,14 +368,17 @@ def _joined(ranges: list[Range], places: list[Any], granularity: str) -> Range:
     return np.concatenate(lows)[order], np.concatenate(highs)[order]
 
 
-def _register_format(pairs: NDArray[Any], bits: int, registers: Format, *, symmetric: bool) -> Format:
+def _register_format(
+    pairs: NDArray[Any], bits: int, registers: Format, *, symmetric: bool, power_of_two: bool = False
+) -> Format:
     """C's format where every register has its own: one per head for C s_x; pairs (head, state, 2).
 
     C counts in units of the registers then: the products c x of a head share one scale, so that their sum needs no
     alignment, and each part of C is as fine as the output needs it.
     """
     units = registers.scale.astype(np.float64)
-    shared = parameter_format(pairs * units[..., None], bits, "head", symmetric=symmetric)
+    rules: Any = {"symmetric": symmetric, "power_of_two": power_of_two}
+    shared = parameter_format(pairs * units[..., None], bits, "head", **rules)
     zero = np.broadcast_to(shared.zero_point[:, None], units.shape)
     return Format(bits, (shared.scale[:, None] / units).astype(np.float32), zero, symmetric)
 

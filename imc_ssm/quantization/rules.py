@@ -59,6 +59,8 @@ class FormatSpec:
     """How the range is found (activations and states; parameters: all of their values)."""
     calibration: Calibration = "static"
     """Ranges of the calibration data, or of each batch."""
+    power_of_two: bool = False
+    """Scale a power of two, or free (the scheme says so, of all)."""
 
 
 class Rule(Config):

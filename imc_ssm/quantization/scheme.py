@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -238,7 +239,10 @@ class Scheme(Config):
     def spec(self, path: str, kind: Kind | None = None) -> FormatSpec:
         """What a path of a model gets; its kind is known where its last name is one of `ROLES`."""
         known = ROLES.get(path.rsplit(".", 1)[-1], "activation")
-        return spec_of(self.rules, path, known if kind is None else kind)
+        spec = spec_of(self.rules, path, known if kind is None else kind)
+        if self.scales == "free":
+            return spec
+        return replace(spec, power_of_two=True, observer=spec.observer.for_powers_of_two())
 
     @property
     def nearest(self) -> Nearest:

@@ -78,7 +78,8 @@ class QuantizedStateUnit(nn.Module):
             spec = self.specs[name]
             if spec.bits is not None and name not in formats:
                 pairs = torch.view_as_real(value.detach().resolve_conj())
-                formats[name] = parameter_format(pairs, spec.bits, "tensor", symmetric=spec.symmetric)
+                rules: Any = {"symmetric": spec.symmetric, "power_of_two": spec.power_of_two}
+                formats[name] = parameter_format(pairs, spec.bits, "tensor", **rules)
         return a, b, formats
 
     @property

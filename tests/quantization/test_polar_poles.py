@@ -16,6 +16,7 @@ from imc_ssm.datasets import SequenceDataset
 from imc_ssm.fixedpoint import plan_scan
 from imc_ssm.graph import Recurrence, StateUpdate
 from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.noise import Injection
 from imc_ssm.quantization import Bits, Rule, Scheme, formats_of, quantize
 from imc_ssm.quantization.poles import grid_of, polar
 from imc_ssm.quantization.rules import FormatSpec
@@ -197,3 +198,21 @@ def test_slow_heads_have_the_poles_of_their_steps(quantized: Callable[[Scheme], 
     grid = ssm.pole_grid()
     assert grid is not None
     assert np.abs(held - grid.quantize(exact)).max() < 2.0**-14
+
+
+@torch.no_grad()
+def test_noise_comes_on_top_of_the_grid(
+    quantized: Callable[[Scheme], Classifier], digits: SequenceDataset
+) -> None:
+    """Not rounded away by the grid of decay and phase again; the unit multiplies with finer Cartesian words."""
+    model = quantized(Scheme(pole_form="log_polar", pole_decay_bits=2).with_(poles=4))
+    ssm, u = ssm_of(model), some(digits)
+    held, clean = ssm.coefficients()[0], model(u)
+    with Injection(model, poles=0.05):
+        noisy, *_, formats = ssm.coefficients()
+        assert formats["a"].bits == 16
+        moved = torch.view_as_real(noisy - held) / torch.view_as_real(held).abs().amax((1, 2))[:, None, None]
+        assert 0.04 < float(moved.std()) < 0.06
+        assert not torch.equal(model(u), clean)
+    assert torch.equal(ssm.coefficients()[0], held)
+    assert torch.equal(model(u), clean)
