@@ -3,6 +3,7 @@
 The specification is docs/fixed_point.md.
 """
 
+from imc_ssm.fixedpoint.blocks import scan_blocks
 from imc_ssm.fixedpoint.dither import dither_words, stochastic_words
 from imc_ssm.fixedpoint.formats import Format, Rounding, RoundingPlacement, ScanFormats, broadcast_heads
 from imc_ssm.fixedpoint.normal import Noise
@@ -92,6 +93,7 @@ __all__ = [
     "round_shift",
     "run",
     "scale_add_codes",
+    "scan_blocks",
     "scan_codes",
     "settled",
     "state_codes",

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imc_ssm.errors import FormatError
+from imc_ssm.fixedpoint.blocks import scan_blocks
 from imc_ssm.fixedpoint.formats import Format
 from imc_ssm.fixedpoint.norms import AffinePlan, NormPlan, affine_codes, norm_codes, root_table
 from imc_ssm.fixedpoint.operators import (
@@ -32,7 +33,7 @@ from imc_ssm.fixedpoint.operators import (
     scale_add_codes,
     sum_codes,
 )
-from imc_ssm.fixedpoint.oracle import Overflows, scan_codes, state_codes
+from imc_ssm.fixedpoint.oracle import Overflows, state_codes
 from imc_ssm.fixedpoint.plan import ScanPlan
 
 __all__ = ["AddOperation", "AffineOperation", "EndOperation", "GateOperation", "GatedOperation", "LinearOperation"]
@@ -279,14 +280,14 @@ class ScanOperation(Operation):
     kind: ClassVar[str] = "scan"
     plan: ScanPlan
     a: Ints
-    b: Ints | None
-    c: Ints | None
+    b: Ints
+    c: Ints
     overflows: list[Overflows] = field(default_factory=list, init=False)
     """Of every call."""
 
     def run(self, inputs: Sequence[Ints], lengths: Ints | None) -> Ints:
         rows = np.ascontiguousarray(inputs[0].transpose(0, 2, 1))
-        y, _, lost = scan_codes(self.plan, rows, self.a, self.b, self.c)
+        y, lost = scan_blocks(self.plan, rows, self.a, self.b, self.c)
         self.overflows.append(lost)
         return y.transpose(0, 2, 1)
 
@@ -296,8 +297,8 @@ class ScanOperation(Operation):
 
     def constants(self, steps: Sequence[int]) -> dict[str, Ints]:
         plan, shape = self.plan, (self.plan.heads, self.plan.states)
-        if plan.m_y is None or plan.shift_y is None or self.b is None or self.c is None or plan.formats.y is None:
-            raise FormatError("a recurrence without b, c or a format of its output has no place in a bundle")
+        if plan.m_y is None or plan.shift_y is None or plan.formats.y is None:
+            raise FormatError("a recurrence without a format of its output has no place in a bundle")
         return {
             **_unit_constants(plan, self.a, self.b),
             "c": self.c - plan.zero("c")[..., None],

@@ -21,7 +21,7 @@ from imc_ssm.fixedpoint.oracle import Overflows
 __all__ = ["IntegerRun", "input_codes", "operations_of", "run"]
 
 Ints = NDArray[np.int64]
-_CHUNK = 1 << 17
+_CHUNK = 1 << 22
 """Numbers of the widest signal that are worked on at a time."""
 
 
