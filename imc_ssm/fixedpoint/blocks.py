@@ -105,10 +105,11 @@ class _Head:
         given = np.ascontiguousarray(u, self.kind)
         shape = (len(self.low), u.shape[1])
         x, acc, drive, residual = ([np.zeros(shape, self.kind) for _ in (0, 1)] for _ in range(4))
-        for part in residual:
-            part += first_residual(self.bits)
+        for rest in residual:
+            rest += first_residual(self.bits)
         work, free = np.empty(shape, self.kind), np.empty(shape, np.bool_)
-        out, lost = np.empty(u.shape, np.int64), 0
+        out = np.empty(u.shape, np.int64)
+        lost = 0
         for t, row in enumerate(given):
             words = self._words(t)
             for part in (0, 1):  # a_r x_r - a_i x_i, a_r x_i + a_i x_r
