@@ -165,7 +165,7 @@ def quantize(
     out: Annotated[Path, typer.Option(help="Quantized model file to write (.safetensors).")],
     poles: options.Poles = None,
     state: options.State = None,
-    scheme: options.SchemeName = "uniform",
+    scheme: options.SchemeName = None,
     weights: options.Weights = None,
     activations: options.Activations = None,
     biases: options.Biases = None,
@@ -347,7 +347,7 @@ def _not_beside(**given: float | None) -> None:
 
 
 def _scheme(
-    name: str, words: dict[str, int | None], biases: int | None, only: str | None, given: dict[str, Any]
+    name: str | None, words: dict[str, int | None], biases: int | None, only: str | None, given: dict[str, Any]
 ) -> Scheme:
     """The scheme of the command line; `ConfigError` for what is not known or out of range, or a contradiction."""
     from imc_ssm.errors import ConfigError, unknown
@@ -355,7 +355,8 @@ def _scheme(
     from imc_ssm.quantization.rules import ROLES
 
     fixed = [word for word in ("weights", "activations") if words[word] is not None]
-    if name != "uniform" and fixed:
+    name = name or ("recommended" if only is None else "uniform")  # one part alone is rounded as in the literature
+    if name not in ("recommended", "uniform") and fixed:
         raise ConfigError(f"--scheme {name} sets the bits of {fixed[0]}; leave --{fixed[0]} out or take uniform")
     fields = {field: value for field, value in given.items() if value is not None}
     for bound in ("state_clip", "grad_clamp", "rate_limit"):

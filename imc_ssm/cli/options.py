@@ -105,11 +105,12 @@ Period = Annotated[
 
 # Of a quantization scheme. What is not given keeps the default of `Scheme`, or of the scheme that is named.
 SchemeName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--scheme",
-        help="uniform; or as in Zhao et al. 2025: w4a6 (4 bits for matrices, B, C, D; 6 for activations; biases "
-        "in full precision, separate order, piecewise GELU) or w8a8. --poles and --state go with all three.",
+        help="recommended (dithered, polar poles, slow heads, fitted weights; the default, but for --only); "
+        "uniform (the same words, rounded to nearest); or as in Zhao et al. 2025: w4a6 (4 bits for matrices, B, "
+        "C, D; 6 for activations; biases in full precision, separate order, piecewise GELU) or w8a8.",
     ),
 ]
 Poles = Annotated[int | None, typer.Option(help="Bits of the poles A (default 8).")]

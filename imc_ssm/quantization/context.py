@@ -8,14 +8,14 @@ from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
-from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Graph, Signal
 from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 
-__all__ = ["QUANTIZED", "Context", "QuantizedModule", "check_rate", "check_static", "quantized_class", "quantizes"]
+__all__ = ["QUANTIZED", "Context", "QuantizedModule", "check_static", "quantized_class", "quantizes"]
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,6 @@ def check_static(moving: Sequence[str], what: str) -> None:
         raise ImcSsmError(
             f"{what} needs fixed formats, but the ranges of {named} are dynamic: they follow each batch; quantize "
             "with static calibration"
-        )
-
-
-def check_rate(context: Context) -> None:
-    """`ConfigError` for a scheme with slow heads, where a layer cannot have them."""
-    if context.scheme.rate_limit is not None:
-        raise ConfigError(
-            f"{context.path}: rate_limit = {context.scheme.rate_limit}, but only S4D layers have heads that can "
-            "be slow; leave rate_limit out"
         )
 
 

@@ -9,7 +9,7 @@ from imc_ssm.fixedpoint import Format
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import gated_scan
 from imc_ssm.layers import GatedState
-from imc_ssm.quantization.context import Context, check_rate, check_static, quantizes
+from imc_ssm.quantization.context import Context, check_static, quantizes
 from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.scheme import Scheme
 
@@ -35,8 +35,7 @@ class QuantizedGatedState(nn.Module):
 
     @classmethod
     def of(cls, module: GatedState, context: Context) -> QuantizedGatedState:
-        """With a quantizer for the state; `ConfigError` for a scheme with slow heads."""
-        check_rate(context)
+        """With a quantizer for the state."""
         state = context.output("state", clip=context.scheme.state_clip)
         return cls(module, context.scheme, context.source(), state, context.moving)
 

@@ -168,8 +168,8 @@ class Scheme(Config):
     """Bits of the remainder that rounding with "feedback" keeps of every part of the state."""
     rate_limit: float | None = Field(None, gt=0)
     """Multi-rate heads: a head is updated every k-th step, k the largest power of two for which its fastest pole
-    turns by at most this angle, in rad, in k steps; None: every head in every step. Chosen by `quantize`, of S4D
-    layers."""
+    turns by at most this angle, in rad, in k steps; None: every head in every step. Chosen by `quantize`; other
+    layers than S4D have no slow heads."""
     max_period: int = Field(16, ge=1, le=256)
     """Most steps between two updates of a head: a power of two, 1 to 256."""
     scales: Scales = "free"
@@ -277,6 +277,26 @@ class Scheme(Config):
         return cls._of(poles, state, weights, activations, {}, options)
 
     @classmethod
+    def recommended(
+        cls,
+        *,
+        poles: int = 8,
+        state: int = 8,
+        weights: int = 8,
+        activations: int = 8,
+        **options: Any,
+    ) -> Self:
+        """As `uniform`, in the forms that keep the most accuracy for their energy (`docs/quantization.md`).
+
+        The state is dithered, every register has a range of its own, poles are words of decay and phase (`poles`
+        bits each), slow heads are updated when their fastest pole has turned by up to 1.5 rad, and weights are
+        rounded for the least error of their outputs. With ranges that follow the batch no head is slow.
+        """
+        fixed = "dynamic" not in (options.get("calibration"), options.get("state_calibration"))
+        forms = _RECOMMENDED if fixed else _RECOMMENDED | {"rate_limit": None}
+        return cls._of(poles, state, weights, activations, {}, forms | options)
+
+    @classmethod
     def w4a6(cls, poles: int = 8, state: int = 8, **options: Any) -> Self:
         """The heterogeneous scheme of Zhao et al. 2025: 4 bits for the matrices and B, C, D, 6 bits for
         activations other than the state; A and x varied; the piecewise GELU; A x and B u rounded apart.
@@ -293,7 +313,7 @@ class Scheme(Config):
 
     @classmethod
     def named(cls, name: str, **options: Any) -> Self:
-        """The scheme of a name ("uniform", "w4a6", "w8a8"); `ConfigError` names the nearest one."""
+        """The scheme of a name ("recommended", "uniform", "w4a6", "w8a8"); `ConfigError` names the nearest one."""
         if name not in NAMED:
             raise ConfigError(unknown("scheme", name, NAMED))
         made: Self = getattr(cls, name)(**options)
@@ -400,8 +420,16 @@ class Scheme(Config):
         )
 
 
-NAMED = ("uniform", "w4a6", "w8a8")
+NAMED = ("recommended", "uniform", "w4a6", "w8a8")
 """Names that `Scheme.named` knows."""
+_RECOMMENDED = {
+    "granularity": "state",
+    "rounding": "dithered",
+    "pole_form": "log_polar",
+    "pole_multiplier_bits": 12,
+    "rate_limit": 1.5,
+    "weight_rounding": "outputs",
+}
 _PAPER = {"rounding_placement": "separate", "gelu": "piecewise"}
 _SHORT = {
     "symmetric": "sym",

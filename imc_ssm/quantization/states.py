@@ -16,7 +16,7 @@ from imc_ssm.kernels import state_scan
 from imc_ssm.kernels.codes import Coefficient
 from imc_ssm.layers import StateUnit
 from imc_ssm.layers.s5 import parts_of, vector_of
-from imc_ssm.quantization.context import Context, check_rate, check_static, quantizes
+from imc_ssm.quantization.context import Context, check_static, quantizes
 from imc_ssm.quantization.poles import grid_of, polar, stored_words
 from imc_ssm.quantization.quantizer import Quantizer, parameter_format
 from imc_ssm.quantization.recurrent import State, at_rest, rounded
@@ -52,9 +52,7 @@ class QuantizedStateUnit(nn.Module):
 
     @classmethod
     def of(cls, module: StateUnit, context: Context) -> QuantizedStateUnit:
-        """With a quantizer for the states; `ImcSsmError` for a scheme that trains discrete or frozen poles,
-        `ConfigError` for one with slow heads."""
-        check_rate(context)
+        """With a quantizer for the states; `ImcSsmError` for a scheme that trains discrete or frozen poles."""
         if context.scheme.parameterisation != "continuous":
             raise ImcSsmError(
                 f"{context.path}: parameterisation = {context.scheme.parameterisation!r}, but states between "

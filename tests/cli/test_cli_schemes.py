@@ -15,37 +15,77 @@ from imc_ssm.quantization import Bits, DiscreteS4D, Scheme
 STUDY = Path(__file__).parents[2] / "experiments" / "zhao2025" / "results"
 
 
+PLAIN = ("--scheme", "uniform")
+
+
 @pytest.mark.parametrize(
     ("words", "scheme"),
     [
-        ((), Scheme()),
+        ((), Scheme.recommended()),
+        (("--poles", 6, "--weights", 4), Scheme.recommended(poles=6, weights=4)),
+        (("--scheme", "uniform"), Scheme()),
         (("--scheme", "w4a6", "--poles", 6), Scheme.w4a6(poles=6)),
         (("--scheme", "w8a8", "--biases", 16), Scheme(rounding_placement="separate", gelu="piecewise")),
-        (("--granularity", "state", "--symmetric"), Scheme(granularity="state", symmetric=True)),
         (
-            ("--calibration", "dynamic", "--state-calibration", "dynamic", "--percentile", 99.9),
+            (*PLAIN, "--granularity", "state", "--symmetric"),
+            Scheme(granularity="state", symmetric=True),
+        ),
+        (
+            (
+                "--scheme",
+                "uniform",
+                "--calibration",
+                "dynamic",
+                "--state-calibration",
+                "dynamic",
+                "--percentile",
+                99.9,
+            ),
             Scheme(calibration="dynamic", state_calibration="dynamic", percentile=99.9),
         ),
         (
-            ("--order", "separate", "--rounding", "half_up", "--gelu", "piecewise"),
+            (*PLAIN, "--order", "separate", "--rounding", "half_up", "--gelu", "piecewise"),
             Scheme(rounding_placement="separate", rounding="half_up", gelu="piecewise"),
         ),
         (
-            ("--parameterisation", "discrete", "--state-clip", 0, "--grad-clamp", 5),
+            (*PLAIN, "--parameterisation", "discrete", "--state-clip", 0, "--grad-clamp", 5),
             Scheme(parameterisation="discrete", state_clip=None, grad_clamp=5.0),
         ),
         (("--only", "poles, c", "--poles", 5), Scheme(bits=Bits.only(poles=5, c=8))),
-        (("--weights", 4, "--activations", 6, "--biases", 0), Scheme.uniform(weights=4, activations=6)),
         (
-            ("--rounding", "dithered", "--rate-limit", 1.5, "--max-period", 8),
+            (*PLAIN, "--weights", 4, "--activations", 6, "--biases", 0),
+            Scheme.uniform(weights=4, activations=6),
+        ),
+        (
+            (*PLAIN, "--rounding", "dithered", "--rate-limit", 1.5, "--max-period", 8),
             Scheme(rounding="dithered", rate_limit=1.5, max_period=8),
         ),
         (
-            ("--rounding", "feedback", "--residual-bits", 6, "--scales", "power_of_two", "--rate-limit", 0),
+            (
+                "--scheme",
+                "uniform",
+                "--rounding",
+                "feedback",
+                "--residual-bits",
+                6,
+                "--scales",
+                "power_of_two",
+                "--rate-limit",
+                0,
+            ),
             Scheme(rounding="feedback", residual_bits=6, scales="power_of_two"),
         ),
         (
-            ("--pole-form", "log_polar", "--pole-decay-bits", 4, "--pole-multiplier-bits", 12),
+            (
+                "--scheme",
+                "uniform",
+                "--pole-form",
+                "log_polar",
+                "--pole-decay-bits",
+                4,
+                "--pole-multiplier-bits",
+                12,
+            ),
             Scheme(pole_form="log_polar", pole_decay_bits=4, pole_multiplier_bits=12),
         ),
     ],
@@ -73,7 +113,7 @@ def test_a_shipped_model_is_quantized_by_its_name(tmp_path):
     # on the digits, which need no download: another task, but the same channels and classes
     done("quantize", "s4d-16h-seed1", "--dataset", "digits", "--out", tmp_path / "q.safetensors")
     stored = load_model(tmp_path / "q.safetensors")
-    assert stored.scheme == Scheme()
+    assert stored.scheme == Scheme.recommended()
     assert stored.info["quantized_from"] == "s4d-16h-seed1.safetensors"
     assert stored.info["training"]["seed"] == 1
 
@@ -91,12 +131,15 @@ def test_a_shipped_model_is_quantized_by_its_name(tmp_path):
         (("--rounding", "nearest"), "'rounding' = 'nearest'"),
         (("--rounding", "feedback", "--order", "separate"), "use 'joint', or another rounding"),
         (("--residual-bits", 4), "--residual-bits 4 does nothing without --rounding feedback"),
-        (("--max-period", 4), "--max-period 4 does nothing without --rate-limit"),
+        ((*PLAIN, "--max-period", 4), "--max-period 4 does nothing without --rate-limit"),
         (("--rate-limit", -1), "'rate_limit' = -1.0: allowed is more than 0"),
         (("--rate-limit", 1, "--max-period", 12), "'max_period' = 12: allowed is a power of two, 1 to 256"),
         (("--rate-limit", 1, "--state-calibration", "dynamic"), "use static calibration, or leave rate_limit out"),
         (("--rate-limit", 1, "--only", "c"), "heads are slow in the integer unit only"),
-        (("--pole-decay-bits", 4), "--pole-decay-bits 4 does nothing without --pole-form polar or log_polar"),
+        (
+            (*PLAIN, "--pole-decay-bits", 4),
+            "--pole-decay-bits 4 does nothing without --pole-form polar or log_polar",
+        ),
         (("--pole-form", "log"), "'pole_form' = 'log'"),
         (("--scales", "pow2"), "'scales' = 'pow2'"),
         (("--parameterisation", "free"), "'parameterisation' = 'free'"),

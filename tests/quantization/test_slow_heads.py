@@ -18,10 +18,9 @@ from quantized_runs import oracle, some, ssm_of
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
 from imc_ssm.files import load_tensors, save_tensors
-from imc_ssm.graph import Graph
-from imc_ssm.layers import Classifier, GatedState, ModelConfig
+from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import load_model, save_model
-from imc_ssm.quantization import Bits, Context, MinMax, QuantizedGatedState, Rule, Scheme, quantize
+from imc_ssm.quantization import Bits, MinMax, Rule, Scheme, quantize
 from imc_ssm.quantization.rates import groups_of, held, several_steps, slowest, windows
 
 Make = Callable[[Scheme], Classifier]
@@ -207,17 +206,6 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=naming) as caught:
             quantized(scheme)
         assert "\n" not in str(caught.value)
-
-    def test_of_layers(self, digits: SequenceDataset) -> None:
-        model = Classifier(ModelConfig(heads=4, layer="s5"))
-        with pytest.raises(
-            ConfigError, match=r"unit: rate_limit = 2.0, but only S4D layers have heads that can be"
-        ):
-            quantize(model, SLOW, digits)
-        with pytest.raises(
-            ConfigError, match=r"gru: rate_limit = 2.0, but only S4D layers have heads that can be"
-        ):
-            QuantizedGatedState.of(GatedState(4), Context("gru", SLOW, {}, Graph(()), {}))
 
     def test_of_sequences_that_are_shorter_than_a_period(self, trained: Classifier) -> None:
         with pytest.raises(ImcSsmError, match="no sequence has the 4 steps between two updates of a slow head"):
