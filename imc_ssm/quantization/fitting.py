@@ -153,7 +153,9 @@ def fitted(square: Floats, cross: Floats, start: Floats, spec: FormatSpec) -> Fl
 
     def grid(values: Floats) -> Format:
         assert spec.bits is not None
-        return parameter_format(values, spec.bits, "tensor", symmetric=spec.symmetric)
+        return parameter_format(
+            values, spec.bits, "tensor", symmetric=spec.symmetric, power_of_two=spec.power_of_two
+        )
 
     if spec.granularity == "tensor" or rows.shape[1] == 1:  # one weight a row would be exact
         return _rounded(rows, damped, grid)

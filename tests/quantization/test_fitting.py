@@ -66,15 +66,24 @@ def test_the_best_of_all_codes_is_not_far() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 8), st.booleans(), st.sampled_from(["head", "tensor"]))
-def test_results_are_on_the_grids_of_their_own_ranges(seed: int, bits: int, symmetric: bool, per: str) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(2, 8),
+    st.booleans(),
+    st.sampled_from(["head", "tensor"]),
+    st.booleans(),
+)
+def test_results_are_on_the_grids_of_their_own_ranges(
+    seed: int, bits: int, symmetric: bool, per: str, powers: bool
+) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.normal(rng.uniform(-1, 1), 1, size=(rng.integers(1, 5), rng.integers(1, 9)))
     square = correlated(rng, rows.shape[1])
-    made = fitted(square, rows @ square, rows, FormatSpec(bits, symmetric, per))  # type: ignore[arg-type]
+    spec = FormatSpec(bits, symmetric, per, power_of_two=powers)  # type: ignore[arg-type]
+    made = fitted(square, rows @ square, rows, spec)
     shared = per == "tensor" or rows.shape[1] == 1
     for row in [made] if shared else made:
-        fmt = Format.from_range(row.min(), row.max(), bits, symmetric=symmetric)
+        fmt = Format.from_range(row.min(), row.max(), bits, symmetric=symmetric, power_of_two=powers)
         assert np.allclose(fmt.dequantize(fmt.quantize(row)), row, rtol=1e-5, atol=1e-7)
 
 
