@@ -134,6 +134,14 @@ class Injection:
         self._units = _recurrences(model) if poles else []
         if poles and not self._units:
             raise ConfigError(f"noise on poles {poles:g}: the model has no poles; set it to 0")
+        for unit in self._units:
+            scheme: Any = getattr(unit, "scheme", None)
+            if scheme is not None and (scheme.rate_limit is not None or scheme.pole_form != "cartesian"):
+                raise ConfigError(
+                    f"noise on poles {poles:g} is that of Cartesian poles in every step, but the scheme has "
+                    f"rate_limit = {scheme.rate_limit} and pole_form = {scheme.pole_form!r}; set the noise to 0, "
+                    "or quantize without these"
+                )
         self._handles: list[RemovableHandle] = []
         self._undo: list[Callable[[], None]] = []
 

@@ -348,3 +348,8 @@ class TestPoles:
     def test_a_model_without_poles(self, model: OneMatrix) -> None:
         with pytest.raises(ConfigError, match="no poles"):
             Injection(model, poles=0.1)
+
+    @pytest.mark.parametrize("options", [{"rate_limit": 1.5}, {"pole_form": "polar"}])
+    def test_poles_of_another_kind(self, quantized: Callable[[Scheme], Classifier], options: dict) -> None:
+        with pytest.raises(ConfigError, match="is that of Cartesian poles in every step, but the scheme has"):
+            Injection(quantized(Scheme(**options)), poles=0.1)
