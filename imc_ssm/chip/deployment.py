@@ -21,7 +21,7 @@ from imc_ssm.files import canonical_json, load_tensors, save_tensors
 from imc_ssm.graph import Formats, Graph, Matrix
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import rebuild
-from imc_ssm.quantization import QuantizedDense, QuantizedS4D, Scheme, formats_of
+from imc_ssm.quantization import IntegerBundle, QuantizedDense, QuantizedS4D, Scheme, export_integers, formats_of
 from imc_ssm.units import card, card_html
 
 if TYPE_CHECKING:
@@ -96,6 +96,10 @@ class Deployment:
         """The model with its matrices computed digitally: the deployment's reference."""
         header = {"config": self.config, "scheme": self.scheme.model_dump(mode="json")}
         return rebuild(self.tensors, header, self.name)[0]
+
+    def export_integers(self, folder: str | Path, values: Any, lengths: Any = None) -> IntegerBundle:
+        """Write the integers of the digital reference to a folder (`imc_ssm.export_integers`)."""
+        return export_integers(self.digital(), folder, values, lengths, name=self.name)
 
     def analog(
         self, implementation: Implementation = "fast", noise: Noise = "native"

@@ -128,6 +128,15 @@ def test_what_is_broken_is_refused(what: str, written: Path, tmp_path: Path) -> 
     assert str(folder) in str(caught.value)
 
 
+def test_a_deployment_writes_those_of_its_digital_reference(tmp_path: Path) -> None:
+    made, values, _ = quantized("s4d", "8 bits")
+    deployment = imc_ssm.compile_model(made, "pcm-256", values[:16])
+    bundle = deployment.export_integers(tmp_path / "chip", values[:2])
+    alone = export_integers(made, tmp_path / "model", values[:2])
+    assert bundle.head["name"] == deployment.name
+    assert all(np.array_equal(bundle.arrays[name], array) for name, array in alone.arrays.items())
+
+
 def test_refusals(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = imc_ssm.Classifier(imc_ssm.ModelConfig(heads=4, n_state=4)).eval()
