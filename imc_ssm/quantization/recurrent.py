@@ -232,7 +232,7 @@ class QuantizedS4D(nn.Module):
         a, b, c = self.exact()
         if self.state.observing:
             if self.state.bits is not None:
-                self.state.collect_range(*self._states(u, a, b, mask))
+                self.state.collect_range(*self._filled(*self._states(u, a, b, mask)))
             return self.recurrent(self._exact(u, a, b, c), mask), None
         if self.state.dynamic:
             self.state.follow_range(*self._states(u, a, b, mask))
@@ -295,6 +295,32 @@ class QuantizedS4D(nn.Module):
             least = _FINEST * width.max(axis=1, keepdims=True)
             low, high = np.where(width < least, -least, low), np.where(width < least, least, high)
         return low, high
+
+    def _filled(self, low: NDArray[Any], high: NDArray[Any]) -> Range:
+        """Where scales are powers of two: the range of states counted in units of 1/g, so that it fills its
+        word, 1 <= g < 2. B becomes g B and C becomes C / g, which changes no output.
+
+        A range that would pass the state's clip ends there.
+        """
+        spec, inner = self.specs["state"], self.inner
+        if not spec.power_of_two:
+            return low, high
+        assert spec.bits is not None
+        free, wide = (
+            Format.from_range(low, high, spec.bits, symmetric=spec.symmetric, power_of_two=power).scale
+            for power in (False, True)
+        )
+        gain = np.maximum(1.0, wide.astype(np.float64) / free * (1 - 2.0**-20))  # just inside, whatever is rounded
+        if (clip := self.scheme.state_clip) is not None:
+            reach = np.maximum(np.maximum(-low, high), 1e-30)
+            gain = np.minimum(gain, np.maximum(1.0, clip * (1 - 1e-5) / reach))
+        gain = gain.astype(np.float32)
+        shape = gain.shape + (1,) * (3 - gain.ndim)
+        with torch.no_grad():
+            by = torch.from_numpy(gain.reshape(shape)).to(inner.B)
+            inner.B.mul_(by)
+            inner.C.div_(by)
+        return low * gain, high * gain
 
     def init_state(self, batch: int) -> State:
         """The code of zero in every state register (batch, head, state, 2), or a complex zero state.

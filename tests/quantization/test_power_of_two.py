@@ -16,7 +16,17 @@ from imc_ssm import load_model, save_model
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.fixedpoint import Format, Multipliers, plan_scan
 from imc_ssm.layers import Classifier, ModelConfig
-from imc_ssm.quantization import MinMax, Mse, Observer, Percentile, Rule, Scheme, formats_of, quantize
+from imc_ssm.quantization import (
+    MinMax,
+    Mse,
+    Observer,
+    Percentile,
+    Rule,
+    Scheme,
+    calibration_batch,
+    formats_of,
+    quantize,
+)
 from imc_ssm.training import TrainConfig, train
 
 
@@ -135,6 +145,41 @@ def test_every_scale_and_every_requantization(
     if SCHEMES[name].rounding == "half_even":
         check_oracle(model, some(digits))
     check_batch_stream_and_partition(model, some(digits))
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "head", "state"])
+@torch.no_grad()
+def test_states_fill_their_words(
+    granularity: str, trained: Classifier, quantized: Callable[[Scheme], Classifier], digits: SequenceDataset
+) -> None:
+    """They are counted in units of their own: B and C say so, and what the layer computes is the same."""
+    rule = Rule(path="state", granularity=granularity, observer=MinMax())
+    model = quantized(Scheme(scales="power_of_two", rules=(*Scheme().rules, rule)))
+    ssm, before = ssm_of(model), trained.blocks[0].ssm
+    gain = (ssm.inner.B / before.B)[..., 0]
+    assert torch.all((gain >= 1) & (gain < 2))
+    assert torch.any(gain > 1.1)
+    rows = 1 if granularity == "tensor" else len(gain)
+    assert torch.allclose(gain.reshape(rows, -1), gain.reshape(rows, -1)[:, :1]) == (granularity != "state")
+    assert torch.allclose(ssm.inner.B * ssm.inner.C, before.B * before.C, rtol=1e-5)
+    calibration, _ = calibration_batch(digits, 8, most=200)
+    seen: list[torch.Tensor] = []
+    handle = ssm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model(calibration)
+    handle.remove()
+    # The input of the recurrence is rounded now: the ranges are nearly those of the calibration.
+    ends = ssm._states(seen[0].transpose(1, 2).contiguous(), *ssm.exact()[:2], None)
+    free = Format.from_range(*ends, 8).scale
+    assert np.all((free > 0.9 * ssm.state.format().scale) & (free < 1.1 * ssm.state.format().scale))
+
+
+def test_a_state_does_not_pass_its_clip(quantized: Callable[[Scheme], Classifier]) -> None:
+    plain = ssm_of(quantized(Scheme(granularity="tensor", state_clip=None))).state.format()
+    reach = float(np.max(plain.magnitude() * plain.scale))
+    model = quantized(Scheme(scales="power_of_two", granularity="tensor", state_clip=1.01 * reach))
+    ssm = ssm_of(model)
+    assert not ssm.state.clipped
+    assert float(ssm.state.format().scale) < 2 * float(plain.scale)
 
 
 @torch.no_grad()
