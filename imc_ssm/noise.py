@@ -136,7 +136,8 @@ class Injection:
             raise ConfigError(f"noise on poles {poles:g}: the model has no poles; set it to 0")
         for unit in self._units:
             scheme: Any = getattr(unit, "scheme", None)
-            if scheme is not None and (scheme.rate_limit is not None or scheme.pole_form != "cartesian"):
+            slow = getattr(unit, "periods", None) is not None
+            if slow or (scheme is not None and scheme.pole_form != "cartesian"):
                 raise ConfigError(
                     f"noise on poles {poles:g} is that of Cartesian poles in every step, but the scheme has "
                     f"rate_limit = {scheme.rate_limit} and pole_form = {scheme.pole_form!r}; set the noise to 0, "

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from imc_ssm.errors import ConfigError, FileError, ImcSsmError
+from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.fixedpoint import Format, PoleGrid, ScanFormats, UnitState
 from imc_ssm.fixedpoint.formats import MAX_PERIOD
 from imc_ssm.fixedpoint.oracle import first_residual
@@ -128,6 +128,11 @@ class QuantizedS4D(nn.Module):
         if self._rates is None or seen is None or self._rates[0] != seen:
             self._rates = seen, tuple(int(k) for k in self.periods.tolist())
         return self._rates[1] if max(self._rates[1]) > 1 else None
+
+    def limit(self, steps: int) -> None:
+        """No period beyond sequences of so many steps: such a head would never be updated."""
+        if self.periods is not None:
+            self.periods.clamp_(max=1 << (steps.bit_length() - 1))
 
     def check(self, path: str) -> None:
         """`FileError` for periods that no unit has, of a file."""
@@ -276,11 +281,6 @@ class QuantizedS4D(nn.Module):
         found = []
         for period, at in self._groups():
             ends = None if lengths is None else lengths // period
-            if u.shape[-1] < period or (ends is not None and not ends.any()):
-                raise ImcSsmError(
-                    f"no sequence has the {period} steps between two updates of a slow head; quantize with a "
-                    "smaller max_period"
-                )
             rows = windows(u[:, at], period)
             found.append(
                 spec.observer.states(

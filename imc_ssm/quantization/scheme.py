@@ -168,8 +168,8 @@ class Scheme(Config):
     """Bits of the remainder that rounding with "feedback" keeps of every part of the state."""
     rate_limit: float | None = Field(None, gt=0)
     """Multi-rate heads: a head is updated every k-th step, k the largest power of two for which its fastest pole
-    turns by at most this angle, in rad, in k steps; None: every head in every step. Chosen by `quantize`; other
-    layers than S4D have no slow heads."""
+    turns by at most this angle, in rad, in k steps; None: every head in every step. Chosen by `quantize`, never
+    beyond the longest calibration sequence; only S4D layers in the digital unit have slow heads."""
     max_period: int = Field(16, ge=1, le=256)
     """Most steps between two updates of a head: a power of two, 1 to 256."""
     scales: Scales = "free"

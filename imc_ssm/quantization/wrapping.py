@@ -21,6 +21,7 @@ from imc_ssm.layers import Classifier, classifier_of, padding_mask, tensor_of
 from imc_ssm.quantization.context import Context, check_static, quantized_class
 from imc_ssm.quantization.fitting import fit_outputs
 from imc_ssm.quantization.quantizer import Quantizer
+from imc_ssm.quantization.recurrent import QuantizedS4D
 from imc_ssm.quantization.rules import ROLES, FormatSpec
 from imc_ssm.quantization.scheme import NAMED, Scheme
 
@@ -158,6 +159,10 @@ def quantize(
     model.check(calibration, lengths, "calibration data")
     there = named_device(device)
     quantized = wrap(model, scheme).to(there)
+    longest = calibration.shape[1] if lengths is None else int(lengths.max())
+    for module in quantized.modules():
+        if isinstance(module, QuantizedS4D):
+            module.limit(longest)
     calibration, lengths = calibration.to(there), None if lengths is None else lengths.to(there)
     quantized.eval()
     first: Quantizer = quantized.input.output

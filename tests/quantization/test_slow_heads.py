@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from quantized_runs import oracle, some, ssm_of
 
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.errors import ConfigError, FileError, ImcSsmError
+from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.files import load_tensors, save_tensors
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import load_model, save_model
@@ -74,6 +74,14 @@ class TestPeriods:
         assert layer.rates() == tuple(wanted.tolist())
         layer.periods.fill_(1)
         assert layer.rates() is None
+
+    @torch.no_grad()
+    def test_no_head_waits_longer_than_a_sequence_lasts(self, trained: Classifier) -> None:
+        slowest_of_all = SLOW.with_(rate_limit=1e3, max_period=16)
+        for time, lengths, period in ((3, None, 2), (40, None, 16), (9, torch.tensor([7, 3]), 4), (1, None, None)):
+            model = quantize(trained, slowest_of_all, torch.randn(2, time, 1), lengths)
+            assert ssm_of(model).rates() == (None if period is None else (period,) * 8)
+            assert torch.isfinite(model(torch.randn(2, time, 1))).all()
 
     def test_without_a_limit_there_is_no_buffer(self, quantized: Make) -> None:
         model = quantized(Scheme())
@@ -206,12 +214,6 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=naming) as caught:
             quantized(scheme)
         assert "\n" not in str(caught.value)
-
-    def test_of_sequences_that_are_shorter_than_a_period(self, trained: Classifier) -> None:
-        with pytest.raises(ImcSsmError, match="no sequence has the 4 steps between two updates of a slow head"):
-            quantize(trained, SLOW.with_(rate_limit=1e3, max_period=4), torch.randn(5, 3, 1))
-        with pytest.raises(ImcSsmError, match="quantize with a smaller max_period"):
-            quantize(trained, SLOW.with_(rate_limit=1e3), torch.randn(2, 9, 1), torch.tensor([7, 3]))
 
     @pytest.mark.parametrize("value", [0, 3, 512, -2])
     def test_of_files(self, quantized: Make, tmp_path: Path, value: int) -> None:
