@@ -24,6 +24,7 @@ from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.kernels.device import device_of, named_device, placed
 from imc_ssm.losses import Loss, Teacher, best_and_shown, check_teacher
 from imc_ssm.noise import Disturbance, Injection, Step, learn_input_ranges, matrices_of
+from imc_ssm.quantization.quantizer import learn_ranges, settle_ranges
 
 __all__ = [
     "History",
@@ -82,6 +83,11 @@ class TrainConfig(Config):
     balance: float = Field(0.0, ge=0, le=1)
     """Exponent of the class weights in the loss, (n / (K n_k))^balance for n_k of n training labels: 0 none, 1 all
     classes alike, 0.5 between. Above 0 the best epoch is that of the highest macro F1, not accuracy."""
+    ranges: Literal["calibrated", "learned"] = "calibrated"
+    """Ranges of the formats of a quantized model's activations and states: as calibrated, or trained from there
+    (`kernels.learned`); what a model keeps is then the ranges that it learned. Dynamic ones stay dynamic."""
+    learning_rate_ranges: float | None = Field(None, gt=0)
+    """Peak learning rate of the ranges' logarithms; None: the same as `learning_rate`, at most 0.01."""
     distill: float = Field(0.0, ge=0, le=1)
     """Share of the loss that asks for a teacher's answers instead of the labels (`losses.Loss`); 0: none."""
     distill_temperature: float = Field(2.0, gt=0)
@@ -139,8 +145,8 @@ def train(
     and is left as it was.
 
     Raises `ImcSsmError` when the loss stops being finite, with what to try, or for a device that cannot be used,
-    `ConfigError` for noise beside a disturbance, or what cannot be disturbed, or `distill` without a teacher or
-    the other way round, and `CheckpointError` for a checkpoint of another run.
+    `ConfigError` for noise beside a disturbance, or what cannot be disturbed, ranges that cannot be learned, or
+    `distill` without a teacher or the other way round, and `CheckpointError` for a checkpoint of another run.
     """
     model = _module(model)
     data = dataset_of(data)
@@ -150,8 +156,11 @@ def train(
         _check_disturbance(model, config)
     if keep is None:
         keep = "last" if disturbance is not None or config.noise_ramp else "best"
-    with placed(model, named_device(device)):
-        return _train(model, data, config, mode, progress, keep, checkpoint, disturbance, teacher)
+    try:
+        with placed(model, named_device(device)):
+            return _train(model, data, config, mode, progress, keep, checkpoint, disturbance, teacher)
+    finally:
+        settle_ranges(model)
 
 
 def _module(given: Any) -> nn.Module:
@@ -195,6 +204,8 @@ def _train(
         some, _, ends = next(split.take(config.batch).batches(config.batch))
         percentile = config.clip_input if disturbance is None else disturbance.input_percentile
         learn_input_ranges(model, inputs_on(some, ends, device_of(model)), percentile)
+    if config.ranges == "learned":
+        learn_ranges(model)
     steps = config.epochs * math.ceil(len(split) / config.batch)
     optimiser, schedule = _optimiser(model, config, steps)
     identity = {"config": config.model_dump(mode="json"), "task": data.task, "sequences": len(split)}
@@ -347,21 +358,27 @@ def _digest(model: nn.Module) -> str:
 def _optimiser(
     model: nn.Module, config: TrainConfig, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over two groups, with a linear warm-up and a half cosine to zero.
+    """AdamW over groups, with a linear warm-up and a half cosine to zero.
 
     Modules say which of their parameters belong to the "dynamics" (`Layer.groups`): these have a rate of their own
-    and no weight decay, as in state-spaces/s4.
+    and no weight decay, as in state-spaces/s4; and so have "ranges" that are learned.
     """
-    dynamics: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
+    found: dict[str, list[nn.Parameter]] = {"others": [], "dynamics": [], "ranges": []}
     for module in model.modules():
         groups = getattr(module, "groups", {})
         for name, parameter in module.named_parameters(recurse=False):
-            (dynamics if groups.get(name) == "dynamics" else others).append(parameter)
-    rate_ssm = min(config.learning_rate, 1e-2) if config.learning_rate_ssm is None else config.learning_rate_ssm
+            found[groups.get(name, "others")].append(parameter)
+    usual = min(config.learning_rate, 1e-2)
+    rates = {
+        "others": config.learning_rate,
+        "dynamics": usual if config.learning_rate_ssm is None else config.learning_rate_ssm,
+        "ranges": usual if config.learning_rate_ranges is None else config.learning_rate_ranges,
+    }
+    if not found["ranges"]:  # as checkpoints of before have it
+        del found["ranges"]
     groups = [
-        {"params": others, "lr": config.learning_rate, "weight_decay": config.weight_decay},
-        {"params": dynamics, "lr": rate_ssm, "weight_decay": 0.0},
+        {"params": own, "lr": rates[name], "weight_decay": config.weight_decay if name == "others" else 0.0}
+        for name, own in found.items()
     ]
     warm = max(1, round(config.warmup * steps))
 

@@ -29,9 +29,11 @@ def test_every_field_of_noise_is_there() -> None:
 def test_the_code_runs(trained: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     imc_ssm.save_model("m.safetensors", trained)
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     place: dict[str, object] = {}
-    exec(compile(code.replace("epochs=10", "epochs=1, batch=200"), "training.md", "exec"), place)
-    quantized = place["quantized"]
+    for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(compile(code.replace("epochs=10", "epochs=1, batch=200"), "training.md", "exec"), place)
+    quantized, student = place["quantized"], place["student"]
     assert isinstance(quantized, Classifier)
+    assert isinstance(student, Classifier)
     assert quantized.decoder.matrix.input_range > 0  # type: ignore[union-attr, operator]
+    assert not any("log_factor" in name for name in student.state_dict())

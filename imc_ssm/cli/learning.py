@@ -216,6 +216,7 @@ def quantize(
     balance: options.Balance = 0.0,
     distill: options.Distill = 0.0,
     distill_temperature: options.DistillTemperature = 2.0,
+    ranges: options.Ranges = "calibrated",
     dataset: TaskName = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
@@ -275,13 +276,13 @@ def quantize(
             "balance": balance,
             "distill": distill,
             "distill_temperature": distill_temperature,
+            "ranges": ranges,
             "seed": seed,
         }
     )
-    if distill and not recipe.epochs:
-        raise ConfigError(
-            f"--distill {distill:g} is about training, and --epochs is 0; give some, or leave it out"
-        )
+    for option, is_set in ((f"--distill {distill:g}", distill), (f"--ranges {ranges}", ranges != "calibrated")):
+        if is_set and not recipe.epochs:
+            raise ConfigError(f"{option} is about training, and --epochs is 0; give some, or leave it out")
     met = _for(chip, period, recipe)
     recipe = recipe if met is None else met.config
     data, task = data_of(stored, dataset, data_dir)

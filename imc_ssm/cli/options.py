@@ -31,6 +31,7 @@ __all__ = [
     "PoleForm",
     "PoleMultiplierBits",
     "Poles",
+    "Ranges",
     "RateLimit",
     "Recurrence",
     "ResidualBits",
@@ -85,6 +86,10 @@ Distill = Annotated[
 ]
 DistillTemperature = Annotated[
     float, typer.Option(help="What both models' logits are divided by where one teaches the other.")
+]
+Ranges = Annotated[
+    str,
+    typer.Option(help="Ranges of activations and states in QAT: calibrated (they stay) or learned (trained on)."),
 ]
 UnusedSeed = Annotated[int, typer.Option(help="Accepted by every command; nothing is drawn here.")]
 

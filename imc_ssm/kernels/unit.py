@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from imc_ssm.kernels import cpu, cuda, plain_scan
 from imc_ssm.kernels.codes import Coefficient, Tables, draws_of
 from imc_ssm.kernels.ends import Ends
 from imc_ssm.kernels.grid import DeviceArray
+from imc_ssm.kernels.learned import CALIBRATED, Ranges, dots
 from imc_ssm.kernels.operators import Pass
 
 __all__ = ["Gradients", "Scales", "ScanUnit", "check_coefficients", "check_finite", "run"]
@@ -37,6 +39,8 @@ SCAN_BACKWARD = Pass(
 )
 
 Gradients = Callable[[Tensor], list[Tensor | None]]
+OfRanges = Callable[[Tensor, Tensor, int], tuple[Tensor | None, Tensor | None]]
+"""From the sums for a, b and c, sums of the gradient times y, and the steps, to the gradients of ranges."""
 
 
 def check_finite(name: str, x: Tensor, where: str) -> None:
@@ -55,28 +59,33 @@ class _Scan(torch.autograd.Function):
         a: Tensor,
         b: Tensor | None,
         c: Tensor | None,
+        of_x: Tensor | None,
+        of_y: Tensor | None,
         start: Tensor,
         tables: Tables,
         draws: list[int],
         clamp: float | None,
         backend: str,
         gradients: Gradients,
+        of_ranges: OfRanges | None,
     ) -> tuple[Tensor, Tensor]:
         signal = u.detach()
         y, last, free = SCAN.on(backend)(signal, start, *tables.parts, draws, True, tables.clip)
-        ctx.save_for_backward(signal, start, free)
-        ctx.rest = tables, draws, math.inf if clamp is None else clamp, backend, gradients
+        ctx.save_for_backward(signal, start, free, *(() if of_ranges is None else (y,)))
+        ctx.rest = tables, draws, math.inf if clamp is None else clamp, backend, gradients, of_ranges
         ctx.mark_non_differentiable(last)
         return y, last
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        signal, start, free = ctx.saved_tensors
-        tables, draws, bound, backend, gradients = ctx.rest
+        signal, start, free, *y = ctx.saved_tensors
+        tables, draws, bound, backend, gradients, of_ranges = ctx.rest
+        grad = grads[0].contiguous()
         grad_u, sums = SCAN_BACKWARD.on(backend)(
-            signal, start, grads[0].contiguous(), free, *tables.parts, draws, bound, tables.clip
+            signal, start, grad, free, *tables.parts, draws, bound, tables.clip
         )
-        return grad_u, *gradients(sums), *(None,) * 6
+        found = of_ranges(sums, dots(grad, y[0]), signal.shape[2]) if y else (None, None)
+        return grad_u, *gradients(sums), *found, *(None,) * 7
 
 
 def run(
@@ -88,11 +97,14 @@ def run(
     clamp: float | None,
     backend: str,
     gradients: Gradients,
+    ranges: Ranges = CALIBRATED,
+    of_ranges: OfRanges | None = None,
 ) -> tuple[Tensor, Tensor]:
     """y and the last state, which has no gradient; `leaves` are the a, b, c that the tables were made of."""
     u, draws = u.contiguous(), draws_of(noise)
-    if torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in (u, *leaves)):
-        y, last = _Scan.apply(u, *leaves, start, tables, draws, clamp, backend, gradients)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in (u, *leaves, *ranges)):
+        rest = start, tables, draws, clamp, backend, gradients, of_ranges
+        y, last = _Scan.apply(u, *leaves, *ranges, *rest)  # type: ignore[no-untyped-call]
     else:
         y, last, _ = SCAN.on(backend)(u, start, *tables.parts, draws, False, tables.clip)
     return y, last
@@ -138,8 +150,11 @@ class ScanUnit:
         noise: Noise | None = None,
         grad_clamp: float | None = None,
         backend: str = "auto",
+        ranges: Ranges = CALIBRATED,
     ) -> tuple[Tensor, Any]:
         """y (batch, head, time) and the last state, codes or a `UnitState`; u and x0 as `diagonal_scan`.
+
+        `ranges`: logarithms of the scales of x and y that get gradients, from a state of zero.
 
         Raises `ImcSsmError` for a wrong shape, dtype or value.
         """
@@ -154,7 +169,9 @@ class ScanUnit:
         if noise is not None:
             noise.check(u.shape[0], u.shape[2])
         tables = self.tables.at(time)
-        y, last = run(u, self.leaves, start, tables, noise, grad_clamp, backend, self._scales.gradients)
+        of_ranges = partial(self._scales.ranges, ranges, tables.g) if ranges.wanted else None
+        rest = self._scales.gradients, ranges, of_ranges
+        y, last = run(u, self.leaves, start, tables, noise, grad_clamp, backend, *rest)
         return y, self._ends.last(last, time + u.shape[2])
 
 
@@ -172,10 +189,35 @@ class Scales:
 
         periods = plan.periods[:, None, None].astype(np.float32)  # codes of u are sums of so many
         scales = [DeviceArray(v) for v in (spread(f.x), spread(f.u) / periods, spread(f.x))]
+        self.bits, self.periods = (f.x.bits, 16 if f.y is None else f.y.bits), DeviceArray(plan.periods[:, None])
         self.parts = [
             None if k.lost is None else (scale, DeviceArray(k.lost))
             for k, scale in zip(coefficients, scales, strict=False)
         ]
+
+    def ranges(
+        self, ranges: Ranges, g: Tensor, sums: Tensor, products: Tensor, time: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of the logarithms of the scales of x and y, from `products` = sums of dL/dy y for each head.
+
+        With the straight-through rule of `learned`, e[t] the gradient at x[t] (0 where it saturated), g[t] that of
+        y[t] likewise, and a state of zero at the start:
+
+            y:  sum dL/dy y - sum g (2 Re C x)                       = sum dL/dy y - <C, dL/dC>
+            x:  sum (dL/dx) x - sum e (A x[t-1] + B u)               = <C, dL/dC> - <B, dL/dB>
+
+        since sum (dL/dx) x is <C, dL/dC>, through y, and <A, dL/dA>, through the next state: whatever the rounding
+        and wherever it stands. <a, b> is the sum of the products of real and imaginary parts, with the
+        coefficients on their grids (`g` of the tables).
+        """
+        found = []
+        for i in (1, 2):
+            part = self.parts[i]
+            assert part is not None  # b and c are there
+            real, grid = sums[i] * part[0].on(sums.device), g[:, : sums.shape[2], 2 * i : 2 * i + 2]
+            found.append((real.double() * grid.double()).sum(-1))
+        of_b, of_c = found[0] * self.periods.on(sums.device), found[1]  # g has B over the period, and so has sums
+        return ranges.gradients(of_c - of_b, products - of_c.sum(1), self.bits, time)
 
     def gradients(self, sums: Tensor) -> list[Tensor | None]:
         out: list[Tensor | None] = []

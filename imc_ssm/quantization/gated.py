@@ -48,7 +48,8 @@ class QuantizedGatedState(nn.Module):
         return {} if self.state.bits is None else {"state": self.state.format()}
 
     def forward(self, z: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self._run(z, v, self.inner.init_state(len(z)), mask)[0]
+        v = self.state.part_of_range(v, -1.0)
+        return self.state.part_of_range(self._run(z, v, self.inner.init_state(len(z)), mask)[0], 1.0)
 
     def _run(self, z: Tensor, v: Tensor, h0: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         gate, state = self._gate[0], self.state

@@ -165,9 +165,22 @@ class QuantizedDense(nn.Module):
         fmt = None if self.output is None else self.output.fixed()
         # One pass for product and rounding, unless someone looks at, or disturbs, what is between the two.
         if fmt is not None and getattr(matrix, "takes_format", False) and not matrix._forward_hooks:
-            return torch.as_tensor(matrix(x, mask, fmt))
+            learned = self.output is not None and self.output.log_factor is not None
+            if not learned:
+                return torch.as_tensor(matrix(x, mask, fmt))
+            if isinstance(matrix, DigitalMatrix) and "forward" not in vars(matrix):
+                return self._with_range(matrix, torch.as_tensor(matrix(x, mask, fmt)), x.detach())
         y = torch.as_tensor(matrix(x, mask))
         return y if self.output is None else torch.as_tensor(self.output(y, mask))
+
+    def _with_range(self, matrix: DigitalMatrix, y: Tensor, x: Tensor) -> Tensor:
+        """y, rounded, with the gradient of its range."""
+        assert self.output is not None
+
+        def before() -> Tensor:
+            return nn.functional.linear(x, matrix.grid(matrix.weight), matrix.bias)
+
+        return self.output.learned(y, before)
 
     def graph(self, x: Signal, at: Place) -> Signal:
         """One matrix, as in full precision."""

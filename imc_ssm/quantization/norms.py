@@ -83,8 +83,11 @@ class QuantizedNorm(nn.Module):
             return torch.as_tensor(self.output(self._real(x), mask))
         gain, offset, constants = self._made(source, output)
         if self.inner.kind == "batch":
-            return affine(x, gain, offset, constants)
-        return normalize(x, gain, offset, constants, self.inner.eps, centred=self.inner.kind == "layer")
+            out = affine(x, gain, offset, constants)
+        else:
+            out = normalize(x, gain, offset, constants, self.inner.eps, centred=self.inner.kind == "layer")
+        seen = x.detach()
+        return self.output.learned(out, lambda: self._real(seen))
 
     def _made(self, source: Format, output: Format) -> tuple[Tensor, Tensor, NormConstants]:
         def make() -> tuple[Tensor, Tensor, NormConstants]:

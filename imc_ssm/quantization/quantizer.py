@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from imc_ssm.errors import ImcSsmError
+from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.fixedpoint import Format, broadcast_heads
 from imc_ssm.kernels import quantize as fake_quantize
+from imc_ssm.kernels.learned import moved, ranged
 from imc_ssm.kernels.ranges import Range
 from imc_ssm.quantization.kept import PerThread
 from imc_ssm.quantization.observers import MinMax, Observer
 
-__all__ = ["Quantizer", "fake_quantize", "parameter_format", "rounded_codes"]
+__all__ = ["Quantizer", "fake_quantize", "learn_ranges", "parameter_format", "rounded_codes", "settle_ranges"]
 
 
 def parameter_format(
@@ -56,10 +59,15 @@ class Quantizer(nn.Module):
     Where a padding mask (batch, time) comes with the values, what it leaves out is rounded, but makes no range. A
     `dynamic` one takes the range of every call's values instead, and rounds to that; its buffers keep the
     calibrated range.
+
+    Between `learn()` and `settle()` the range is trained: its scale is that of the buffer times exp(`log_factor`),
+    a parameter in the scale's shape that starts at 0; the zero point stays. Scales that are powers of two are
+    multiplied by the nearest power of two, straight-through.
     """
 
     scale: Tensor
     zero_point: Tensor
+    groups: ClassVar[dict[str, str]] = {"log_factor": "ranges"}
 
     def __init__(
         self,
@@ -84,7 +92,8 @@ class Quantizer(nn.Module):
         self.clipped = False
         self._seen: list[Tensor] | None = None
         self._ranges: list[Range] = []
-        self._fixed: tuple[Format, Format] | None = None
+        self.log_factor: nn.Parameter | None = None
+        self._fixed: tuple[int, tuple[Format, Format]] | None = None
         self._moving: PerThread[tuple[Format, Format]] = PerThread()
 
     @property
@@ -169,12 +178,60 @@ class Quantizer(nn.Module):
 
     def _formats(self) -> tuple[Format, Format]:
         """What is in force, both at once: threads may share a model."""
-        found = self._moving.value if self.dynamic else None
-        found = self._fixed if found is None else found
-        if found is None:
-            found = self._paired(self.scale.cpu().numpy().copy(), self.zero_point.cpu().numpy().copy())
-            self._fixed = found
-        return found
+        if self.dynamic and (found := self._moving.value) is not None:
+            return found
+        version = -1 if self.log_factor is None else self.log_factor._version
+        fixed = self._fixed
+        if fixed is None or fixed[0] != version:
+            scale = self._scale().detach().cpu().numpy().copy()
+            fixed = version, self._paired(scale, self.zero_point.cpu().numpy().copy())
+            self._fixed = fixed
+        return fixed[1]
+
+    def _scale(self) -> Tensor:
+        """The scale in force where the range is static."""
+        if self.log_factor is None:
+            return self.scale
+        factor = self.log_factor.detach()
+        if self.power_of_two:
+            return torch.ldexp(self.scale, torch.round(factor / math.log(2)).int())
+        return self.scale * torch.exp(factor)
+
+    def learn(self) -> bool:
+        """Make the range a parameter; whether it can be one: where it has bits, and does not follow the batch."""
+        if self.bits is None or self.dynamic:
+            return False
+        if self.log_factor is None:
+            self.log_factor = nn.Parameter(torch.zeros_like(self.scale))
+            self._forget()
+        return True
+
+    def settle(self) -> None:
+        """Keep the range as it was learned; it is no parameter any more."""
+        if self.log_factor is not None:
+            with torch.no_grad():
+                self.scale.copy_(self._scale())
+            self.log_factor = None
+            self._forget()
+
+    def learned(self, out: Tensor, before: Callable[[], Tensor], axis: int | None = None) -> Tensor:
+        """`out`, which lies on this quantizer's grid, with the gradient of its range, if that is learned.
+
+        `before()`: what it was rounded from, without gradient.
+        """
+        if self.log_factor is None or not torch.is_grad_enabled():
+            return out
+        return ranged(out, self.log_factor, self.channels(), self.axis if axis is None else axis, before)
+
+    def part_of_range(self, x: Tensor, sign: float) -> Tensor:
+        """x (batch, ..., channel), with the gradient sign <x, dL/dx> of the range, if that is learned.
+
+        A state with one drive, x[t] = round(a x[t-1] + b v[t]), has the sum of dL/dx x, over what reads it, less
+        that of dL/dv v: what goes from one step to the next cancels (`kernels.unit.Scales.ranges`).
+        """
+        if self.bits is None or self.log_factor is None or not torch.is_grad_enabled():
+            return x
+        return moved(x, self.log_factor, self.bits, -1, sign)
 
     def _forget(self) -> None:
         self._fixed, self._moving = None, PerThread()
@@ -210,4 +267,21 @@ class Quantizer(nn.Module):
             return x
         if self.dynamic:
             self.follow(x, mask)
-        return fake_quantize(x, self.channels(), self.axis)
+        out = fake_quantize(x, self.channels(), self.axis)
+        seen = x.detach()
+        return self.learned(out, lambda: seen)
+
+
+def learn_ranges(model: nn.Module) -> None:
+    """Make the static ranges of a quantized model parameters; `ConfigError` where there are none."""
+    found = [module.learn() for module in model.modules() if isinstance(module, Quantizer)]
+    if not any(found):
+        why = "its ranges follow each batch" if found else "it is in full precision"
+        raise ConfigError(f"the model has no static ranges to learn ({why}); quantize it with static calibration")
+
+
+def settle_ranges(model: nn.Module) -> None:
+    """Keep the ranges that were learned as buffers, as a calibrated model has them."""
+    for module in model.modules():
+        if isinstance(module, Quantizer):
+            module.settle()

@@ -18,6 +18,7 @@ from imc_ssm.fixedpoint.oracle import first_residual
 from imc_ssm.graph import Place, Signal
 from imc_ssm.kernels import ScanUnit, diagonal_scan
 from imc_ssm.kernels.codes import Coefficient
+from imc_ssm.kernels.learned import Ranges
 from imc_ssm.kernels.ranges import Range
 from imc_ssm.layers import S4D
 from imc_ssm.quantization.context import Context, check_static, quantizes
@@ -233,7 +234,8 @@ class QuantizedS4D(nn.Module):
         scheme = self.scheme
         if self.integer and not (self.state.observing or self.state.dynamic or self.recurrent.dynamic):
             start: Any = x0
-            return self.unit()(u, start, grad_clamp=scheme.grad_clamp)
+            ranges = Ranges(self.state.log_factor, self.recurrent.log_factor)
+            return self.unit()(u, start, grad_clamp=scheme.grad_clamp, ranges=ranges)
         a, b, c = self.exact()
         if self.state.observing:
             if self.state.bits is not None:

@@ -174,8 +174,10 @@ class QuantizedGelu(TableSite):
         return np.concatenate(parts)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        made = self.table(x)
-        return self._computed(mask, x) if made is None else look_up(x, *made)
+        made, seen = self.table(x), x.detach()
+        if made is None:
+            return self._computed(mask, x)
+        return self.output.learned(look_up(x, *made), lambda: self.inner(seen))
 
 
 @quantizes(Glu)
@@ -197,8 +199,10 @@ class QuantizedGlu(TableSite):
         return np.concatenate(parts)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        made = self.table(x)
-        return self._computed(mask, x) if made is None else gate(x, *made)
+        made, seen = self.table(x), x.detach()
+        if made is None:
+            return self._computed(mask, x)
+        return self.output.learned(gate(x, *made), lambda: self.inner(seen))
 
 
 @quantizes(Residual)
@@ -206,8 +210,10 @@ class QuantizedSum(Site):
     """The residual sum, rounded."""
 
     def forward(self, x: Tensor, straight: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        fmt = self.output.fixed()
-        return self._computed(mask, x, straight) if fmt is None else add(x, straight, fmt)
+        fmt, seen = self.output.fixed(), (x.detach(), straight.detach())
+        if fmt is None:
+            return self._computed(mask, x, straight)
+        return self.output.learned(add(x, straight, fmt), lambda: seen[0] + seen[1])
 
 
 @quantizes(Direct)
@@ -253,7 +259,8 @@ def scale_add(y: Tensor, u: Tensor, d: Tensor, output: Quantizer, mask: Tensor |
         return torch.as_tensor(output((y + d[:, None] * u).transpose(-1, -2), mask)).transpose(-1, -2)
     if y.ndim == 2:  # one step: (head, batch)
         return scale_add_on_grid(y[None], u[None], d, fmt)[0]
-    return scale_add_on_grid(y, u, d, fmt)
+    seen = y.detach(), u.detach(), d.detach()
+    return output.learned(scale_add_on_grid(y, u, d, fmt), lambda: seen[0] + seen[2][:, None] * seen[1], 1)
 
 
 @quantizes(MeanPool)

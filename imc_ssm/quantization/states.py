@@ -100,7 +100,8 @@ class QuantizedStateUnit(nn.Module):
         return made if self.state.bits is None else {**made, "state": self.state.format()}
 
     def forward(self, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self._run(parts_of(v), mask, None)[0]
+        v = self.state.part_of_range(v, -1.0)
+        return self.state.part_of_range(self._run(parts_of(v), mask, None)[0], 1.0)
 
     def _run(self, v: Tensor, mask: Tensor | None, x0: State | None) -> tuple[Tensor, Any]:
         """x (batch, time, 2 P) and the last state."""

@@ -34,6 +34,7 @@ from imc_ssm.kernels import (
     scale_add,
     using,
 )
+from imc_ssm.kernels.learned import moved, ranged
 from imc_ssm.kernels.norms import NormConstants, affine, normalize
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.quantization import Scheme
@@ -102,6 +103,11 @@ CASES: dict[str, Case] = {
         [X, GAIN, OFFSET],
     ),
     "affine": (lambda x, g, b: affine(x, g, b, AFFINE), [X, GAIN, OFFSET]),
+    "learned range": (
+        lambda x, f: ranged(quantize(x, PER_HEAD, -1), f, PER_HEAD, -1, lambda: x.detach()),
+        [X, torch.zeros(4, dtype=torch.float32)],
+    ),
+    "part of a learned range": (lambda x, f: moved(x, f, 8, -1, -1.0), [X, torch.zeros(4, dtype=torch.float32)]),
     "mean": (lambda x: mean(x, None), [X.round()]),
     "mean of lengths": (lambda x: mean(x, torch.tensor([5, 21, 9])), [X.round()]),
     "scan, 8 bits": scan(8),
