@@ -96,6 +96,7 @@ def test_cost_is_the_same_from_the_model_and_from_the_deployment(chain, tmp_path
     for part in ("energy", "latency", "area", "memory"):
         np.testing.assert_array_equal(deployed[part].sel(model="q").values, first[part].values)
     assert "per inference, 64 steps" in printed
+    assert re.search(r"recurrence: [\d.]+ [munp]J, [\d.]+ % of the energy\n", printed)
 
 
 def test_cost_on_a_design_of_the_user(chain, tmp_path):
