@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator
 
 from imc_ssm.chip import TIMES, ChipTraining, Deployment, compile, digest, evaluate, training_for
-from imc_ssm.costs import COMPONENTS
+from imc_ssm.costs import COMPONENTS, by_operator
 from imc_ssm.costs import cost as price
 from imc_ssm.devices import Design, load_design, resolve, stream_seed
 
@@ -23,6 +23,7 @@ __all__ = [
     "Deployment",
     "Design",
     "OnDesign",
+    "by_operator",
     "described",
     "evaluate",
     "load_design",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from imc_ssm.study.chips import COMPONENTS, Deployment, OnDesign, described, place, price
+from imc_ssm.graph import Recurrence, StateUpdate
+from imc_ssm.study.chips import COMPONENTS, Deployment, OnDesign, by_operator, described, place, price
 from imc_ssm.study.jobs.base import Bench, Dimension, FromModel, Variable
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ PRICES = (
     Variable("area", "m2", "Silicon area", COMPONENT),
     Variable("memory", "bit", "Digital memory", COMPONENT),
 )
+UNIT = (
+    Variable("energy_recurrence", "J", "Energy of the recurrences per time step"),
+    Variable("updates", "1", "State updates, of one a step each"),
+)
 BITS = (
     Variable("bits_state", "bit", "Word length of the state"),
     Variable("bits_poles", "bit", "Word length of the poles"),
@@ -30,11 +35,12 @@ BITS = (
 
 
 class Cost(FromModel):
-    """Energy, latency, area and memory of one inference by component, and word lengths, without any accuracy."""
+    """Energy, latency, area and memory of one inference by component, the energy of the recurrences, and word
+    lengths, without any accuracy."""
 
     kind = "cost"
     word = "cost"
-    variables = (*PRICES, *BITS)
+    variables = (*PRICES, *UNIT, *BITS)
 
     design: OnDesign
     """Chip design: a name, a path, or the design itself."""
@@ -62,4 +68,7 @@ def cost_of(deployment: Deployment) -> xr.Dataset:
         "bits_poles": [f.bits for path, f in deployment.formats.items() if path in poles],
     }
     words = {name: max(bits, default=float("nan")) for name, bits in widest.items()}
-    return Cost.dataset({v.name: priced[v.name].values for v in PRICES} | words)
+    recurrences = [p for op, p in by_operator(deployment).items() if isinstance(op, Recurrence | StateUpdate)]
+    joules = sum(sum(parts.values()) for parts in recurrences)
+    unit = {"energy_recurrence": joules / deployment.steps, "updates": priced["updates"].values}
+    return Cost.dataset({v.name: priced[v.name].values for v in PRICES} | unit | words)
