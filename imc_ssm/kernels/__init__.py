@@ -6,9 +6,20 @@ return the same values. `using("reference")` runs the references wherever a tens
 
 from imc_ssm.fixedpoint import Noise
 from imc_ssm.kernels.codes import codes_of
-from imc_ssm.kernels.functions import add, gate, linear, look_up, mean, quantize, scale_add
+from imc_ssm.kernels.functions import (
+    add,
+    gate,
+    linear,
+    linear_on_grids,
+    look_up,
+    mean,
+    mean_on_grids,
+    quantize,
+    scale_add,
+)
 from imc_ssm.kernels.gated import gated_scan
 from imc_ssm.kernels.grid import DeviceArray, Grid
+from imc_ssm.kernels.integers import GateConstants, MatrixConstants, MeanConstants, SumConstants
 from imc_ssm.kernels.mimo import StateScanUnit, state_scan
 from imc_ssm.kernels.operators import Pass, using
 from imc_ssm.kernels.ranges import drawn, full_scale, state_range, value_range
@@ -18,11 +29,15 @@ from imc_ssm.kernels.unit import ScanUnit
 
 __all__ = [
     "DeviceArray",
+    "GateConstants",
     "Grid",
+    "MatrixConstants",
+    "MeanConstants",
     "Noise",
     "Pass",
     "ScanUnit",
     "StateScanUnit",
+    "SumConstants",
     "add",
     "codes_of",
     "diagonal_scan",
@@ -31,8 +46,10 @@ __all__ = [
     "gate",
     "gated_scan",
     "linear",
+    "linear_on_grids",
     "look_up",
     "mean",
+    "mean_on_grids",
     "quantize",
     "room_for",
     "scale_add",

@@ -1,7 +1,8 @@
-"""Sums of a quantized model on the CPU, in double precision and in one order: matrices, and the mean over time.
+"""Sums of a quantized model on the CPU, in double precision and in one order: matrices, and sums over time.
 
-A product of two single-precision numbers is exact in double precision, and so is a sum of grid values of up to
-16 bits over thousands of steps; what is rounded at the end does not depend on how a batch is cut.
+Between two grids the summands are integers, or integers times one power of two, and their sums fit 53 bits: no sum
+is rounded, whatever its order. A product of two single-precision numbers is exact in double precision; what is
+rounded at the end of their sums does not depend on how a batch is cut.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from torch import Tensor
 
 from imc_ssm.kernels.compiling import compiled, kernel
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.pointwise import f32, mask, masked, round_row
-from imc_ssm.kernels.vector import LANES, broadcast, fma, load, narrow, pointer, splat, store
+from imc_ssm.kernels.pointwise import clip_row, f32, mask, masked, round_row
+from imc_ssm.kernels.vector import LANES, broadcast, fma, load, narrow, pointer, rint, splat, store, wide
 
-__all__ = ["linear", "linear_backward", "mean", "mean_backward"]
+__all__ = ["linear", "linear_backward", "linear_codes", "mean", "mean_backward"]
+__all__ += ["packed", "sums"]
 
 WIDE = 4
 """Outputs that are summed at a time: their sums stay in registers."""
 CHUNK = 16
 """Tiles that one task takes."""
-NO_GRID = np.zeros((3, 0), f32)
+NO_GRID, NO_SOURCE = np.zeros((3, 0), f32), np.zeros((2, 0))
+"""What there is no grid for."""
 LARGE = 1 << 14
 """Weights from which the gradients' sums leave the cache, and a matrix product takes them."""
 
@@ -32,8 +35,8 @@ TILE = 256
 
 
 @compiled
-def _product(x: Array, steps: int, weight: Array, bias: Array, out: Array) -> None:
-    """Sums in double precision, rounded once, of x (inputs, TILE) float64: out (outputs, TILE) float32.
+def _product(x: Array, steps: int, weight: Array, bias: Array, whole: bool, out: Array) -> None:
+    """Sums in double precision of x (inputs, TILE) float64, to integers if `whole`: out (outputs, TILE) float32.
 
     weight (outputs / WIDE, inputs, WIDE) and bias (outputs,) float64; every sum starts from its bias and takes the
     inputs in order.
@@ -48,6 +51,8 @@ def _product(x: Array, steps: int, weight: Array, bias: Array, out: Array) -> No
                 v, p = load(source, i * TILE + t), (g * inputs + i) * WIDE
                 s0, s1 = fma(splat(w, p), v, s0), fma(splat(w, p + 1), v, s1)
                 s2, s3 = fma(splat(w, p + 2), v, s2), fma(splat(w, p + 3), v, s3)
+            if whole:
+                s0, s1, s2, s3 = rint(s0), rint(s1), rint(s2), rint(s3)
             store(to, o * TILE + t, narrow(s0))
             store(to, (o + 1) * TILE + t, narrow(s1))
             store(to, (o + 2) * TILE + t, narrow(s2))
@@ -55,26 +60,39 @@ def _product(x: Array, steps: int, weight: Array, bias: Array, out: Array) -> No
 
 
 @kernel
-def _linear(x: Array, weight: Array, bias: Array, grid: Array, out: Array, inside: Array) -> None:
-    """x (batch, inputs, time) to out (batch, outputs, time); on the grid, where it is not empty."""
+def _linear(x: Array, source: Array, weight: Array, bias: Array, grid: Array, out: Array, inside: Array) -> None:
+    """x (batch, inputs, time) to out (batch, outputs, time), on the grid, where it is not empty.
+
+    Where `source` (2, inputs) is not empty the sums are of x's codes: reciprocal steps, and what brings the codes
+    to one unit; weights and bias are such that the sums are the output's codes then.
+    """
     scale, low, high = grid[0], grid[1], grid[2]
     batch, inputs, time = x.shape
     outputs, pieces = out.shape[1], (time + TILE - 1) // TILE
     chunks = (batch * pieces + CHUNK - 1) // CHUNK
+    codes, rounded = source.size > 0, grid.size > 0
     for chunk in prange(chunks):
         room, sums = np.zeros((inputs, TILE), np.float64), np.empty((len(bias), TILE), f32)
         for task in range(np.int64(chunk) * CHUNK, min((np.int64(chunk) + 1) * CHUNK, batch * pieces)):
             b, start = task // pieces, (task % pieces) * TILE
             end = min(start + TILE, time)
             for i in range(inputs):
-                source, to = x[b, i, start:end], room[i]
-                for t in range(len(source)):
-                    to[t] = source[t]
-            _product(room, end - start, weight, bias, sums)
+                given, to = x[b, i, start:end], room[i]
+                if codes:
+                    per, align = f32(source[0, i]), source[1, i]
+                    for t in range(len(given)):
+                        to[t] = np.rint(np.float64(np.rint(given[t] * per)) * align)
+                else:
+                    for t in range(len(given)):
+                        to[t] = given[t]
+            _product(room, end - start, weight, bias, codes and rounded, sums)
             for o in range(outputs):
-                if scale.size > 0:
+                if rounded:
                     free = inside[b, o, start:end] if inside.size > 0 else inside[:0, 0, 0]
-                    round_row(sums[o, : end - start], scale[o], low[o], high[o], out[b, o, start:end], free)
+                    if codes:
+                        clip_row(sums[o, : end - start], scale[o], low[o], high[o], out[b, o, start:end], free)
+                    else:
+                        round_row(sums[o, : end - start], scale[o], low[o], high[o], out[b, o, start:end], free)
                 else:
                     out[b, o, start:end] = sums[o, : end - start]
 
@@ -174,7 +192,7 @@ def _linear_back(
                 to_weight[chunk, o, i] = sums[o, i].sum()
 
 
-def _packed(weight: Array, dtype: type, even: int = 1) -> Array:
+def packed(weight: Array, dtype: type, even: int = 1) -> Array:
     """weight (outputs, inputs) as (outputs / WIDE, inputs, WIDE), filled up with zeros, inputs to `even`."""
     outputs, inputs = weight.shape
     full = np.zeros((-(-outputs // WIDE) * WIDE, -(-inputs // even) * even), dtype)
@@ -185,14 +203,26 @@ def _packed(weight: Array, dtype: type, even: int = 1) -> Array:
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, grid: Tensor | None, trained: bool
 ) -> tuple[Tensor, Tensor]:
-    packed = _packed(weight.numpy(), np.float64)
-    start = np.zeros(len(packed) * WIDE)
+    filled = packed(weight.numpy(), np.float64)
+    start = np.zeros(len(filled) * WIDE)
     if bias is not None:
         start[: len(bias)] = bias.numpy()
     out = torch.empty(x.shape[0], len(weight), x.shape[2], dtype=torch.float32)
     inside = mask(grid is not None and trained, out.shape)
     steps = NO_GRID if grid is None else grid.numpy()
-    _linear(x.numpy(), packed, start, steps, out.numpy(), inside.numpy())
+    _linear(x.numpy(), NO_SOURCE, filled, start, steps, out.numpy(), inside.numpy())
+    return out, inside
+
+
+def linear_codes(
+    x: Tensor, source: Tensor, weight: Tensor, bias: Tensor, grid: Tensor | None, trained: bool
+) -> tuple[Tensor, Tensor]:
+    start = np.zeros(len(weight) * WIDE)
+    start[: len(bias)] = bias.numpy()
+    out = torch.empty(x.shape[0], len(bias), x.shape[2], dtype=torch.float32)
+    inside = mask(grid is not None and trained, out.shape)
+    steps = NO_GRID if grid is None else grid.numpy()
+    _linear(x.numpy(), source.numpy(), weight.numpy(), start, steps, out.numpy(), inside.numpy())
     return out, inside
 
 
@@ -212,9 +242,9 @@ def linear_backward(
         torch.zeros(CHUNKS, outputs, inputs, dtype=torch.float32),
         torch.zeros(CHUNKS, outputs, dtype=torch.float32),
     )
-    packed = _packed(weight.numpy().T, f32, even=2)
+    filled = packed(weight.numpy().T, f32, even=2)
     arrays = (z.numpy() for z in (to_x, *parts))
-    _linear_back(grad.numpy(), inside.numpy(), x.numpy(), packed, *arrays)
+    _linear_back(grad.numpy(), inside.numpy(), x.numpy(), filled, *arrays)
     return to_x, parts[0].sum(0), parts[1].sum(0)
 
 
@@ -233,6 +263,29 @@ def _mean(x: Array, ends: Array, out: Array) -> None:
         out[b, c] = parts.sum() / ends[b]
 
 
+@compiled
+def _code_sums(x: Array, per: float, sums: Array) -> None:
+    """LANES sums of the codes of x, float64; what is left over is not taken."""
+    source, total, reciprocal = pointer(x), broadcast(0.0), broadcast(f32(per))
+    for t in range(0, len(x) - LANES + 1, LANES):
+        total = total + wide(rint(load(source, t) * reciprocal))
+    store(pointer(sums), 0, total)
+
+
+@kernel
+def _sums(x: Array, source: Array, ends: Array, out: Array) -> None:
+    """The sum of the codes of the first `ends` steps of x (batch, channel, time), (batch, channel) float64."""
+    batch, channels, time = x.shape
+    for row in prange(batch * channels):
+        b, c = row // channels, row % channels
+        per, total, given = f32(1) / source[0, c], 0.0, x[b, c, : min(ends[b], time)]
+        parts = np.empty(LANES, np.float64)
+        _code_sums(given, per, parts)
+        for t in range(len(given) - len(given) % LANES, len(given)):
+            total += np.float64(np.rint(given[t] * per))
+        out[b, c] = total + parts.sum()
+
+
 @kernel
 def _mean_back(grad: Array, ends: Array, to_x: Array) -> None:
     batch, channels, time = to_x.shape
@@ -246,6 +299,12 @@ def _mean_back(grad: Array, ends: Array, to_x: Array) -> None:
 def mean(x: Tensor, ends: Tensor) -> Tensor:
     out = torch.empty(x.shape[:2], dtype=torch.float64)
     _mean(x.numpy(), ends.numpy(), out.numpy())
+    return out
+
+
+def sums(x: Tensor, source: Tensor, ends: Tensor) -> Tensor:
+    out = torch.empty(x.shape[:2], dtype=torch.float64)
+    _sums(x.numpy(), source.numpy(), ends.numpy(), out.numpy())
     return out
 
 

@@ -1,6 +1,8 @@
 """What happens between two grids: operators with straight-through gradients, on any device.
 
-The gradient is that of the function where the output did not saturate, zero where it did. Activations are (batch,
+Forward they are the integers of `fixedpoint.operators`, from codes to codes (docs/integer_model.md); matrices and
+means have a form in floating point as well, for what lies on no grid. The gradient is that of the function where
+the output did not saturate, zero where it did. Activations are (batch,
 time, channel), and lie in memory as rows, (batch, channel, time): one format and one table per row, and the order
 in which the recurrence reads and writes. So nothing is transposed between two operators.
 """
@@ -17,19 +19,20 @@ from torch import Tensor
 from imc_ssm.fixedpoint import Format
 from imc_ssm.kernels import dense, plain, pointwise, tables
 from imc_ssm.kernels.grid import DeviceArray, Grid, from_rows, rows_of
+from imc_ssm.kernels.integers import GateConstants, MatrixConstants, MeanConstants, SumConstants
 from imc_ssm.kernels.operators import Pass
 
-__all__ = ["add", "gate", "linear", "look_up", "mean", "quantize", "scale_add", "trained"]
+__all__ = ["add", "gate", "linear", "linear_on_grids", "look_up", "mean", "mean_on_grids", "quantize"]
+__all__ += ["scale_add", "trained"]
 
 QUANTIZE = Pass(
     "quantize(Tensor x, Tensor grid, bool trained) -> (Tensor, Tensor)", plain.quantize, pointwise.quantize
 )
 MASKED = Pass("masked(Tensor grad, Tensor inside) -> Tensor", plain.masked, pointwise.masked)
-ADD = Pass("add(Tensor x, Tensor y, Tensor grid, bool trained) -> (Tensor, Tensor)", plain.add, pointwise.add)
-SCALE_ADD = Pass(
-    "scale_add(Tensor y, Tensor u, Tensor d, Tensor grid, bool trained) -> (Tensor, Tensor)",
-    plain.scale_add,
-    pointwise.scale_add,
+COMBINE = Pass(
+    "combine(Tensor x, Tensor y, Tensor factors, Tensor grid, bool trained) -> (Tensor, Tensor)",
+    plain.combine,
+    pointwise.combine,
 )
 SCALE_ADD_BACKWARD = Pass(
     "scale_add_backward(Tensor grad, Tensor inside, Tensor u, Tensor d) -> (Tensor, Tensor, Tensor)",
@@ -57,6 +60,12 @@ LINEAR = Pass(
     plain.linear,
     dense.linear,
 )
+LINEAR_CODES = Pass(
+    "linear_codes(Tensor x, Tensor source, Tensor packed, Tensor bias, Tensor? grid, bool trained)"
+    " -> (Tensor, Tensor)",
+    plain.linear_codes,
+    dense.linear_codes,
+)
 LINEAR_BACKWARD = Pass(
     "linear_backward(Tensor grad, Tensor inside, Tensor x, Tensor weight, bool wanted)"
     " -> (Tensor, Tensor, Tensor)",
@@ -64,6 +73,7 @@ LINEAR_BACKWARD = Pass(
     dense.linear_backward,
 )
 MEAN = Pass("mean(Tensor x, Tensor ends) -> Tensor", plain.mean, dense.mean)
+SUMS = Pass("sums(Tensor x, Tensor source, Tensor ends) -> Tensor", plain.sums, dense.sums)
 MEAN_BACKWARD = Pass(
     "mean_backward(Tensor grad, Tensor ends, int time) -> Tensor",
     plain.mean_backward,
@@ -117,22 +127,23 @@ def quantize(x: Tensor, fmt: Format, axis: int) -> Tensor:
 
 class _ScaleAdd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y: Tensor, u: Tensor, d: Tensor, grid: Tensor) -> Tensor:
-        out, inside = SCALE_ADD(y.detach(), u.detach(), d.detach(), grid, True)
+    def forward(ctx: Any, y: Tensor, u: Tensor, d: Tensor, factors: Tensor, grid: Tensor) -> Tensor:
+        out, inside = COMBINE(y.detach(), u.detach(), factors, grid, True)
         ctx.save_for_backward(inside, u, d)
         return torch.as_tensor(out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *SCALE_ADD_BACKWARD(grads[0], *ctx.saved_tensors), None
+        return *SCALE_ADD_BACKWARD(grads[0], *ctx.saved_tensors), None, None
 
 
-def scale_add(y: Tensor, u: Tensor, d: Tensor, fmt: Format) -> Tensor:
-    """y + d u on the format's grid, in single precision; y, u (batch, head, time), d (head,)."""
-    grid, y, u = Grid.of(fmt, len(d)).on(y.device), y.contiguous(), u.contiguous()
+def scale_add(y: Tensor, u: Tensor, d: Tensor, plan: SumConstants) -> Tensor:
+    """y + d u in the plan's integers; y, u (batch, head, time) and, for the gradient, d (head,) on their grids."""
+    y, u = y.contiguous(), u.contiguous()
+    factors, grid = plan.factors.on(y.device), plan.grid.on(y.device)
     if trained(y, u, d):
-        return torch.as_tensor(_ScaleAdd.apply(y, u, d, grid))  # type: ignore[no-untyped-call]
-    return torch.as_tensor(SCALE_ADD(y, u, d, grid, False)[0])
+        return torch.as_tensor(_ScaleAdd.apply(y, u, d, factors, grid))  # type: ignore[no-untyped-call]
+    return torch.as_tensor(COMBINE(y, u, factors, grid, False)[0])
 
 
 class _LookUp(torch.autograd.Function):
@@ -161,52 +172,52 @@ def look_up(x: Tensor, source: Grid, table: DeviceArray, slope: DeviceArray) -> 
 
 class _Gate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, source: Tensor, table: Tensor, slope: Tensor, grid: Tensor) -> Tensor:
-        out, inside = GATE(x.detach(), source, table, grid, True)
+    def forward(
+        ctx: Any, x: Tensor, source: Tensor, factors: Tensor, table: Tensor, slope: Tensor, grid: Tensor
+    ) -> Tensor:
+        out, inside = GATE(x.detach(), source, factors, grid, True)
         ctx.save_for_backward(inside, x, source, table, slope)
         return torch.as_tensor(out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return GATE_BACKWARD(grads[0], *ctx.saved_tensors), None, None, None, None
+        return GATE_BACKWARD(grads[0], *ctx.saved_tensors), None, None, None, None, None
 
 
-def gate(x: Tensor, source: Grid, table: DeviceArray, slope: DeviceArray, fmt: Format) -> Tensor:
-    """x_1 f(x_2) on the format's grid, for x (..., 2 heads) on the grid `source` and f given as a table.
-
-    table float64 and slope float32, (head, codes), from the lowest code of x_2 upwards; the product is rounded to
-    single precision before it is quantized.
-    """
+def gate(x: Tensor, plan: GateConstants) -> Tensor:
+    """x_1 f(x_2) in the plan's integers, for x (..., 2 heads) on its grid; f and its slope are tables."""
     device = x.device
-    grid = Grid.of(fmt, x.shape[-1] // 2).on(device)
-    rows, of_x, values = rows_of(x), source.on(device), table.on(device)
+    source, factors, grid = plan.source.on(device), plan.factors.on(device), plan.grid.on(device)
+    rows = rows_of(x)
     if trained(x):
-        out: Tensor = _Gate.apply(rows, of_x, values, slope.on(device), grid)  # type: ignore[no-untyped-call]
+        tables = plan.table.on(device), plan.slope.on(device)
+        out: Tensor = _Gate.apply(rows, source, factors, *tables, grid)  # type: ignore[no-untyped-call]
     else:
-        out = GATE(rows, of_x, values, grid, False)[0]
+        out = GATE(rows, source, factors, grid, False)[0]
     return from_rows(out, x.shape)
 
 
 class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, grid: Tensor) -> Tensor:
-        out, inside = ADD(x.detach(), y.detach(), grid, True)
+    def forward(ctx: Any, x: Tensor, y: Tensor, factors: Tensor, grid: Tensor) -> Tensor:
+        out, inside = COMBINE(x.detach(), y.detach(), factors, grid, True)
         ctx.save_for_backward(inside)
         return torch.as_tensor(out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         both = MASKED(grads[0], *ctx.saved_tensors)
-        return both, both, None
+        return both, both, None, None
 
 
-def add(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
-    """x + y (..., channels) on the format's grid; the sum of two floats is rounded once."""
-    one, two, grid = rows_of(x), rows_of(y), Grid.of(fmt, x.shape[-1]).on(x.device)
+def add(x: Tensor, y: Tensor, plan: SumConstants) -> Tensor:
+    """x + y (..., channels) in the plan's integers."""
+    one, two = rows_of(x), rows_of(y)
+    factors, grid = plan.factors.on(x.device), plan.grid.on(x.device)
     if trained(x, y):
-        out: Tensor = _Add.apply(one, two, grid)  # type: ignore[no-untyped-call]
+        out: Tensor = _Add.apply(one, two, factors, grid)  # type: ignore[no-untyped-call]
     else:
-        out = ADD(one, two, grid, False)[0]
+        out = COMBINE(one, two, factors, grid, False)[0]
     return from_rows(out, x.shape)
 
 
@@ -238,6 +249,32 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, fmt: Format | None = 
     return from_rows(out, x.shape)
 
 
+class _LinearCodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: MatrixConstants) -> Tensor:
+        out, inside = LINEAR_CODES(x.detach(), *plan.on(x.device), True)
+        ctx.save_for_backward(inside, x, weight)
+        ctx.biased = bias is not None
+        return torch.as_tensor(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _Linear.backward(ctx, *grads)
+
+
+def linear_on_grids(x: Tensor, weight: Tensor, bias: Tensor | None, plan: MatrixConstants) -> Tensor:
+    """W x + b in the plan's integers, x (..., inputs) on its grid; weight and bias, on theirs, for the gradient.
+
+    Without a grid for the result it is the sums themselves, rounded once to single precision.
+    """
+    rows = rows_of(x)
+    if trained(x, weight, bias):
+        out: Tensor = _LinearCodes.apply(rows, weight, bias, plan)  # type: ignore[no-untyped-call]
+    else:
+        out = LINEAR_CODES(rows, *plan.on(x.device), False)[0]
+    return from_rows(out, x.shape)
+
+
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, ends: Tensor) -> Tensor:
@@ -256,16 +293,43 @@ def _whole(batch: int, time: int, device: torch.device) -> Tensor:
     return torch.full((batch,), time, dtype=torch.int64, device=device)
 
 
+def _ends(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Steps of each sequence of x (batch, time, channel)."""
+    if lengths is None:
+        return _whole(len(x), x.shape[1], x.device)
+    return lengths.to(x.device, torch.int64)
+
+
 def mean(x: Tensor, lengths: Tensor | None) -> Tensor:
     """The mean over time of x (batch, time, channel), over the first `lengths` steps where given.
 
     Returns (batch, channel) float64. Eight partial sums, added at the end: exact, as long as the sum of the grid
     values fits 53 bits.
     """
-    if lengths is None:
-        ends = _whole(len(x), x.shape[1], x.device)
-    else:
-        ends = lengths.to(x.device, torch.int64)
-    rows = rows_of(x)
+    rows, ends = rows_of(x), _ends(x, lengths)
     out: Tensor = _Mean.apply(rows, ends) if trained(x) else MEAN(rows, ends)  # type: ignore[no-untyped-call]
     return out
+
+
+class _MeanCodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ends: Tensor, plan: MeanConstants) -> Tensor:
+        sums = SUMS(x.detach(), plan.source.on(x.device), ends)
+        out, nearest, kept = plan.finish(sums, plan.factors(ends))
+        ctx.save_for_backward(ends, nearest == kept)
+        ctx.time, ctx.dtype = x.shape[2], x.dtype
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ends, inside = ctx.saved_tensors
+        return MEAN_BACKWARD(grads[0].double() * inside, ends, ctx.time).to(ctx.dtype), None, None
+
+
+def mean_on_grids(x: Tensor, lengths: Tensor | None, plan: MeanConstants) -> Tensor:
+    """The mean over time of x (batch, time, channel) in the plan's integers, (batch, channel) on its grid."""
+    rows, ends = rows_of(x), _ends(x, lengths)
+    if trained(x):
+        return torch.as_tensor(_MeanCodes.apply(rows, ends, plan))  # type: ignore[no-untyped-call]
+    sums = SUMS(rows, plan.source.on(x.device), ends)
+    return plan.finish(sums, plan.factors(ends))[0].to(x.dtype)

@@ -9,13 +9,16 @@ a format, else values.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from imc_ssm.fixedpoint import Format, Rounding
-from imc_ssm.kernels.grid import Grid
+from imc_ssm.fixedpoint.operators import plan_gated
+from imc_ssm.kernels.grid import DeviceArray, Grid
 
 __all__ = ["gated_scan"]
 
@@ -31,21 +34,21 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, v: Tensor, h: Tensor, gate: Tensor | None, grid: Tensor | None, rounding: str
+        ctx: Any, z: Tensor, v: Tensor, h: Tensor, grid: Tensor | None, plan: Tensor | None, rounding: str
     ) -> tuple[Tensor, Tensor]:
         wide, candidate, unit = z.double(), v.double(), 1.0
-        if grid is None or gate is None:
+        if grid is None or plan is None:
             states = _through(h.double(), wide, candidate)
             inside = torch.ones((), dtype=torch.bool)
         else:
             unit, low, high = grid.double()
-            step = gate[0].double()
-            codes = torch.round(wide / step)
-            nearest = torch.round(candidate / unit)
+            of_z, change, of_v, to_state = plan
+            codes = torch.round(wide / of_z)
+            nearest = torch.round(torch.round(candidate / of_v) * to_state)
             candidate = nearest.clamp(low, high)
             inside = nearest == candidate
-            states = _through(h.double(), codes, candidate, step, (low, high), _ROUND[rounding])
-            wide = codes * step
+            states = _through(h.double(), codes, candidate, change, (low, high), _ROUND[rounding])
+            wide = codes * of_z
         before = torch.cat([h.double()[:, None], states[:, :-1]], 1)
         ctx.save_for_backward(wide, (candidate - before) * unit, inside)
         ctx.precision = z.dtype
@@ -73,7 +76,7 @@ def _through(
     bounds: tuple[Tensor, Tensor] | None = None,
     rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """All states (batch, time, channel); with the `step` of z's codes, bounds and a rounding in integers."""
+    """All states (batch, time, channel); with a multiplier `step`, bounds and a rounding in integers."""
     states = torch.empty_like(v)
     for t in range(v.shape[1]):
         change = z[:, t] * (v[:, t] - h)
@@ -85,6 +88,21 @@ def _through(
     return states
 
 
+@lru_cache(maxsize=64)
+def _planned(gate: Format, candidate: Format | None, state: Format, channels: int) -> DeviceArray:
+    """(4, channels): scale of z, multiplier of a change, scale of v, multiplier that brings v to the state's grid.
+
+    Without a format of v: 1 for the last, and the state's scale.
+    """
+    plan = plan_gated(gate, candidate or state, state, channels)
+    to_state = np.ldexp(plan.candidate.astype(np.float64), -plan.candidate_shift)
+    scales = [np.broadcast_to(fmt.scale.astype(np.float64), channels) for fmt in (gate, candidate or state)]
+    change = np.ldexp(plan.gate.astype(np.float64), -plan.gate_shift)
+    return DeviceArray(
+        np.stack([scales[0], change, scales[1], np.ones(channels) if candidate is None else to_state])
+    )
+
+
 def gated_scan(
     z: Tensor,
     v: Tensor,
@@ -92,19 +110,23 @@ def gated_scan(
     *,
     gate: Format | None = None,
     state: Format | None = None,
+    candidate: Format | None = None,
     rounding: Rounding = "half_even",
 ) -> tuple[Tensor, Tensor]:
     """h[t] = h[t-1] + z[t] (v[t] - h[t-1]): (h, last state), with straight-through gradients of z and v.
 
-    With the formats of gate and state, and q_z, q_h centred codes, s_z the gate's scale:
+    With the formats of gate and state, and q centred codes, in the integers of `fixedpoint.plan_gated`:
 
-        q_v = clip(round(v / s_h)),    q_h[t] = clip(q_h[t-1] + round(s_z (q_z[t] (q_v[t] - q_h[t-1]))))
+        q_v = clip(round(m_v v' / 2^shift_v))
+        q_h[t] = clip(q_h[t-1] + round(m_z (q_z[t] (q_v[t] - q_h[t-1])) / 2^shift_z))
 
-    The rounding in front is to even, the other one as `rounding` says; s_z is the multiplier of a requantization.
-    Words of up to 13 bits are exact in every processor's doubles; wider ones are rounded once more, everywhere
-    alike. `h0` holds centred codes then.
+    v' are the codes of v, which lies on the grid `candidate`; without one, q_v = clip(round(v / s_h)). The first
+    rounding is to even, the other one as `rounding` says. `h0` holds centred codes then.
     """
-    channels = v.shape[-1]
-    grids = [None if fmt is None else Grid.of(fmt, channels).on(v.device) for fmt in (gate, state)]
-    h, last = _Gated.apply(z, v, h0, *grids, rounding)  # type: ignore[no-untyped-call]
+    grid = plan = None
+    if gate is not None and state is not None:
+        channels = v.shape[-1]
+        grid = Grid.of(state, channels).on(v.device)
+        plan = _planned(gate, candidate, state, channels).on(v.device)
+    h, last = _Gated.apply(z, v, h0, grid, plan, rounding)  # type: ignore[no-untyped-call]
     return h, last

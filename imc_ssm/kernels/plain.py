@@ -10,29 +10,39 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "add",
+    "combine",
     "gate",
     "gate_backward",
     "linear",
     "linear_backward",
+    "linear_codes",
     "look_up",
     "look_up_backward",
     "masked",
     "mean",
     "mean_backward",
     "quantize",
-    "scale_add",
     "scale_add_backward",
+    "sums",
 ]
 
 
 def _rounded(x: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
     """x (batch, channel, time) or (row, channel) on the grid (3, channel); any other kind of rows has one."""
-    scale, low, high = grid if x.ndim == 2 else grid[..., None]
-    nearest = torch.round(x / scale)
-    kept = torch.maximum(torch.minimum(nearest, high), low)
-    inside = (nearest == kept).to(torch.uint8) if trained else x.new_empty((0,) * x.ndim, dtype=torch.uint8)
-    return (kept * scale).to(x.dtype), inside
+    return _clipped(torch.round(x / (grid[0] if x.ndim == 2 else grid[0, :, None])), grid, trained, x.dtype)
+
+
+def _clipped(codes: Tensor, grid: Tensor, trained: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Integers on the grid."""
+    scale, low, high = grid if codes.ndim == 2 else grid[..., None]
+    kept = torch.maximum(torch.minimum(codes, high.to(codes.dtype)), low.to(codes.dtype))
+    inside = (codes == kept) if trained else codes.new_empty((0,) * codes.ndim)
+    return (kept.to(torch.promote_types(dtype, scale.dtype)) * scale).to(dtype), inside.to(torch.uint8)
+
+
+def _codes(x: Tensor, steps: Tensor) -> Tensor:
+    """The codes of x (batch, channel, time) on a grid with these steps (channel,), float64."""
+    return torch.round(x * (1 / steps)[:, None]).double()
 
 
 def _places(x: Tensor, source: Tensor, entries: int) -> Tensor:
@@ -54,12 +64,10 @@ def masked(grad: Tensor, inside: Tensor) -> Tensor:
     return grad * inside.to(grad.dtype)
 
 
-def add(x: Tensor, y: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
-    return _rounded(x + y, grid, trained)
-
-
-def scale_add(y: Tensor, u: Tensor, d: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
-    return _rounded(y + d[:, None] * u, grid, trained)
+def combine(x: Tensor, y: Tensor, factors: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
+    of_x, of_y, p, q = factors[..., None]
+    codes = p * torch.round(x * of_x.float()).double() + q * torch.round(y * of_y.float()).double()
+    return _clipped(torch.round(codes), grid, trained, x.dtype)
 
 
 def scale_add_backward(grad: Tensor, inside: Tensor, u: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +87,8 @@ def look_up_backward(grad: Tensor, x: Tensor, source: Tensor, slope: Tensor) -> 
 def gate(x: Tensor, source: Tensor, table: Tensor, grid: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
     heads = len(table)
     factors = _read(table, _places(x[:, heads:], source[:, heads:], table.shape[1]))
-    return _rounded((x[:, :heads] * factors).to(x.dtype), grid, trained)
+    codes = torch.round(_codes(x[:, :heads], source[0, :heads]) * factors)
+    return _clipped(codes, grid, trained, x.dtype)
 
 
 def gate_backward(grad: Tensor, inside: Tensor, x: Tensor, source: Tensor, table: Tensor, slope: Tensor) -> Tensor:
@@ -102,6 +111,17 @@ def linear(
     return _rounded(out, grid, trained)
 
 
+def linear_codes(
+    x: Tensor, source: Tensor, weight: Tensor, bias: Tensor, grid: Tensor | None, trained: bool
+) -> tuple[Tensor, Tensor]:
+    of_x, align = source[..., None]
+    rows = weight.transpose(1, 2).flatten(0, 1)[: len(bias)]  # they come in the CPU's order, `dense.packed`
+    sums = rows @ torch.round(torch.round(x * of_x.float()).double() * align) + bias[:, None]
+    if grid is None:
+        return sums.to(x.dtype), x.new_empty((0, 0, 0), dtype=torch.uint8)
+    return _clipped(torch.round(sums), grid, trained, x.dtype)
+
+
 def linear_backward(
     grad: Tensor, inside: Tensor, x: Tensor, weight: Tensor, wanted: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,6 +138,10 @@ def _within(ends: Tensor, time: int) -> Tensor:
 def mean(x: Tensor, ends: Tensor) -> Tensor:
     total = torch.where(_within(ends, x.shape[2]), x.double(), 0.0).sum(-1)
     return total / ends[:, None]
+
+
+def sums(x: Tensor, source: Tensor, ends: Tensor) -> Tensor:
+    return torch.where(_within(ends, x.shape[2]), _codes(x, source[0]), 0.0).sum(-1)
 
 
 def mean_backward(grad: Tensor, ends: Tensor, time: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from imc_ssm.kernels.compiling import compiled, kernel
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.pointwise import f32, mask, round_row
+from imc_ssm.kernels.pointwise import clip_row, f32, mask
 
 __all__ = ["gate", "gate_backward", "look_up", "look_up_backward"]
 
@@ -55,20 +55,23 @@ def _look_up_back(grad: Array, x: Array, source: Array, slope: Array, to_x: Arra
 
 @kernel
 def _gate(x: Array, source: Array, table: Array, grid: Array, out: Array, inside: Array) -> None:
-    """out = x[h] table[h, code of x[heads + h]] on the grid; x (batch, 2 heads, time)."""
+    """out = round(code of x[h] table[h, code of x[heads + h]]) on the grid; x (batch, 2 heads, time).
+
+    The table holds integers times a power of two.
+    """
     step, least, most = grid[0], grid[1], grid[2]
     batch, heads, time = out.shape
     for row in prange(batch * heads):
         b, h = row // heads, row % heads
-        places, factors, products = np.empty(time, np.int32), np.empty(time, np.float64), np.empty(time, f32)
+        places, codes = np.empty(time, np.int32), np.empty(time, np.float64)
         _places(x[b, heads + h], source[0, heads + h], source[1, heads + h], table.shape[1], places)
-        own, value = table[h], x[b, h]
+        own, value, per = table[h], x[b, h], f32(1) / source[0, h]
         for t in range(time):
-            factors[t] = own[places[t]]
+            codes[t] = own[places[t]]
         for t in range(time):
-            products[t] = f32(value[t] * factors[t])
+            codes[t] = np.rint(np.float64(np.rint(value[t] * per)) * codes[t])
         free = inside[b, h] if inside.size > 0 else inside[:0, 0, 0]
-        round_row(products, step[h], least[h], most[h], out[b, h], free)
+        clip_row(codes, step[h], np.float64(least[h]), np.float64(most[h]), out[b, h], free)
 
 
 @kernel

@@ -71,7 +71,7 @@ class Block(nn.Module):
             name, made = ACTIVATIONS[activation]
             self.add_module(name, made())
         self.dropout = nn.Dropout(dropout)
-        self.mixing: Any = Dense(inputs, 2 * outputs if gate == "glu" else outputs)
+        self.mixing: Any = Dense(inputs, 2 * outputs if gate == "glu" else outputs, dropped=dropout > 0)
         if gate == "glu":
             self.glu: Any = Glu(dim=-1)
         self.residual: Any = Residual() if residual and inputs == outputs else None

@@ -281,7 +281,7 @@ class Classifier(nn.Module):
         return self
 
     def init_state(self, batch: int) -> tuple[list[Any], Tensor, int]:
-        """The state of a stream: of every block, the sum of the features so far, and their count."""
+        """The state of a stream: of every block, what the pool has summed so far, and the number of steps."""
         # float64, so that the order of the sum does not show in the mean.
         total = torch.zeros(batch, self.config.widths[-1], dtype=torch.float64, device=device_of(self))
         return [block.init_state(batch) for block in self.blocks], total, 0
@@ -300,12 +300,9 @@ class Classifier(nn.Module):
             after.append(next_state)
         if self.norm is not None:
             x = self.norm(x, None)
-        total, count = total + x, count + 1
-        if self.config.pool == "mean":
-            x = (total / count).to(x.dtype)
         if self.pool is not None:
-            x = self.pool(x[:, None])
-        return torch.as_tensor(self.decoder(x)), (after, total, count)
+            x, total = self.pool.step(x, total, count)
+        return torch.as_tensor(self.decoder(x)), (after, total, count + 1)
 
     def graph(self) -> Graph:
         """Every operator of one inference, in order."""

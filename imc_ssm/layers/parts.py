@@ -60,12 +60,15 @@ class Dense(nn.Linear):
     """y = W x + b: a matrix-vector product, which belongs on crossbar tiles.
 
     The weight passes through `grid` on its way to the product: the place of a hook that disturbs it.
-    `complex_output`: the first half of the outputs are real parts, the second half imaginary parts.
+    `complex_output`: the first half of the outputs are real parts, the second half imaginary parts. `dropped`: its
+    inputs pass a dropout in training.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, complex_output: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: bool = True, complex_output: bool = False, dropped: bool = False
+    ) -> None:
         super().__init__(inputs, outputs, bias=bias)
-        self.complex_output, self.biased = complex_output, bias
+        self.complex_output, self.biased, self.dropped = complex_output, bias, dropped
         self.grid = nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -210,6 +213,11 @@ class MeanPool(nn.Module):
         # not a product with the mask: what is not a number in the padding must not reach the sum
         return torch.where(mask[..., None], x, 0).sum(1) / mask.sum(1, keepdim=True)
 
+    def step(self, x: Tensor, total: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """(mean, sum) after one step more: x (B, H), `total` the float64 sum of the `count` steps before it."""
+        total = total + x
+        return (total / (count + 1)).to(x.dtype), total
+
     def graph(self, x: Signal, at: Place) -> Signal:
         """A running sum, and a product at the end."""
         return at.emit(Mean(at.label(), at.path, (x,), at.signal(width=x.width, rate="sequence")))
@@ -222,6 +230,10 @@ class LastPool(nn.Module):
         if mask is None:
             return x[:, -1]
         return x[torch.arange(len(x), device=x.device), mask.sum(1) - 1]
+
+    def step(self, x: Tensor, total: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """(x, total): the step is the last so far."""
+        return x, total
 
     def graph(self, x: Signal, at: Place) -> Signal:
         """What is in the buffer at the end."""

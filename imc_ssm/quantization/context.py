@@ -15,7 +15,8 @@ from imc_ssm.quantization.quantizer import Quantizer
 from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 
-__all__ = ["QUANTIZED", "Context", "QuantizedModule", "check_static", "quantized_class", "quantizes"]
+__all__ = ["QUANTIZED", "Context", "QuantizedModule", "all_fixed", "check_static", "fits"]
+__all__ += ["quantized_class", "quantizes"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Context:
         """The quantizer of a signal that enters the module's first operator; the module before it owns it."""
         return self.quantizers[self.graph.of_module(self.path)[0].inputs[index].name]
 
+    def sources(self) -> tuple[Quantizer | None, ...]:
+        """The quantizers of all signals that enter the module's first operator; None for one that has none."""
+        return tuple(self.quantizers.get(s.name) for s in self.graph.of_module(self.path)[0].inputs)
+
     def output(self, name: str = "", **options: Any) -> Quantizer:
         """A new quantizer for a signal that the module makes."""
         path = f"{self.path}.{name}" if name else self.path
@@ -70,6 +75,22 @@ class Context:
             observer=spec.observer,
             **options,
         )
+
+
+def all_fixed(quantizers: tuple[Quantizer | None, ...]) -> tuple[Format, ...] | None:
+    """The formats of all of them, one entry a channel; None where one is not known before the values are."""
+    formats = []
+    for quantizer in quantizers:
+        fmt = None if quantizer is None else quantizer.fixed()
+        if fmt is None:
+            return None
+        formats.append(fmt)
+    return tuple(formats)
+
+
+def fits(fmt: Format, channels: int) -> bool:
+    """Whether it is for all channels, or for each of so many: a module of one's own may stack several vectors."""
+    return not fmt.scale.ndim or len(fmt.scale) == channels
 
 
 def check_static(moving: Sequence[str], what: str) -> None:

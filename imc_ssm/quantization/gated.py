@@ -25,19 +25,27 @@ class QuantizedGatedState(nn.Module):
     """
 
     def __init__(
-        self, inner: GatedState, scheme: Scheme, gate: Quantizer, state: Quantizer, moving: tuple[str, ...] = ()
+        self,
+        inner: GatedState,
+        scheme: Scheme,
+        gate: Quantizer,
+        state: Quantizer,
+        moving: tuple[str, ...] = (),
+        candidate: Quantizer | None = None,
     ) -> None:
-        """`moving`: paths of the model whose ranges are dynamic."""
+        """`moving`: paths of the model whose ranges are dynamic; `candidate`: of v, where it has one."""
         super().__init__()
         self.inner, self.scheme, self.moving = inner, scheme, moving
-        self._gate = [gate]  # owned by the module before
+        self._gate, self._candidate = [gate], (candidate,)  # owned by the modules before
         self.state = state
 
     @classmethod
     def of(cls, module: GatedState, context: Context) -> QuantizedGatedState:
         """With a quantizer for the state."""
         state = context.output("state", clip=context.scheme.state_clip)
-        return cls(module, context.scheme, context.source(), state, context.moving)
+        gate, candidate = context.sources()
+        assert gate is not None
+        return cls(module, context.scheme, gate, state, context.moving, candidate)
 
     def quantizers(self) -> dict[str, Quantizer]:
         """The state's."""
@@ -62,8 +70,10 @@ class QuantizedGatedState(nn.Module):
                 state.collect(exact[0], mask)
                 return exact
             state.follow(exact[0], mask)
-        rounding = self.scheme.nearest
-        return gated_scan(z, v, h0, gate=gate.channels(), state=state.channels(), rounding=rounding)
+        (candidate,), formats = self._candidate, {"gate": gate.channels(), "state": state.channels()}
+        if candidate is not None and candidate.bits is not None and not candidate.observing:
+            formats["candidate"] = candidate.channels()
+        return gated_scan(z, v, h0, **formats, rounding=self.scheme.nearest)
 
     def init_state(self, batch: int) -> Tensor:
         """The centred code of zero in every register (batch, channel); `ImcSsmError` where ranges are dynamic."""

@@ -36,9 +36,10 @@ class PerThread(threading.local, Generic[T]):
 class Kept(Generic[T]):
     """One result of `make()`, made again when a parameter or a format changes.
 
-    Nothing is kept where gradients are recorded: a result then belongs to one graph. A parameter has changed where
-    it is another tensor, PyTorch counts another version of it, or its numbers lie elsewhere; what they were stays
-    alive here, so that nothing else can take its place. (`p.data.mul_(...)` escapes: use `torch.no_grad()`.)
+    Nothing of parameters is kept where gradients are recorded: a result then belongs to one graph. A parameter has
+    changed where it is another tensor, PyTorch counts another version of it, or its numbers lie elsewhere; what
+    they were stays alive here, so that nothing else can take its place. (`p.data.mul_(...)` escapes: use
+    `torch.no_grad()`.)
     """
 
     def __init__(self) -> None:
@@ -47,14 +48,16 @@ class Kept(Generic[T]):
 
     def get(self, parameters: list[Tensor], formats: tuple[object, ...], make: Callable[[], T]) -> T:
         """The result for these parameters and formats (compared by identity)."""
-        if torch.is_grad_enabled():
-            return make()
-        key: list[object] = list(formats)
-        for p in parameters:
-            if p.is_inference():  # has no version
+        made, found = self._made, formats
+        if parameters:
+            if torch.is_grad_enabled():
                 return make()
-            key += (id(p), p._version, p.data_ptr())
-        found, made = tuple(key), self._made
+            key: list[object] = list(formats)
+            for p in parameters:
+                if p.is_inference():  # has no version
+                    return make()
+                key += (id(p), p._version, p.data_ptr())
+            found = tuple(key)
         if made is None or made[0] != found:
             made = found, make(), [*parameters, *(p.detach() for p in parameters)]
             self._made = made

@@ -253,7 +253,9 @@ class Quantizer(nn.Module):
 
     def fixed(self) -> Format | None:
         """`channels()`, where they are known before the values are: static and calibrated; else None."""
-        return None if self.bits is None or self.dynamic or self.observing else self.channels()
+        if self.bits is None or self.dynamic or self._seen is not None:
+            return None
+        return self._formats()[1]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._forget()

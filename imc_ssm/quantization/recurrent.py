@@ -77,6 +77,7 @@ class QuantizedS4D(nn.Module):
         self.grid = ParameterGrid(self.specs["d"])
         self._unit: Kept[ScanUnit] = Kept()
         self._rates: tuple[object, tuple[int, ...]] | None = None
+        self._scaled: Kept[Any] = Kept()
         self.register_buffer("periods", self._chosen_periods())
 
     @classmethod
@@ -227,7 +228,8 @@ class QuantizedS4D(nn.Module):
         """y (batch, head, time) and the last state."""
         u = u.contiguous()
         y, last = self._recurrence(u, mask, x0)
-        return scale_add(y, u, self.grid(self.inner.D), self.after_d, mask), last
+        quantizers = self.recurrent, self._source[0], self.after_d
+        return scale_add(y, u, self.inner.D, self.grid, quantizers, self._scaled, mask), last
 
     def _recurrence(self, u: Tensor, mask: Tensor | None, x0: State | None) -> tuple[Tensor, State | None]:
         """y (batch, head, time) on its grid, and the last state."""

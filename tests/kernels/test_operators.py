@@ -16,20 +16,27 @@ import torch
 from scan_cases import formats_for, operands
 from torch import Tensor
 
+from imc_ssm import fixedpoint as fp
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.fixedpoint import Format, Noise, plan_affine, plan_norm
 from imc_ssm.kernels import (
     DeviceArray,
+    GateConstants,
     Grid,
+    MatrixConstants,
+    MeanConstants,
     Pass,
+    SumConstants,
     add,
     cuda,
     diagonal_scan,
     gate,
     linear,
+    linear_on_grids,
     look_up,
     mean,
+    mean_on_grids,
     quantize,
     scale_add,
     using,
@@ -78,16 +85,32 @@ GAIN, OFFSET = drawn(10, 4), drawn(11, 4)
 _SCALED = PER_HEAD, spread(8, (4,), 1.0), GAIN.double().numpy(), OFFSET.double().numpy()
 LAYER_NORM, RMS_NORM = (NormConstants(plan_norm(*_SCALED, 1e-5, centred=centred)) for centred in (True, False))
 AFFINE = NormConstants(plan_affine(*_SCALED))
+NARROW, WIDE, ROWS = spread(8, (4,), 1.0), spread(8, (6,), 30.0), spread(8, (21,))
+SUM = SumConstants(fp.plan_sum(PER_HEAD, PER_HEAD, NARROW, 4), PER_HEAD, PER_HEAD, NARROW)
+SCALED = SumConstants(fp.plan_scale_add(ROWS, PER_TENSOR, ROWS, ROWS, 21), ROWS, ROWS, ROWS, np.arange(-10, 11))
+GATE = GateConstants(PER_HEAD, spread(8, (2,)), 2, fp.gate_table(fp.grid_values(PER_HEAD, 4, 2)))
+MATRIX, LAST = (
+    MatrixConstants(
+        fp.plan_linear(PER_TENSOR, PER_HEAD, to, (6, 4), np.arange(6) - 2.5),
+        np.random.default_rng(0).integers(-90, 91, (6, 4)),
+        PER_HEAD,
+        to,
+    )
+    for to in (WIDE, None)
+)
+MEAN = MeanConstants(PER_HEAD, spread(8, (4,), 0.6), 4)
 CASES: dict[str, Case] = {
     "quantize": (lambda x: quantize(x, PER_HEAD, 2), [X]),
     "quantize per tensor": (lambda x: quantize(x, PER_TENSOR, 2), [X]),
     "quantize rows": (lambda x: quantize(x, PER_HEAD, 1), [X.transpose(1, 2).contiguous()]),
     "quantize, clip": (lambda x: quantize(x, spread(6, (4,), clip=0.7), 2), [X]),
     "quantize, 16 bits symmetric": (lambda x: quantize(x, spread(16, (4,), symmetric=True), 2), [X]),
-    "add": (lambda x, y: add(x, y, PER_HEAD), [X, Y]),
-    "scale_add": (lambda y, u, d: scale_add(y, u, d, spread(8, (21,))), [X, Y, drawn(3, 21)]),
+    "add": (lambda x, y: add(x, y, SUM), [X, Y]),
+    "scale_add": (lambda y, u, d: scale_add(y, u, d, SCALED), [X, Y, drawn(3, 21)]),
     "look_up": (lambda x: look_up(x, Grid.of(PER_HEAD, 4), *tables(4, 4, 256, np.float32)), [X]),
-    "gate": (lambda x: gate(x, Grid.of(PER_HEAD, 4), *tables(5, 2, 256, np.float64), spread(8, (2,))), [X]),
+    "gate": (lambda x: gate(x, GATE), [X]),
+    "linear on grids": (lambda x, w, b: linear_on_grids(x, w, b, MATRIX), [X, drawn(6, 6, 4), drawn(7, 6)]),
+    "sums on a grid": (lambda x, w: linear_on_grids(x, w, None, LAST), [X, drawn(6, 6, 4)]),
     "linear": (lambda x, w, b: linear(x, w, b), [X.round(), drawn(6, 6, 4).round(), drawn(7, 6).round()]),
     "linear on a grid": (
         lambda x, w: linear(x, w, None, spread(8, (6,), 30.0)),
@@ -109,6 +132,8 @@ CASES: dict[str, Case] = {
     ),
     "part of a learned range": (lambda x, f: moved(x, f, 8, -1, -1.0), [X, torch.zeros(4, dtype=torch.float32)]),
     "mean": (lambda x: mean(x, None), [X.round()]),
+    "mean on grids": (lambda x: mean_on_grids(x, None, MEAN), [X]),
+    "mean on grids, of lengths": (lambda x: mean_on_grids(x, torch.tensor([5, 21, 9]), MEAN), [X]),
     "mean of lengths": (lambda x: mean(x, torch.tensor([5, 21, 9])), [X.round()]),
     "scan, 8 bits": scan(8),
     "scan, 16 bits": scan(16),
@@ -197,13 +222,13 @@ def test_double_precision_takes_the_reference(name: str) -> None:
 
 def test_what_one_implementation_leaves_another_takes_up() -> None:
     x = X.clone().requires_grad_()
-    y = add(x, x, PER_HEAD)
+    y = add(x, x, SUM)
     with using("reference"):
         y.sum().backward()
     assert x.grad is not None
     with using("reference"):
         other = X.clone().requires_grad_()
-        z = add(other, other, PER_HEAD)
+        z = add(other, other, SUM)
     z.sum().backward()
     assert torch.equal(x.grad, other.grad)
 

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from imc_ssm.fixedpoint import Format
-from imc_ssm.kernels import linear, scale_add
+from imc_ssm.kernels import linear
 from imc_ssm.layers import Gelu, Glu, Residual
+from imc_ssm.layers.parts import Direct
 from imc_ssm.quantization import Percentile, QuantizedGelu, QuantizedGlu, QuantizedSum, Quantizer, fake_quantize
-from imc_ssm.quantization.sites import Site
+from imc_ssm.quantization.kept import Kept
+from imc_ssm.quantization.modules import ParameterGrid
+from imc_ssm.quantization.rules import FormatSpec
+from imc_ssm.quantization.sites import QuantizedDirect, Site
 
 
 def calibrated(values: Tensor, bits: int, per_head: bool, symmetric: bool = False) -> Quantizer:
@@ -87,32 +91,59 @@ def test_glu(bits: tuple[int, int], per_head: bool) -> None:
     source = calibrated(x, bits[0], per_head)
     site = QuantizedGlu(Glu(dim=-1), source, calibrated(nn.functional.glu(x), bits[1], per_head))
     on_grid = source(x).detach().requires_grad_()
-    found, exact = site(on_grid), Site.forward(site, on_grid)
-    assert torch.equal(found, exact)
-    assert close(gradients(found, on_grid)[0], gradients(exact, on_grid)[0])
-    assert torch.equal(site(on_grid[:, 3]), exact[:, 3])
+    found, real = site(on_grid), Site.forward(site, on_grid)
+    # The integers' table of sigmoids has 16 bits: next to a tie a code may differ.
+    assert near(found, real, site.output)
+    passed, slope = (found != real).any(-1).logical_not(), gradients(found, on_grid)[0]
+    assert close(slope[passed], gradients(real, on_grid)[0][passed])
+    assert torch.equal(site(on_grid[:, 3]), found[:, 3])
+    # Where tables would be too large: the same codes, and to single precision the same gradients.
+    site._kept, site.MOST = Kept(), 1
+    without = site(on_grid)
+    assert torch.equal(without, found)
+    assert torch.equal(site(on_grid[:, 3]), found[:, 3])
+    assert (gradients(without, on_grid)[0] - slope).abs().max() <= 1e-5 * slope.abs().max()
+
+
+def near(one: Tensor, two: Tensor, output: Quantizer) -> bool:
+    """Values on a grid at most one code apart, and few of them."""
+    off = ((one - two).abs() / output.scale).round()
+    return bool(off.max() <= 1) and float((off > 0).float().mean()) < 0.01
 
 
 @pytest.mark.parametrize("per_head", [False, True])
 def test_residual(per_head: bool) -> None:
-    x, y = (drawn(seed, 6, 70, 5).requires_grad_() for seed in (3, 4))
-    site = QuantizedSum(Residual(), calibrated((x + y).detach(), 8, per_head))
-    found, exact = site(x, y), site._computed(None, x, y)
-    assert torch.equal(found, exact)
-    for one, two in zip(gradients(found, x, y), gradients(exact, x, y), strict=True):
-        assert torch.equal(one, two)
+    x, y = (drawn(seed, 6, 70, 5) for seed in (3, 4))
+    of_x, of_y = calibrated(x, 8, per_head), calibrated(y, 7, not per_head)
+    site = QuantizedSum(Residual(), of_x, of_y, calibrated(x + y, 8, per_head))
+    x, y = of_x(x).detach().requires_grad_(), of_y(y).detach().requires_grad_()
+    found, real = site(x, y), site._computed(None, x, y)
+    assert near(found, real, site.output)
+    passed = found == real
+    for one, two in zip(gradients(found, x, y), gradients(real, x, y), strict=True):
+        assert torch.equal(one[passed], two[passed])
+    # One that is not fixed: in floating point.
+    of_x.dynamic = True
+    assert torch.equal(site(x, y), real)
 
 
 @pytest.mark.parametrize("per_head", [False, True])
 def test_direct_term(per_head: bool) -> None:
-    y, u = (drawn(seed, 4, 5, 60).requires_grad_() for seed in (6, 7))
-    d = drawn(8, 5).requires_grad_()
-    fmt = calibrated((y + d[:, None] * u).detach().transpose(1, 2), 8, per_head).format()
-    found = scale_add(y, u, d, fmt)
-    exact = fake_quantize(y + d[:, None] * u, fmt, 1)
-    assert torch.equal(found, exact)
-    for one, two in zip(gradients(found, y, u, d), gradients(exact, y, u, d), strict=True):
-        assert close(one, two)
+    y, u = (drawn(seed, 4, 60, 5) for seed in (6, 7))
+    of_y, of_u = calibrated(y, 8, per_head), calibrated(u, 8, not per_head)
+    inner = Direct(5)
+    output = calibrated(y + inner.D.detach() * u, 8, per_head)
+    site = QuantizedDirect(inner, ParameterGrid(FormatSpec(bits=8)), of_y, of_u, output)
+    y, u = of_y(y).detach().requires_grad_(), of_u(u).detach().requires_grad_()
+    found, d = site(y, u), site.grid(inner.D)
+    real = output(y + d * u)
+    assert near(found, real, output)
+    one, two = gradients(found, y, u, inner.D), gradients(real, y, u, inner.D)
+    passed = found == real
+    assert close(one[0][passed], two[0][passed])
+    assert close(one[1][passed], two[1][passed])
+    assert (one[2] - two[2]).abs().max() <= 0.1 * two[2].abs().max()
+    assert torch.equal(site(y[:, 3], u[:, 3]), found[:, 3])
 
 
 @pytest.mark.parametrize("size", [(1, 6), (16, 32), (64, 128)])

@@ -92,8 +92,8 @@ def test_gradients(name: str, digits: SequenceDataset, monkeypatch: pytest.Monke
             assert torch.isfinite(one).all()
             assert one.abs().max() > 0
         else:
-            # A code that another order of sums moves is another gradient of one value.
-            assert float((one - wanted[path]).norm()) <= 0.02 * float(wanted[path].norm()) + 1e-6, path
+            # A code that the integers round to another side is another gradient of one value.
+            assert float((one - wanted[path]).norm()) <= 0.05 * float(wanted[path].norm()) + 1e-6, path
 
 
 def test_a_model_without_learned_ranges_has_no_parameter_more(digits: SequenceDataset) -> None:
