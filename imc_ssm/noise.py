@@ -136,12 +136,10 @@ class Injection:
             raise ConfigError(f"noise on poles {poles:g}: the model has no poles; set it to 0")
         for unit in self._units:
             scheme: Any = getattr(unit, "scheme", None)
-            slow = getattr(unit, "periods", None) is not None
-            if slow or (scheme is not None and scheme.pole_form != "cartesian"):
+            if scheme is not None and getattr(unit, "periods", None) is not None:
                 raise ConfigError(
-                    f"noise on poles {poles:g} is that of Cartesian poles in every step, but the scheme has "
-                    f"rate_limit = {scheme.rate_limit} and pole_form = {scheme.pole_form!r}; set the noise to 0, "
-                    "or quantize without these"
+                    f"noise on poles {poles:g} is that of poles of every step, but the scheme has rate_limit = "
+                    f"{scheme.rate_limit}; set the noise to 0, or quantize without it"
                 )
         self._handles: list[RemovableHandle] = []
         self._undo: list[Callable[[], None]] = []

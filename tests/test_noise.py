@@ -349,7 +349,6 @@ class TestPoles:
         with pytest.raises(ConfigError, match="no poles"):
             Injection(model, poles=0.1)
 
-    @pytest.mark.parametrize("options", [{"rate_limit": 1.5}, {"pole_form": "polar"}])
-    def test_poles_of_another_kind(self, quantized: Callable[[Scheme], Classifier], options: dict) -> None:
-        with pytest.raises(ConfigError, match="is that of Cartesian poles in every step, but the scheme has"):
-            Injection(quantized(Scheme(**options)), poles=0.1)
+    def test_poles_of_slow_heads(self, quantized: Callable[[Scheme], Classifier]) -> None:
+        with pytest.raises(ConfigError, match="is that of poles of every step, but the scheme has rate_limit"):
+            Injection(quantized(Scheme(rate_limit=1.5)), poles=0.1)
