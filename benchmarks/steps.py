@@ -4,7 +4,7 @@
 
 OTHER is the folder of another version (`git worktree add OTHER COMMIT`). Every measurement is a process of its
 own, with one thread, of the two versions in turn, so that a change of the machine's load meets both; medians of
-the processor time. `--parts`: how long each operator takes in a step, in both.
+the processor time. `--parts`: how long each operator takes, in both, by the clock: for a quiet machine.
 """
 
 from __future__ import annotations
