@@ -9,6 +9,7 @@ import typer
 from imc_ssm.cli.demo import demo
 from imc_ssm.cli.devices import devices
 from imc_ssm.cli.experiment import experiment
+from imc_ssm.cli.exporting import export
 from imc_ssm.cli.hardware import cost, deploy
 from imc_ssm.cli.importing import import_checkpoint
 from imc_ssm.cli.inspection import inspect
@@ -41,7 +42,7 @@ def _version(
         raise typer.Exit
 
 
-for command in (demo, train, quantize, inspect, deploy, cost, show, data):
+for command in (demo, train, quantize, inspect, deploy, cost, export, show, data):
     app.command()(command)
 app.command("import")(import_checkpoint)
 app.add_typer(devices, name="devices")
