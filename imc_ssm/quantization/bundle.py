@@ -105,6 +105,7 @@ def export_integers(
     arrays = {f"golden/{signal}": _small(codes) for signal, codes in found.codes.items()}
     arrays["golden_lengths"] = ends.astype(np.int64)
     arrays |= {f"word/{path}": _small(codes) for path, codes in words.items() if codes.dtype.kind == "i"}
+    arrays |= {f"word/{path}": codes for path, codes in words.items() if path.endswith(".pole_grid")}
     operators: list[dict[str, Any]] = []
     for op, form in operations_of(graph, formats, words):
         if form is None:

@@ -15,7 +15,7 @@ from imc_ssm.quantization.quantizer import parameter_format
 from imc_ssm.quantization.rules import FormatSpec
 from imc_ssm.quantization.scheme import Scheme
 
-__all__ = ["grid_of", "polar", "stored_words"]
+__all__ = ["grid_of", "polar", "stored_poles", "stored_words"]
 
 
 def stored_words(scheme: Scheme, spec: FormatSpec) -> tuple[int, int] | None:
@@ -37,6 +37,17 @@ def grid_of(a: Tensor, scheme: Scheme, spec: FormatSpec) -> PoleGrid | None:
     if not np.all(np.isfinite(poles)):
         raise ImcSsmError("a parameter is not finite; try a smaller learning rate")
     return PoleGrid.over(poles, scheme.pole_form, *words, granularity=spec.granularity)
+
+
+def stored_poles(a: Tensor, grid: PoleGrid | None) -> dict[str, NDArray[Any]]:
+    """Of poles (head, state) on a grid the codes "pole_decay" and "pole_phase" int64 (head, state), and the grid's
+    float32 constants "pole_grid" (5, ...) in the order of `PoleGrid`; nothing without a grid."""
+    if grid is None:
+        return {}
+    decay, phase = grid.codes(a.detach().resolve_conj().cpu().numpy().astype(np.complex128))
+    names = ("decay_start", "decay_step", "phase_start", "phase_slope", "phase_step")
+    constants = np.stack(np.broadcast_arrays(*(getattr(grid, name) for name in names)))
+    return {"pole_decay": decay, "pole_phase": phase, "pole_grid": constants}
 
 
 def polar(a: Tensor, scheme: Scheme, spec: FormatSpec) -> tuple[Tensor, Format] | None:

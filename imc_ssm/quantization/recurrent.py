@@ -25,7 +25,7 @@ from imc_ssm.quantization.context import Context, check_static, quantizes
 from imc_ssm.quantization.discrete import DiscreteS4D
 from imc_ssm.quantization.kept import Kept, parameters_of
 from imc_ssm.quantization.modules import ParameterGrid
-from imc_ssm.quantization.poles import grid_of, polar, stored_words
+from imc_ssm.quantization.poles import grid_of, polar, stored_poles, stored_words
 from imc_ssm.quantization.quantizer import Quantizer, fake_quantize, parameter_format
 from imc_ssm.quantization.rates import groups_of, held, several_steps, slowest, windows
 from imc_ssm.quantization.rules import FormatSpec
@@ -147,10 +147,12 @@ class QuantizedS4D(nn.Module):
                     )
 
     def words(self) -> dict[str, Any]:
-        """Codes of "poles", "b", "c" (head, state, 2) and "d" (head,) that have bits."""
+        """Codes of "poles", "b", "c" (head, state, 2) and "d" (head,) that have bits; of polar poles, whose
+        multipliers "poles" are, what is stored as well (`stored_poles`)."""
         *values, of = self.coefficients()
         pairs = {name: (z, of.get(p)) for name, p, z in zip(("poles", "b", "c"), "abc", values, strict=True)}
         made = {name: Coefficient.of(z, fmt).codes for name, (z, fmt) in pairs.items() if fmt is not None}
+        made |= stored_poles(self.exact()[0], self.pole_grid())
         return made if self.specs["d"].bits is None else {**made, "d": self.grid.codes(self.inner.D)}
 
     def formats(self) -> dict[str, Format]:

@@ -17,7 +17,7 @@ from imc_ssm.kernels.codes import Coefficient
 from imc_ssm.layers import StateUnit
 from imc_ssm.layers.s5 import parts_of, vector_of
 from imc_ssm.quantization.context import Context, check_static, quantizes
-from imc_ssm.quantization.poles import grid_of, polar, stored_words
+from imc_ssm.quantization.poles import grid_of, polar, stored_poles, stored_words
 from imc_ssm.quantization.quantizer import Quantizer, parameter_format
 from imc_ssm.quantization.recurrent import State, at_rest, rounded
 from imc_ssm.quantization.rules import FormatSpec
@@ -89,10 +89,11 @@ class QuantizedStateUnit(nn.Module):
         return grid_of(self.inner.discrete()[0][None], self.scheme, self._pole_spec)
 
     def words(self) -> dict[str, Any]:
-        """Codes (P, 2) of "poles" and "b"."""
+        """Codes (P, 2) of "poles" and "b"; of polar poles what is stored as well (`stored_poles`)."""
         *values, formats = self._coefficients()
         pairs = zip(("poles", "b"), values, strict=True)
-        return {name: Coefficient.of(z, formats.get(name)).codes for name, z in pairs if name in formats}
+        made: dict[str, Any] = {n: Coefficient.of(z, formats.get(n)).codes for n, z in pairs if n in formats}
+        return made | stored_poles(self.inner.discrete()[0][None], self.pole_grid())
 
     def formats(self) -> dict[str, Format]:
         """Of everything that has bits."""

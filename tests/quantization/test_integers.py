@@ -31,6 +31,7 @@ SCHEMES: dict[str, Any] = {
     "dithered, slow": imc_ssm.Scheme.uniform(rounding="dithered", rate_limit=0.1),
     "dithered": imc_ssm.Scheme.uniform(rounding="dithered", rounding_placement="separate"),
     "stochastic": imc_ssm.Scheme.uniform(rounding="stochastic"),
+    "log-polar": imc_ssm.Scheme.uniform(pole_form="log_polar", pole_decay_bits=4, scales="power_of_two"),
     "feedback": imc_ssm.Scheme.uniform(rounding="feedback"),
 }
 
