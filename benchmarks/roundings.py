@@ -1,9 +1,9 @@
 """What dithers, residuals and slow heads cost beside rounding to nearest, in one process.
 
-    python benchmarks/roundings.py [--heads 16,64] [--rounds 15] [--roundings dithered,stochastic] [--no-backward]
+    python benchmarks/roundings.py [--heads 16,64] [--rounds 15] [--roundings dithered] [--no-backward]
 
-Processor times of one thread; the jobs of a size take turns, and the smallest of its times counts for each, so that
-other programs disturb little. The recurrence is the fused CPU kernel on 8-bit formats per head, rounded once.
+Processor times of one thread; the jobs of a size take turns, and the smallest of its times counts for each: other
+programs disturb little. The recurrence is the fused CPU kernel on 8-bit formats per head, rounded once.
 """
 
 from __future__ import annotations

@@ -209,7 +209,9 @@ def _run(
     left = pointer(rest[2 * n * LANES :] if rounding == FEEDBACK else x[2 * n * LANES :])
     drive, total, z, d, k = pointer(drive), pointer(total), pointer(z), pointer(d), pointer(k)
     truncated = (rounding == DITHERED) | (rounding == STOCHASTIC)
-    if (rounding != HALF_EVEN and not truncated) or noisy:
+    if rounding == FEEDBACK and not noisy:
+        _pair(at, left, drive, total, z, d, k, p, steps, (JOINT, FEEDBACK, grain), False)
+    elif (rounding != HALF_EVEN and not truncated) or noisy:
         _pair(at, left, drive, total, z, d, k, p, steps, (order, rounding, grain), noisy)
     elif truncated and order == JOINT:
         _pair(at, left, drive, total, z, d, k, p, steps, (JOINT, DITHERED, 1.0), False)

@@ -13,37 +13,60 @@ from imc_ssm.fixedpoint.dither import HASH, OFFSET, QUARTER, STEP, WORD
 from imc_ssm.kernels.codes import DITHERED, SEPARATE
 from imc_ssm.kernels.compiling import compiled
 from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.vector import LANES
+from imc_ssm.kernels.vector import LANES, broadcast, load, pointer, store
 
 __all__ = ["WORDS", "collect", "dither", "early_gradient", "hold", "hold_gradient", "pick"]
 __all__ += ["sum_gradient"]
 
 WORDS = 8
 """Words of two states in one update: of a x (real, imaginary) and b u, then those of the second state."""
-i64 = np.int64
+i64, f32 = np.int64, np.float32
 LONG, LOW = 2**32 - 1, 2**WORD - 1
 EDGE = 2.0 ** -(WORD + 1)
+STRIDE = 256
+TURNS = (STEP * np.arange(STRIDE) % 2**WORD) / 2.0**WORD
+"""Words of dither over 2^16 of a register whose word begins with 0; those of others begin elsewhere."""
 OF_UPDATE, OF_REGISTER, FIRST, SECOND = HASH
 
 
 @compiled
-def _words(kind: int, register: int, complement: bool, unit: float, first: int, count: int, row: Array) -> None:
-    """floor((2 w + 1) unit / 2^17) / unit of one register, w its word in every update or the complement."""
-    ends, part = unit * EDGE, 1.0 / unit
-    flip = LOW if complement else 0
+def _weyl(word: int, count: int, row: Array) -> None:
+    """(2 w + 1) / 2^17 of the words of dither that begin with `word`; all exact, and a loop without integers."""
+    for begin in range(0, count, STRIDE):
+        ahead = ((word + STEP * i64(begin)) & LOW) / 2.0**WORD + EDGE
+        part = row[begin : min(begin + STRIDE, count)]
+        for j in range(len(part)):
+            turned = TURNS[j] + ahead
+            part[j] = turned - 1.0 if turned >= 1.0 else turned
+
+
+@compiled
+def _mixed(word: int, count: int, row: Array) -> None:
+    """(2 w + 1) / 2^17 of the stochastic words whose mixing begins with `word`."""
+    for j in range(count):
+        x = (word + OF_UPDATE * i64(j)) & LONG
+        x = ((x ^ (x >> 16)) * FIRST) & LONG
+        x = ((x ^ (x >> 15)) * SECOND) & LONG
+        row[j] = (2 * ((x ^ (x >> 16)) >> (32 - WORD)) + 1) * EDGE
+
+
+@compiled
+def _words(kind: int, register: int, first: int, count: int, row: Array) -> None:
+    """(2 w + 1) / 2^17 of one register, w its word in every update."""
     if kind == DITHERED:
-        offset = (STEP * i64(first) + OFFSET * i64(register >> 1) + QUARTER * i64(register & 1)) & LOW
-        for j in range(count):
-            w = ((offset + STEP * i64(j)) & LOW) ^ flip
-            row[j] = np.floor((2 * w + 1) * ends) * part
+        offset = STEP * i64(first) + OFFSET * i64(register >> 1) + QUARTER * i64(register & 1)
+        _weyl(offset & LOW, count, row)
     else:
-        offset = OF_UPDATE * i64(first) + OF_REGISTER * i64(register)
+        _mixed(OF_UPDATE * i64(first) + OF_REGISTER * i64(register), count, row)
+
+
+@compiled
+def _cut(unit: float, count: int, row: Array) -> None:
+    """floor(row unit) / unit: nothing to do where the unit is finer than what is added."""
+    if unit < 1.0 / EDGE:
+        part = 1.0 / unit
         for j in range(count):
-            x = (offset + OF_UPDATE * i64(j)) & LONG
-            x = ((x ^ (x >> 16)) * FIRST) & LONG
-            x = ((x ^ (x >> 15)) * SECOND) & LONG
-            w = ((x ^ (x >> 16)) >> (32 - WORD)) ^ flip
-            row[j] = np.floor((2 * w + 1) * ends) * part
+            row[j] = np.floor(row[j] * unit) * part
 
 
 @compiled
@@ -56,10 +79,14 @@ def dither(kind: int, order: int, h: int, n: int, states: int, first: int, count
     """
     for at in range(2):
         for part in range(2):
-            register = 2 * (h * states + n + at) + part
-            _words(kind, register, False, k[h, n + at, 9], first, count, d[4 * at + part])
+            row = d[4 * at + part]
+            _words(kind, 2 * (h * states + n + at) + part, first, count, row)
             if order == SEPARATE:
-                _words(kind, register, True, k[h, n + at, 10], first, count, d[4 * at + 2 + part])
+                apart = d[4 * at + 2 + part]
+                for j in range(count):
+                    apart[j] = 1.0 - row[j]  # of the complement, 65535 - w
+                _cut(k[h, n + at, 10], count, apart)
+            _cut(k[h, n + at, 9], count, row)
 
 
 @compiled
@@ -68,16 +95,19 @@ def collect(drive: Array, sums: Array, steps: int, period: int, phase: int) -> i
 
     Returns the number of updates.
     """
-    count, left = 0, period - phase
-    for t in range(steps):
-        for lane in range(LANES):
-            sums[lane] += drive[t * LANES + lane]
-        left -= 1
+    at, total = pointer(drive), load(pointer(sums), 0)
+    t, count, left = 0, 0, period - phase
+    while t < steps:
+        end = min(t + left, steps)
+        left -= end - t
+        while t < end:
+            total = total + load(at, t * LANES)
+            t += 1
         if left == 0:
-            for lane in range(LANES):
-                drive[count * LANES + lane] = sums[lane]
-                sums[lane] = 0
+            store(at, count * LANES, total)
+            total = broadcast(f32(0))
             count, left = count + 1, period
+    store(pointer(sums), 0, total)
     return count
 
 
@@ -97,13 +127,19 @@ def hold(total: Array, held: Array, steps: int, period: int, phase: int) -> None
 
     `held` receives those of the last step.
     """
-    for back in range(steps):
-        t = steps - 1 - back  # from the end: nothing is overwritten that is still needed
-        i = (phase + t + 1) // period - 1
-        for lane in range(LANES):
-            total[t * LANES + lane] = held[lane] if i < 0 else total[i * LANES + lane]
-    for lane in range(LANES):
-        held[lane] = total[(steps - 1) * LANES + lane]
+    at, count = pointer(total), (phase + steps) // period
+    last = load(at, (count - 1) * LANES) if count else load(pointer(held), 0)
+    end = steps
+    for back in range(count):  # from the end: nothing is overwritten that is still needed
+        i = count - 1 - back
+        value, first = load(at, i * LANES), (i + 1) * period - phase - 1
+        for t in range(first, end):
+            store(at, t * LANES, value)
+        end = first
+    value = load(pointer(held), 0)
+    for t in range(end):
+        store(at, t * LANES, value)
+    store(pointer(held), 0, last)
 
 
 @compiled
@@ -125,23 +161,26 @@ def early_gradient(grad: Array, steps: int, x: Array, room: Array, sums: Array) 
 @compiled
 def sum_gradient(grad: Array, steps: int, period: int, phase: int) -> int:
     """The gradient of every update's output: the sum over the steps that hold it, in place; number of updates."""
-    count = (phase + steps) // period
+    at, count = pointer(grad), (phase + steps) // period
     for i in range(count):
         first = (i + 1) * period - phase - 1
-        for lane in range(LANES):
-            total = grad[first * LANES + lane]
-            for t in range(first + 1, min(first + period, steps)):
-                total += grad[t * LANES + lane]
-            grad[i * LANES + lane] = total
+        total = load(at, first * LANES)
+        for t in range(first + 1, min(first + period, steps)):
+            total = total + load(at, t * LANES)
+        store(at, i * LANES, total)
     return count
 
 
 @compiled
 def hold_gradient(grad: Array, steps: int, period: int, phase: int) -> None:
     """The gradient of every input: that of its window's sum, in place; of a window that has not ended 0."""
-    count = (phase + steps) // period
-    for back in range(steps):
-        t = steps - 1 - back
-        i = (phase + t) // period
-        for lane in range(LANES):
-            grad[t * LANES + lane] = grad[i * LANES + lane] if i < count else np.float32(0)
+    at, count = pointer(grad), (phase + steps) // period
+    value, end = broadcast(f32(0)), steps
+    for back in range(count + 1):
+        i = count - back
+        first = max(i * period - phase, 0)
+        if i < count:
+            value = load(at, i * LANES)
+        for t in range(first, end):
+            store(at, t * LANES, value)
+        end = first
