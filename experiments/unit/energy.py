@@ -1,6 +1,6 @@
 """What each form of the update unit saves of the recurrence's energy at equal accuracy: s4d-16h, no training.
 
-    python experiments/unit/energy.py [images] | tables of the page
+    python experiments/unit/energy.py [images] [rows, as many as the first ...]
 
 The unit of the literature (to nearest, free scales, every head in every step) gets the shortest words of the state
 with which the mean accuracy of five trainings is at least `TARGET`; so does every other row, in the same words of
@@ -37,7 +37,7 @@ from imc_ssm.training import metrics
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SEEDS = (0, 1, 2, 3, 4)
-TARGET = 95.0
+TARGET = 94.0
 """Mean accuracy of every row, percent."""
 CHOSEN = 1500
 """Validation images by which the words are chosen."""
@@ -173,11 +173,11 @@ class Found:
         return dict(self.rows[key])
 
 
-def dataset(found: Found) -> xr.Dataset:
-    """All rows: words, accuracy and energy by training."""
-    ds = xr.Dataset(coords={"row": list(ROWS), "seed": list(SEEDS), "kind": list(KINDS)})
+def dataset(found: Found, count: int) -> xr.Dataset:
+    """The first so many rows: words, accuracy and energy by training."""
+    ds = xr.Dataset(coords={"row": list(ROWS)[:count], "seed": list(SEEDS), "kind": list(KINDS)})
     words, accuracy, joules, updates = [], [], [], []
-    for name, options in ROWS.items():
+    for name, options in list(ROWS.items())[:count]:
         print(name, flush=True)
         word = found.word(options)
         own = scheme(options, word)
@@ -246,9 +246,9 @@ def figure(ds: xr.Dataset, path: Path) -> None:
     own.savefig(path, dpi=150)
 
 
-def main(images: int = 10_000) -> None:
+def main(images: int = 10_000, count: int = len(ROWS)) -> None:
     torch.set_num_threads(1)
-    ds = dataset(Found(RESULTS / "energy.jsonl", images))
+    ds = dataset(Found(RESULTS / "energy.jsonl", images), count)
     save(ds, RESULTS / "energy.nc")
     figure(ds, RESULTS / "energy.png")
     print("\n".join(tables(ds)))
