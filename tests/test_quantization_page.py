@@ -142,11 +142,6 @@ def sentences() -> dict[str, str]:
         "({:.1f} against {:.1f} %)".format(
             *(everything[kind, bits, "joint"] for bits in (10, 8) for kind in ("state", "head"))
         ),
-        "what to choose": "12 bits {:.1f} points on average".format(
-            mean("table1") - everything["head", 12, "joint"]
-        ),
-        "what to choose at 10 and 8": "(`--granularity state`, {:.1f} %); at 8 bits they are the best as well, "
-        "and not enough ({:.1f} %)".format(*(everything["state", bits, "joint"] for bits in (10, 8))),
         "rates of pre-training": "reaches {:.2f} % at 1e-2 and {:.2f} % at 1e-3 (test".format(
             *(mean("rates", stage="pre-training", batch=512, rate=rate) for rate in (1e-2, 1e-3))
         ),
