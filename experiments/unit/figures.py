@@ -69,7 +69,7 @@ def _panels(ds: xr.Dataset, panel: str, over: str, line: str, title: str) -> Fig
             _lines(ax, values.sel({panel: kind}), over, line)
             ax.axhline(_CHANCE, color=GREY, ls=":", lw=1)
             ax.set_ylim(0, 102)
-            ax.set_title(_name(kind) if isinstance(kind, str) else f"{_axis(ds[panel])}: {kind:g}")
+            ax.set_title(_name(kind) if isinstance(kind, str) else f"State of {kind:g} bits")
         first = figure.axes[0]
         first.set_ylabel(accuracy_label(ds))
         figure.suptitle(title)
@@ -127,7 +127,7 @@ def _energy(ds: xr.Dataset, over: str) -> Figure:
         for ax, bits in zip(panels, values["bits_state"].values, strict=True):
             _lines(ax, values.sel(bits_state=bits), over, "rounding")
             ax.set_ylim(0, 1.08 * float(values.max()))
-            ax.set_title(f"{_axis(ds['bits_state'])}: {bits}")
+            ax.set_title(f"State of {bits} bits")
         panels[0].set_ylabel("Recurrence, per time step (pJ)")
         handles = panels[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)

@@ -39,7 +39,7 @@ COORDINATES = {
     "bits_state": ("bit", "Word length of the state"),
     "bits_poles": ("bit", "Word length of a pole's parts"),
     "rounding": ("1", "Rounding of the state"),
-    "rate_limit": ("rad", "Largest angle of a pole in one period (0: every head in every step)"),
+    "rate_limit": ("rad", "Largest angle of a period"),
     "form": ("1", "Form of the poles"),
     "scales": ("1", "Scales"),
     "granularity": ("1", "What shares a scale"),
