@@ -70,10 +70,10 @@ def _panels(ds: xr.Dataset, panel: str, over: str, line: str, title: str) -> Fig
             ax.axhline(_CHANCE, color=GREY, ls=":", lw=1)
             ax.set_ylim(0, 102)
             ax.set_title(_name(kind) if isinstance(kind, str) else f"State of {kind:g} bits")
-        first = figure.axes[0]
-        first.set_ylabel(accuracy_label(ds))
+        figure.axes[0].set_ylabel(accuracy_label(ds))
         figure.suptitle(title)
-        figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        fullest = max((ax.get_legend_handles_labels() for ax in figure.axes), key=lambda found: len(found[1]))
+        figure.legend(*fullest, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
