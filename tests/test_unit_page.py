@@ -75,7 +75,7 @@ def rows() -> list[list[str]]:
     found.append(["full precision", "", *(cell(ds["accuracy"].isel(words=0, unit=0)) for ds in heads.values())])
     found[-1] += ["", ""]
     for words in heads["16h"]["words"].values:
-        for unit in ("literature", "dithered", "recommended", "lean"):
+        for unit in ("literature", "dithered", "slow heads", "recommended"):
             line = [str(words), unit, *(cell(ds["accuracy"].sel(words=words, unit=unit)) for ds in heads.values())]
             there = unit == "dithered" and words in trained["16h"]["words"].values
             line += [cell(ds.sel(words=words, unit=unit)) if there else "" for ds in trained.values()]
@@ -152,7 +152,7 @@ def test_what_the_text_says_of_seeds():
     ptq, trained = (dataset(name).isel(model=0)["accuracy"] for name in ("rows_16h", "qat_16h"))
     assert over(trained.sel(words="W4A6 A6 x6", unit="dithered")).min() > 93
     for words in ("W8A8 A8 x8", "W4A6 A8 x8"):
-        for unit in ("dithered", "recommended", "lean"):
+        for unit in ("dithered", "slow heads", "recommended"):
             seeds = over(ptq.sel(words=words, unit=unit))
             assert len(seeds) == 5
             assert (seeds > 95).all(), (words, unit)

@@ -14,7 +14,7 @@ from imc_ssm.study import Cost, Deploy, Experiment, Qat, Study, initial_steps
 from imc_ssm.study.demo import RECIPE, VARIABLES, over_chips
 
 DT_MIN, DT_MAX = initial_steps(64)
-SCHEME = Scheme.uniform(poles=8, state=8)
+SCHEME = Scheme.recommended(poles=8, state=8)
 
 
 def model(layer: str) -> ModelConfig:

@@ -30,8 +30,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "log-polar": {"pole_form": "log_polar"},
     "log-polar, decay of 3 bits": {"pole_form": "log_polar", "pole_decay_bits": 3},
 }
-FULL, LITERATE, OURS, RECOMMENDED, LEAN = "full precision", "literature", "dithered", "recommended", "lean"
-ROWS = (FULL, LITERATE, OURS, RECOMMENDED, LEAN)
+FULL, LITERATE, OURS, SLOW, RECOMMENDED = "full precision", "literature", "dithered", "slow heads", "recommended"
+ROWS = (FULL, LITERATE, OURS, SLOW, RECOMMENDED)
 """The forms that are compared over words; of `unit`."""
 
 COORDINATES = {
@@ -95,8 +95,8 @@ def unit(form: str) -> dict[str, Any]:
     best = BASE | {"rounding_placement": "joint", "weight_rounding": "outputs"}
     if form == OURS:
         return best
-    best |= {"rate_limit": RATE, "pole_multiplier_bits": 12}  # `Scheme.recommended`
-    return best if form == RECOMMENDED else best | {"scales": "power_of_two"}
+    best |= {"rate_limit": RATE, "pole_multiplier_bits": 12}
+    return best if form == SLOW else best | {"scales": "power_of_two"}  # `Scheme.recommended`
 
 
 def row(cell: Mapping[str, Any]) -> Scheme:

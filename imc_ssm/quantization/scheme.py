@@ -289,8 +289,9 @@ class Scheme(Config):
         """As `uniform`, in the forms that keep the most accuracy for their energy (`docs/quantization.md`).
 
         The state is dithered, every register has a range of its own, poles are words of decay and phase (`poles`
-        bits each), slow heads are updated when their fastest pole has turned by up to 1.5 rad, and weights are
-        rounded for the least error of their outputs. With ranges that follow the batch no head is slow.
+        bits each), slow heads are updated when their fastest pole has turned by up to 1.5 rad, scales are powers
+        of two, and weights are rounded for the least error of their outputs. With ranges that follow the batch no
+        head is slow.
         """
         fixed = "dynamic" not in (options.get("calibration"), options.get("state_calibration"))
         forms = _RECOMMENDED if fixed else _RECOMMENDED | {"rate_limit": None}
@@ -358,8 +359,8 @@ class Scheme(Config):
     def label(self) -> str:
         """Short name, different for different schemes and fit for file names.
 
-        Word lengths of poles and state, then what differs from the defaults: "a8-x8", "a8-x8-w4-u6-frozen"; where
-        rules tell more than that, a hash of them.
+        Word lengths of poles and state, then what differs from the defaults: "a8-x8", "a8-x8-w4-u6-frozen",
+        "a8-x6-recommended"; where rules tell more than that, a hash of them.
         """
         uniform = self._uniform()
         bits, plain, words = (
@@ -378,10 +379,14 @@ class Scheme(Config):
             if usual != getattr(plain, parts[0]):
                 words.append(f"{short}{_bits(usual)}")
             words += [f"{p}{_bits(w)}" for p, w in zip(parts, widths, strict=True) if w != usual]
+        forms = {n: getattr(uniform if n == "granularity" else self, n) for n in _RECOMMENDED}
+        known = ("bits", "rules", *(_RECOMMENDED if forms == _RECOMMENDED else ()))
+        if forms == _RECOMMENDED:
+            words.append("recommended")
         for source in (uniform, self):
             for name, field in type(source).model_fields.items():
                 value = getattr(source, name)
-                if name not in ("bits", "rules") and value != field.default:
+                if name not in known and value != field.default:
                     words.append(_SHORT.get(name, "{}").format("none" if value is None else value))
         if tuple(uniform.rules()) != self.rules:
             text = "".join(rule.to_json() for rule in self.rules)
@@ -428,6 +433,7 @@ _RECOMMENDED = {
     "pole_form": "log_polar",
     "pole_multiplier_bits": 12,
     "rate_limit": 1.5,
+    "scales": "power_of_two",
     "weight_rounding": "outputs",
 }
 _PAPER = {"rounding_placement": "separate", "gelu": "piecewise"}

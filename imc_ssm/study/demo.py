@@ -75,21 +75,20 @@ def build(
     """A study with one experiment over `model`: accuracy, energy, latency, area and memory of the same chip.
 
     Models: "fp32" (digital reference), "ptq-a8-x8", and "qat-a8-xN" for every word length N of the state; the
-    poles have 8 bits. Test data choose nothing. What does not apply to a model is NaN.
+    poles have 8 bits, all in the forms of `Scheme.recommended`. Test data choose nothing. What does not apply to
+    a model is NaN.
     """
     (_, time, channels), classes = datasets.info(task)["shape"], datasets.info(task)["classes"]
     dt_min, dt_max = initial_steps(time)
     sizes = {"inputs": channels, "heads": heads, "outputs": classes}
     model = ModelConfig.parse(sizes | {"dt_min": dt_min, "dt_max": dt_max}, where=task)
     given: dict[str, Any] = {"chips": chips} | ({} if times is None else {"times": tuple(times)})
-    quantized: list[Job] = [Ptq(start="s4d", scheme=Scheme.uniform(poles=8, state=8))]
-    quantized += [Qat(start="s4d", scheme=Scheme.uniform(poles=8, state=bits)) for bits in states]
+    quantized: dict[str, Job] = {"ptq-a8-x8": Ptq(start="s4d", scheme=Scheme.recommended(poles=8, state=8))}
+    for bits in states:
+        quantized[f"qat-a8-x{bits}"] = Qat(start="s4d", scheme=Scheme.recommended(poles=8, state=bits))
     jobs: dict[str, tuple[Job, ...]] = {"fp32": (Deploy(start="s4d", design=None, **given),)}
-    for job in quantized:
-        jobs[f"{job.kind}-{job.label}"] = (
-            Deploy(start=job, design=design, **given),
-            Cost(start=job, design=design),
-        )
+    for label, job in quantized.items():
+        jobs[label] = (Deploy(start=job, design=design, **given), Cost(start=job, design=design))
     declared = Experiment(
         experiment or name,
         title,

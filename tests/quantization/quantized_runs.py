@@ -67,11 +67,16 @@ def check_oracle(model: Classifier, sequences: Tensor) -> ScanFormats:
     again = formats.u.dequantize(formats.u.quantize(u.numpy(), head_axis=1), head_axis=1)
     assert torch.equal(torch.from_numpy(again).float(), u)
     y, last = oracle(ssm, formats, u)
-    after, d = ssm.after_d.format(), ssm.formats()["d"]
-    plan = plan_scale_add(formats.y, d, formats.u, after, y.shape[1])
-    codes = formats.u.quantize(u.numpy(), head_axis=1).swapaxes(1, 2)
-    total = scale_add_codes(plan, y.swapaxes(1, 2), ssm.grid.codes(ssm.inner.D), codes).swapaxes(1, 2)
-    assert torch.equal(torch.from_numpy(after.dequantize(total, head_axis=1)).float(), output)
+    if (d := ssm.formats().get("d")) is None or ssm.after_d.bits is None:  # y + D u is then no integer
+        real = torch.from_numpy(formats.y.dequantize(y, head_axis=1)).float()
+        direct = ssm.grid(ssm.inner.D)[:, None]
+        assert torch.equal(ssm.after_d((real + direct * u).transpose(1, 2)).transpose(1, 2), output)
+    else:
+        after = ssm.after_d.format()
+        plan = plan_scale_add(formats.y, d, formats.u, after, y.shape[1])
+        codes = formats.u.quantize(u.numpy(), head_axis=1).swapaxes(1, 2)
+        total = scale_add_codes(plan, y.swapaxes(1, 2), ssm.grid.codes(ssm.inner.D), codes).swapaxes(1, 2)
+        assert torch.equal(torch.from_numpy(after.dequantize(total, head_axis=1)).float(), output)
     state = ssm.init_state(len(u))
     for t in range(u.shape[-1]):
         _, state = ssm.step(u[..., t], state)

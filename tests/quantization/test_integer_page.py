@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from imc_ssm import fixedpoint as fp
+from imc_ssm import results
 from imc_ssm.fixedpoint import Format, checker
 
-PAGE = (Path(__file__).parents[2] / "docs" / "integer_model.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "integer_model.md").read_text("utf-8")
 Row = dict[str, str]
 
 
@@ -115,3 +117,12 @@ def test_its_code_runs_and_its_checker_is_the_one_that_ships(
         "bundle.safetensors",
         "check.py",
     }
+
+
+def test_no_code_differs_where_the_page_says() -> None:
+    ds = results.load(ROOT / "experiments" / "integers" / "integers.nc")
+    assert ds.sizes["scheme"] == 4
+    assert ds["images"].values.tolist() == [10_000] * 4
+    assert float(ds["differing"].sum()) == 0
+    assert f"of {int(ds['codes'].sum()):,} codes" in PAGE
+    assert ds["codes"].sel(signal="stream").values.tolist() == [500 * 10.0] * 4

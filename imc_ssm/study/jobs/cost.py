@@ -30,7 +30,7 @@ UNIT = (
 )
 BITS = (
     Variable("bits_state", "bit", "Word length of the state"),
-    Variable("bits_poles", "bit", "Word length of the poles"),
+    Variable("bits_poles", "bit", "Word length of the poles in the unit"),
 )
 
 
