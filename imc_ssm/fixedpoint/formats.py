@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from imc_ssm.errors import FormatError
 
 __all__ = ["MAX_BITS", "MIN_BITS", "Format", "Rounding", "RoundingPlacement", "ScanFormats", "broadcast_heads"]
+__all__ += ["nearest_of"]
 
 MIN_BITS, MAX_BITS = 2, 16
 MAX_PERIOD = 256
@@ -203,6 +204,11 @@ def broadcast_heads(x: NDArray[Any], ndim: int, head_axis: int) -> NDArray[Any]:
     return x.reshape([1] * before + list(x.shape) + [1] * (ndim - before - x.ndim))
 
 
+def nearest_of(rounding: Rounding) -> Nearest:
+    """How a unit rounds what is not its state."""
+    return rounding if rounding in NEAREST else "half_even"  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, eq=False)
 class ScanFormats:
     """The formats of one diagonal recurrence and the rules of its arithmetic.
@@ -258,7 +264,7 @@ class ScanFormats:
     @property
     def nearest(self) -> Nearest:
         """How the output is rounded."""
-        return self.rounding if self.rounding in NEAREST else "half_even"  # type: ignore[return-value]
+        return nearest_of(self.rounding)
 
     @property
     def power_of_two(self) -> bool:

@@ -13,7 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from imc_ssm.config import Config
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.fixedpoint import Rounding, RoundingPlacement
-from imc_ssm.fixedpoint.formats import Nearest
+from imc_ssm.fixedpoint.formats import Nearest, nearest_of
 from imc_ssm.graph import Kind
 from imc_ssm.quantization.observers import Percentile
 from imc_ssm.quantization.rules import ROLES, Calibration, FormatSpec, Granularity, Rule, spec_of
@@ -247,13 +247,7 @@ class Scheme(Config):
     @property
     def nearest(self) -> Nearest:
         """How everything is rounded but the state of a linear recurrence."""
-        return (
-            "half_up"
-            if self.rounding == "half_up"
-            else "half_away"
-            if self.rounding == "half_away"
-            else "half_even"
-        )
+        return nearest_of(self.rounding)
 
     @property
     def bits(self) -> Bits:
@@ -277,25 +271,17 @@ class Scheme(Config):
         return cls._of(poles, state, weights, activations, {}, options)
 
     @classmethod
-    def recommended(
-        cls,
-        *,
-        poles: int = 8,
-        state: int = 8,
-        weights: int = 8,
-        activations: int = 8,
-        **options: Any,
-    ) -> Self:
-        """As `uniform`, in the forms that keep the most accuracy for their energy (`docs/quantization.md`).
+    def recommended(cls, **options: Any) -> Self:
+        """As `uniform`, with its arguments and 8 bits, in the forms that keep the most accuracy for their energy.
 
         The state is dithered, every register has a range of its own, poles are words of decay and phase (`poles`
         bits each), slow heads are updated when their fastest pole has turned by up to 1.5 rad, scales are powers
         of two, and weights are rounded for the least error of their outputs. With ranges that follow the batch no
-        head is slow.
+        head is slow. What each is worth: `docs/quantization.md`.
         """
         fixed = "dynamic" not in (options.get("calibration"), options.get("state_calibration"))
-        forms = _RECOMMENDED if fixed else _RECOMMENDED | {"rate_limit": None}
-        return cls._of(poles, state, weights, activations, {}, forms | options)
+        forms: dict[str, Any] = _RECOMMENDED if fixed else _RECOMMENDED | {"rate_limit": None}
+        return cls.uniform(**(forms | options))
 
     @classmethod
     def w4a6(cls, poles: int = 8, state: int = 8, **options: Any) -> Self:
