@@ -57,7 +57,7 @@ def _gaussian(words: Any, table: Any, count: int, number: Any, bits: Any, z: Any
 
 @njit(error_model="numpy")
 def draw(noise: Any, first: int, head: int, n: int, start: int, steps: int, z: Any) -> None:
-    """Gaussian integers of states n and n + 1 into `z`, (step, state, part, lane) float32 (exact).
+    """Gaussian integers of states n and n + 1 to the pointer `z`, (step, state, part, lane) float32 (exact).
 
     noise = (table, seed, sample, time): sample and time are the numbers of the first sequence and step.
     """

@@ -20,6 +20,7 @@ from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.update import TILE, added, advance, compiled, gather, inlined, start_from
 from imc_ssm.kernels.vector import (
     LANES,
+    ahead,
     broadcast,
     clamp,
     equal,
@@ -46,24 +47,28 @@ f32 = np.float32
 
 
 @compiled
-def to_lanes(source: Array, h: int, first: int, lanes: int, start: int, rows: Array, target: Array) -> None:
-    """Up to TILE steps of one head of (batch, head, time) into (step, lane) from step `start`."""
+def to_lanes(source: Array, h: int, first: int, lanes: int, start: int, rows: Any, target: Any) -> None:
+    """Up to TILE steps of one head of (batch, head, time) into (step, lane) from step `start`; pointers but the
+    source."""
     steps = min(TILE, source.shape[2] - start)
     for lane in range(LANES):
-        row = rows[lane * TILE : lane * TILE + steps]
+        row = ahead(rows, lane * TILE)
         if lane < lanes:
-            row[:] = source[first + lane, h, start : start + steps]
+            given = source[first + lane, h, start : start + steps]
+            for t in range(steps):
+                row[t] = given[t]
         else:
-            row[:] = 0
+            for t in range(steps):
+                row[t] = 0
     for t in range(0, steps, LANES):
-        turn(pointer(rows), t, TILE, pointer(target), (start + t) * LANES, LANES)
+        turn(rows, t, TILE, target, (start + t) * LANES, LANES)
 
 
 @compiled
-def to_rows(source: Array, start: int, steps: int, rows: Array) -> None:
-    """(step, lane) from step `start` into (lane, TILE)."""
+def to_rows(source: Any, start: int, steps: int, rows: Any) -> None:
+    """(step, lane) from step `start` into (lane, TILE); pointers."""
     for t in range(0, steps, LANES):
-        turn(pointer(source), (start + t) * LANES, LANES, pointer(rows), t, TILE)
+        turn(source, (start + t) * LANES, LANES, rows, t, TILE)
 
 
 @inlined
@@ -190,81 +195,74 @@ def _pair(
     d: Any,
     pitch: Any,
     k: Any,
-    p: Any,
     g: Any,
-    q: Any,
     sums: Any,
-    s: Any,
     steps: Any,
     limit: Any,
     how: Any,
     noisy: Any,
 ) -> None:
-    """Two states there (coefficients at k[p]) and back (at g[q], sums from sums[s])."""
+    """Two states there (coefficients k) and back (g)."""
     left = wide(load(rest, 0)), wide(load(rest, LANES))
     one = wide(load(tape, 0)), wide(load(tape, LANES)), left
     left = wide(load(rest, 2 * LANES)), wide(load(rest, 3 * LANES))
     two = wide(load(tape, 2 * LANES)), wide(load(tape, 3 * LANES)), left
     for t in range(steps):
         v = wide(load(drive, t * LANES))
-        one = _record(one, v, k, p, z, d, pitch, tape, masks, t, 0, how, noisy)
-        two = _record(two, v, k, p + COLUMNS, z, d, pitch, tape, masks, t, 1, how, noisy)
+        one = _record(one, v, k, 0, z, d, pitch, tape, masks, t, 0, how, noisy)
+        two = _record(two, v, k, COLUMNS, z, d, pitch, tape, masks, t, 1, how, noisy)
     bound = broadcast(limit)
-    sums0, sums1 = _sums(sums, s), _sums(sums, s + 6 * LANES)
-    state0, state1 = _last(tape, g, q, steps, 0), _last(tape, g, q + REAL_COLUMNS, steps, 1)
+    sums0, sums1 = _sums(sums, 0), _sums(sums, 6 * LANES)
+    state0, state1 = _last(tape, g, 0, steps, 0), _last(tape, g, REAL_COLUMNS, steps, 1)
     for back in range(steps):
         t = steps - 1 - back
         y, v, u = load(gy, t * LANES), load(drive, t * LANES), load(gu, t * LANES)
-        state0, sums0, u = _undo(state0, sums0, y, v, u, g, q, tape, masks, t, 0, bound, how[0])
-        state1, sums1, u = _undo(state1, sums1, y, v, u, g, q + REAL_COLUMNS, tape, masks, t, 1, bound, how[0])
+        state0, sums0, u = _undo(state0, sums0, y, v, u, g, 0, tape, masks, t, 0, bound, how[0])
+        state1, sums1, u = _undo(state1, sums1, y, v, u, g, REAL_COLUMNS, tape, masks, t, 1, bound, how[0])
         store(gu, t * LANES, u)
-    _keep_sums(sums, s, sums0)
-    _keep_sums(sums, s + 6 * LANES, sums1)
+    _keep_sums(sums, 0, sums0)
+    _keep_sums(sums, 6 * LANES, sums1)
 
 
 @compiled
 def _run(
-    tape: Array,
-    rest: Array,
-    masks: Array,
-    drive: Array,
-    gy: Array,
-    gu: Array,
-    z: Array,
-    d: Array,
-    k: Array,
-    g: Array,
-    sums: Array,
-    h: int,
-    n: int,
+    tape: Any,
+    e: Any,
+    masks: Any,
+    drive: Any,
+    gy: Any,
+    gu: Any,
+    z: Any,
+    d: Any,
+    w: int,
+    k: Any,
+    g: Any,
+    sums: Any,
     steps: int,
     limit: float,
-    how: Any,
+    rules: Any,
     noisy: bool,
 ) -> None:
-    """`_pair` for states n and n + 1 of a head, compiled apart for what is used most."""
-    p, q, s = (h * k.shape[1] + n) * COLUMNS, (h * k.shape[1] + n) * REAL_COLUMNS, 6 * n * LANES
-    how, truncated, w = (how[0], how[1], how[2]), how[1] == DITHERED or how[1] == STOCHASTIC, d.shape[1]
-    tape, masks, drive, gy, gu = pointer(tape), pointer(masks), pointer(drive), pointer(gy), pointer(gu)
-    e, z, d, k, g, sums = pointer(rest), pointer(z), pointer(d), pointer(k), pointer(g), pointer(sums)
+    """`_pair` for two states, compiled apart for what is used most; pointers, as in `update`."""
+    how, truncated = (rules[0], rules[1], rules[2]), rules[1] == DITHERED or rules[1] == STOCHASTIC
     if (how[1] != HALF_EVEN and not truncated) or noisy:
-        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, how, noisy)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, g, sums, steps, limit, how, noisy)
     elif truncated and how[0] == JOINT:
         one = (JOINT, DITHERED, 1.0)
-        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, one, False)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, g, sums, steps, limit, one, False)
     elif truncated:
         two = (SEPARATE, DITHERED, 1.0)
-        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, two, False)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, g, sums, steps, limit, two, False)
     elif how[0] == JOINT:
         three = (JOINT, HALF_EVEN, 1.0)
-        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, three, False)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, g, sums, steps, limit, three, False)
     else:
         four = (SEPARATE, HALF_EVEN, 1.0)
-        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, p, g, q, sums, s, steps, limit, four, False)
+        _pair(tape, e, masks, drive, gy, gu, z, d, w, k, g, sums, steps, limit, four, False)
 
 
 @compiled
-def reduce(sums: Array, grad_a: Array, grad_b: Array, grad_c: Array) -> None:
+def reduce(sums: Any, grad_a: Array, grad_b: Array, grad_c: Array) -> None:
     """Add the lanes of sums (state, 6, lane), in float64 and in a fixed order, for the states that exist."""
     for n in range(grad_a.shape[0]):
         for part in range(2):
@@ -313,26 +311,27 @@ def backward_codes(
     noisy, truncated = noise[0].size > 0, how[1] == DITHERED or how[1] == STOCHASTIC
     for item in prange(chunks * heads):
         h, chunk = item % heads, item // heads
-        singles, masks = scratch[0][numba.get_thread_id()], scratch[1][numba.get_thread_id()]
-        rows, rest = singles[: TILE * LANES], singles[TILE * LANES :]
-        drive, gy, gu, rest = rest[:room], rest[room : 2 * room], rest[2 * room : 3 * room], rest[3 * room :]
-        tape, rest = rest[: 4 * (room + LANES)], rest[4 * (room + LANES) :]
-        sums, start = rest[: 6 * padded * LANES], rest[6 * padded * LANES : 8 * padded * LANES]
-        left, begun = rest[8 * padded * LANES : 10 * padded * LANES], rest[10 * padded * LANES :][:LANES]
-        z = rest[(10 * padded + 1) * LANES :]
-        d = scratch[2][numba.get_thread_id()][: WORDS * (time if truncated else 0)].reshape(WORDS, -1)
+        rows = ahead(pointer(scratch[0]), numba.get_thread_id() * scratch[0].shape[1])
+        masks = ahead(pointer(scratch[1]), numba.get_thread_id() * scratch[1].shape[1])
+        d = ahead(pointer(scratch[2]), numba.get_thread_id() * scratch[2].shape[1])
+        drive = ahead(rows, TILE * LANES)
+        gy, gu, tape = ahead(drive, room), ahead(drive, 2 * room), ahead(drive, 3 * room)
+        sums, width = ahead(tape, 4 * (room + LANES)), 2 * padded * LANES
+        start, left, begun = ahead(sums, 3 * width), ahead(sums, 4 * width), ahead(sums, 5 * width)
+        z = ahead(begun, LANES)
         period = int(inp[h, 3])
         update, phase = how[3] // period, how[3] % period
-        sums[:] = 0
+        for i in range(3 * width):
+            sums[i] = 0
         for block in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
             first = block * LANES
             lanes = min(LANES, batch - first)
-            start_from(x0, h, first, lanes, 0, states, 1.0, start)
+            start_from(x0, h, first, lanes, 0, states, 1.0, start, padded)
             if how[1] == FEEDBACK:
-                start_from(x0, h, first, lanes, states, states, 1.0 / how[2], left)
+                start_from(x0, h, first, lanes, states, states, 1.0 / how[2], left, padded)
             for t in range(0, time, TILE):
                 steps = min(TILE, time - t)
-                gather(u, h, first, lanes, t, steps, inp, how[1] != NONE, rows, drive[t * LANES :])
+                gather(u, h, first, lanes, t, steps, inp, how[1] != NONE, rows, ahead(drive, t * LANES))
                 to_lanes(grad, h, first, lanes, t, rows, gy)
                 if free.size > 0:
                     to_lanes(free, h, first, lanes, t, rows, gu)
@@ -341,22 +340,26 @@ def backward_codes(
                 gu[j] = 0
             count = time
             if period > 1:
-                begun[:] = 0
+                for lane in range(LANES):
+                    begun[lane] = 0
                 for lane in range(lanes):
                     begun[lane] = x0[first + lane, h, x0.shape[2] - 1, 0]
                 collect(drive, begun, time, period, phase)
-                early_gradient(gy, min(period - phase - 1, time), start, begun, sums)
+                early_gradient(gy, min(period - phase - 1, time), start, padded, begun, sums)
                 count = sum_gradient(gy, time, period, phase)
             for n in range(0, padded, 2):
-                tape[: 4 * LANES] = start[2 * n * LANES : (2 * n + 4) * LANES]
+                first_at, at = 2 * n * LANES, h * padded + n
+                for i in range(4 * LANES):
+                    tape[i] = start[first_at + i]
                 if noisy:
                     draw(noise, first, h, n, 0, time, z)
                     if period > 1:
                         pick(z, 4 * LANES, time, period, phase)
+                own, real = ahead(pointer(k), at * COLUMNS), ahead(pointer(g), at * REAL_COLUMNS)
                 if truncated:
-                    dither(how[1], how[0], h, n, states, update, count, k, d)
-                own = left[2 * n * LANES :]
-                _run(tape, own, masks, drive, gy, gu, z, d, k, g, sums, h, n, count, limit, how, noisy)
+                    dither(how[1], how[0], 2 * (h * states + n), update, count, own, d, time)
+                rest, to = ahead(left, first_at), ahead(sums, 3 * first_at)
+                _run(tape, rest, masks, drive, gy, gu, z, d, time, own, real, to, count, limit, how, noisy)
             if period > 1:
                 hold_gradient(gu, time, period, phase)
             scale, low, high = inp[h, 0], inp[h, 1], inp[h, 2]
@@ -365,7 +368,7 @@ def backward_codes(
                 to_rows(gu, t, steps, rows)
                 for lane in range(lanes):
                     source, target = u[first + lane, h, t : t + steps], grad_u[first + lane, h, t : t + steps]
-                    row = rows[lane * TILE : lane * TILE + steps]
+                    row = ahead(rows, lane * TILE)
                     for j in range(steps):
                         q = np.rint(source[j] / scale)
                         target[j] = row[j] if (q >= low) & (q <= high) else f32(0)

@@ -26,6 +26,7 @@ from imc_ssm.kernels.reverse import REAL_COLUMNS, to_lanes, to_rows
 from imc_ssm.kernels.update import TILE, beside, compiled, cut, gather, inlined, rounded, scatter
 from imc_ssm.kernels.vector import (
     LANES,
+    ahead,
     broadcast,
     clamp,
     equal,
@@ -49,18 +50,18 @@ BLOCK = TILE * LANES
 
 
 @inlined
-def _advance(state: Any, vr: Any, vi: Any, k: Any, p: Any, d: Any, t: Any, pitch: Any, how: Any) -> Any:
+def _advance(state: Any, vr: Any, vi: Any, k: Any, d: Any, t: Any, pitch: Any, how: Any) -> Any:
     """`update.advance` with a complex input: the state before its last saturation, what did not saturate, and what
     truncation left for the next step. state: real, imaginary, what truncation left before."""
     r, i, left = state
-    ar, ai, br, bi = splat(k, p), splat(k, p + 1), splat(k, p + 2), splat(k, p + 3)
+    ar, ai, br, bi = splat(k, 0), splat(k, 1), splat(k, 2), splat(k, 3)
     nr, ni, mr, mi = beside(d, t, 0, pitch, left, how)
     if how[0] == JOINT:
         sr = fma(ar, r, fma(-ai, i, fma(br, vr, fma(-bi, vi, nr))))
         si = fma(ar, i, fma(ai, r, fma(br, vi, fma(bi, vr, ni))))
         qr, qi, always = rounded(sr, how[1]), rounded(si, how[1]), equal(ar, ar)
         return qr, qi, always, always, always, always, cut(sr, si, qr, qi, left, how)
-    low, high = splat(k, p + 6), splat(k, p + 7)
+    low, high = splat(k, 6), splat(k, 7)
     pr, pi = rounded(fma(ar, r, fma(-ai, i, nr)), how[1]), rounded(fma(ar, i, fma(ai, r, ni)), how[1])
     dr, di = rounded(fma(br, vr, fma(-bi, vi, mr)), how[1]), rounded(fma(br, vi, fma(bi, vr, mi)), how[1])
     kr, ki, er, ei = clamp(pr, low, high), clamp(pi, low, high), clamp(dr, low, high), clamp(di, low, high)
@@ -68,13 +69,13 @@ def _advance(state: Any, vr: Any, vi: Any, k: Any, p: Any, d: Any, t: Any, pitch
 
 
 @inlined
-def _through(x: Any, vr: Any, vi: Any, xr: Any, xi: Any, k: Any, p: Any, d: Any, steps: Any, how: Any) -> None:
+def _through(x: Any, vr: Any, vi: Any, xr: Any, xi: Any, k: Any, d: Any, steps: Any, how: Any) -> None:
     """One state through `steps` steps; the stored states go to xr and xi. x: the state, what truncation left."""
     r, i, left = load(x, 0), load(x, LANES), (load(x, 2 * LANES), load(x, 3 * LANES))
-    low, high = splat(k, p + 6), splat(k, p + 7)
+    low, high = splat(k, 6), splat(k, 7)
     for t in range(steps):
         v, w = wide(load(vr, t * LANES)), wide(load(vi, t * LANES))
-        r, i, _, _, _, _, left = _advance((r, i, left), v, w, k, p, d, t, TILE, how)
+        r, i, _, _, _, _, left = _advance((r, i, left), v, w, k, d, t, TILE, how)
         r, i = clamp(r, low, high), clamp(i, low, high)
         store(xr, t * LANES, r)
         store(xi, t * LANES, i)
@@ -85,26 +86,25 @@ def _through(x: Any, vr: Any, vi: Any, xr: Any, xi: Any, k: Any, p: Any, d: Any,
 
 
 @compiled
-def _run(
-    x: Array, vr: Array, vi: Array, xr: Array, xi: Array, k: Array, d: Array, n: int, steps: int, how: Any
-) -> None:
-    """`_through`, compiled apart for what is used most."""
-    at, a, b, c, e, table = pointer(x), pointer(vr), pointer(vi), pointer(xr), pointer(xi), pointer(k)
-    p, d, rule = n * k.shape[1] * COLUMNS, pointer(d), (how[0], how[1], how[2])
+def _run(x: Any, vr: Any, vi: Any, xr: Any, xi: Any, k: Any, d: Any, steps: int, how: Any) -> None:
+    """`_through`, compiled apart for what is used most; pointers, as in `update`."""
+    rule = how[0], how[1], how[2]
     if how[1] == DITHERED and how[0] == JOINT:
-        _through(at, a, b, c, e, table, p, d, steps, (JOINT, DITHERED, 1.0))
+        _through(x, vr, vi, xr, xi, k, d, steps, (JOINT, DITHERED, 1.0))
     elif how[1] != HALF_EVEN:
-        _through(at, a, b, c, e, table, p, d, steps, rule)
+        _through(x, vr, vi, xr, xi, k, d, steps, rule)
     elif how[0] == JOINT:
-        _through(at, a, b, c, e, table, p, d, steps, (JOINT, HALF_EVEN, 1.0))
+        _through(x, vr, vi, xr, xi, k, d, steps, (JOINT, HALF_EVEN, 1.0))
     else:
-        _through(at, a, b, c, e, table, p, d, steps, (SEPARATE, HALF_EVEN, 1.0))
+        _through(x, vr, vi, xr, xi, k, d, steps, (SEPARATE, HALF_EVEN, 1.0))
 
 
 @compiled
-def _from(start: Array, n: int, first: int, lanes: int, unit: float, x: Array) -> None:
-    """What is kept of LANES sequences, (2 rows, part, lane), residuals times `unit`; 0 where there is none."""
-    x[:] = 0
+def _from(start: Array, n: int, first: int, lanes: int, unit: float, x: Any) -> None:
+    """What is kept of LANES sequences, to the pointer x (2 rows, part, lane), residuals times `unit`; 0 where none
+    is."""
+    for i in range(4 * LANES):
+        x[i] = 0
     for row in range(start.shape[2]):
         for part in range(2):
             for lane in range(lanes):
@@ -121,18 +121,18 @@ def _forward(v: Array, k: Array, inp: Array, out: Array, how: Any, start: Array,
     for item in prange((batch + LANES - 1) // LANES * states):
         n, first = item % states, (item // states) * LANES
         lanes = min(LANES, batch - first)
-        doubles, singles = room[0][numba.get_thread_id()], room[1][numba.get_thread_id()]
-        state, more = doubles[: 4 * LANES], doubles[4 * LANES :]
-        xr, xi, d = more[:BLOCK], more[BLOCK : 2 * BLOCK], more[2 * BLOCK :].reshape(WORDS, TILE)
-        rows, vr, vi = singles[:BLOCK], singles[BLOCK : 2 * BLOCK], singles[2 * BLOCK : 3 * BLOCK]
+        state = ahead(pointer(room[0]), numba.get_thread_id() * room[0].shape[1])
+        rows = ahead(pointer(room[1]), numba.get_thread_id() * room[1].shape[1])
+        xr, vr, vi = ahead(state, 4 * LANES), ahead(rows, BLOCK), ahead(rows, 2 * BLOCK)
+        xi, d, own = ahead(xr, BLOCK), ahead(xr, 2 * BLOCK), ahead(pointer(k), n * k.shape[1] * COLUMNS)
         _from(start, n, first, lanes, unit, state)
         for begin in range(0, time, TILE):
             steps = min(TILE, time - begin)
             gather(v, n, first, lanes, begin, steps, inp, how[1] != NONE, rows, vr)
             gather(v, states + n, first, lanes, begin, steps, inp, how[1] != NONE, rows, vi)
             if truncated:
-                dither(how[1], how[0], n, 0, 1, how[3] + begin, steps, k, d)
-            _run(state, vr, vi, xr, xi, k, d.ravel(), n, steps, how)
+                dither(how[1], how[0], 2 * n, how[3] + begin, steps, own, d, TILE)
+            _run(state, vr, vi, xr, xi, own, d, steps, how)
             scatter(xr, n, first, lanes, begin, steps, out, nearest, x, none, vr, rows)
             scatter(xi, states + n, first, lanes, begin, steps, out, nearest, x, none, vi, rows)
         for row in range(start.shape[2]):
@@ -161,9 +161,7 @@ def _pass(
     gr: Any,
     gi: Any,
     k: Any,
-    p: Any,
     g: Any,
-    q: Any,
     sums: Any,
     d: Any,
     steps: Any,
@@ -174,12 +172,12 @@ def _pass(
 
     The tape begins with the state, and what truncation left before.
     """
-    low, high = splat(k, p + 6), splat(k, p + 7)
+    low, high = splat(k, 6), splat(k, 7)
     r, i = wide(load(tape, 0)), wide(load(tape, LANES))
     left = wide(load(tape, 2 * LANES)), wide(load(tape, 3 * LANES))  # where the first step goes now
     for t in range(steps):
         v, w = wide(load(vr, t * LANES)), wide(load(vi, t * LANES))
-        r, i, oar, oai, obr, obi, left = _advance((r, i, left), v, w, k, p, d, t, steps, how)
+        r, i, oar, oai, obr, obi, left = _advance((r, i, left), v, w, k, d, t, steps, how)
         store(tape, 2 * (t + 1) * LANES, narrow(r))
         store(tape, (2 * (t + 1) + 1) * LANES, narrow(i))
         if how[0] == SEPARATE:
@@ -188,8 +186,8 @@ def _pass(
             store_mask(masks, 4 * t + 2, obr)
             store_mask(masks, 4 * t + 3, obi)
         r, i = clamp(r, low, high), clamp(i, low, high)
-    bound, least, most = broadcast(limit), splat(g, q + 6), splat(g, q + 7)
-    ar, ai, br, bi = splat(g, q), splat(g, q + 1), splat(g, q + 2), splat(g, q + 3)
+    bound, least, most = broadcast(limit), splat(g, 6), splat(g, 7)
+    ar, ai, br, bi = splat(g, 0), splat(g, 1), splat(g, 2), splat(g, 3)
     s0, s1, s2, s3 = load(sums, 0), load(sums, LANES), load(sums, 2 * LANES), load(sums, 3 * LANES)
     hr, hi = broadcast(f32(0)), broadcast(f32(0))
     fr, fi = load(tape, 2 * steps * LANES), load(tape, (2 * steps + 1) * LANES)
@@ -218,33 +216,30 @@ def _pass(
 
 @compiled
 def _back(
-    tape: Array,
-    masks: Array,
-    vr: Array,
-    vi: Array,
-    gr: Array,
-    gi: Array,
-    k: Array,
-    g: Array,
-    sums: Array,
-    d: Array,
-    n: int,
+    a: Any,
+    b: Any,
+    v: Any,
+    w: Any,
+    e: Any,
+    f: Any,
+    table: Any,
+    real: Any,
+    total: Any,
+    word: Any,
     steps: int,
     limit: float,
     how: Any,
 ) -> None:
-    """`_pass`, compiled apart for what is used most."""
-    a, b, v, w, e, f = pointer(tape), pointer(masks), pointer(vr), pointer(vi), pointer(gr), pointer(gi)
-    table, real, total, word, rule = pointer(k), pointer(g), pointer(sums), pointer(d), (how[0], how[1], how[2])
-    p, q = n * k.shape[1] * COLUMNS, n * g.shape[1] * REAL_COLUMNS
+    """`_pass`, compiled apart for what is used most; pointers, in its order."""
+    rule = how[0], how[1], how[2]
     if how[1] == DITHERED and how[0] == JOINT:
-        _pass(a, b, v, w, e, f, table, p, real, q, total, word, steps, limit, (JOINT, DITHERED, 1.0))
+        _pass(a, b, v, w, e, f, table, real, total, word, steps, limit, (JOINT, DITHERED, 1.0))
     elif how[1] != HALF_EVEN:
-        _pass(a, b, v, w, e, f, table, p, real, q, total, word, steps, limit, rule)
+        _pass(a, b, v, w, e, f, table, real, total, word, steps, limit, rule)
     elif how[0] == JOINT:
-        _pass(a, b, v, w, e, f, table, p, real, q, total, word, steps, limit, (JOINT, HALF_EVEN, 1.0))
+        _pass(a, b, v, w, e, f, table, real, total, word, steps, limit, (JOINT, HALF_EVEN, 1.0))
     else:
-        _pass(a, b, v, w, e, f, table, p, real, q, total, word, steps, limit, (SEPARATE, HALF_EVEN, 1.0))
+        _pass(a, b, v, w, e, f, table, real, total, word, steps, limit, (SEPARATE, HALF_EVEN, 1.0))
 
 
 @kernel
@@ -267,25 +262,28 @@ def _backward(
     blocks, size = (batch + LANES - 1) // LANES, (time + LANES - 1) // LANES * LANES * LANES
     for item in prange(chunks * states):
         n, chunk = item % states, item // states
-        singles, masks = room[0][numba.get_thread_id()], room[1][numba.get_thread_id()]
-        rows, rest = singles[:BLOCK], singles[BLOCK:]
-        vr, vi, gr, gi = rest[:size], rest[size : 2 * size], rest[2 * size : 3 * size], rest[3 * size : 4 * size]
-        tape, rest = rest[4 * size : 6 * size + 4 * LANES], rest[6 * size + 4 * LANES :]
-        sums, d = rest[: 4 * LANES], room[2][numba.get_thread_id()]
+        rows = ahead(pointer(room[0]), numba.get_thread_id() * room[0].shape[1])
+        masks = ahead(pointer(room[1]), numba.get_thread_id() * room[1].shape[1])
+        d = ahead(pointer(room[2]), numba.get_thread_id() * room[2].shape[1])
+        vr = ahead(rows, BLOCK)
+        vi, gr, gi, tape = ahead(vr, size), ahead(vr, 2 * size), ahead(vr, 3 * size), ahead(vr, 4 * size)
+        sums = ahead(tape, 2 * size + 4 * LANES)
+        own, real = ahead(pointer(k), n * k.shape[1] * COLUMNS), ahead(pointer(g), n * g.shape[1] * REAL_COLUMNS)
         if truncated:
-            dither(how[1], how[0], n, 0, 1, how[3], time, k, d[: WORDS * time].reshape(WORDS, time))
-        sums[:] = 0
+            dither(how[1], how[0], 2 * n, how[3], time, own, d, time)
+        for i in range(4 * LANES):
+            sums[i] = 0
         for block in range(chunk * blocks // chunks, (chunk + 1) * blocks // chunks):
             first = block * LANES
             lanes = min(LANES, batch - first)
             for t in range(0, time, TILE):
                 steps = min(TILE, time - t)
-                gather(v, n, first, lanes, t, steps, inp, how[1] != NONE, rows, vr[t * LANES :])
-                gather(v, states + n, first, lanes, t, steps, inp, how[1] != NONE, rows, vi[t * LANES :])
+                gather(v, n, first, lanes, t, steps, inp, how[1] != NONE, rows, ahead(vr, t * LANES))
+                gather(v, states + n, first, lanes, t, steps, inp, how[1] != NONE, rows, ahead(vi, t * LANES))
                 to_lanes(grad, n, first, lanes, t, rows, gr)
                 to_lanes(grad, states + n, first, lanes, t, rows, gi)
-            _from(start, n, first, lanes, 1.0 / how[2], tape[: 4 * LANES])
-            _back(tape, masks, vr, vi, gr, gi, k, g, sums, d, n, time, limit, how)
+            _from(start, n, first, lanes, 1.0 / how[2], tape)
+            _back(tape, masks, vr, vi, gr, gi, own, real, sums, d, time, limit, how)
             for part in range(2):
                 h = part * states + n
                 scale, low, high = inp[h, 0], inp[h, 1], inp[h, 2]
@@ -294,7 +292,7 @@ def _backward(
                     to_rows(gr if part == 0 else gi, t, steps, rows)
                     for lane in range(lanes):
                         source, target = v[first + lane, h, t : t + steps], grad_v[first + lane, h, t : t + steps]
-                        row = rows[lane * TILE : lane * TILE + steps]
+                        row = ahead(rows, lane * TILE)
                         for j in range(steps):
                             w = np.rint(source[j] / scale)
                             target[j] = row[j] if (w >= low) & (w <= high) else f32(0)

@@ -36,6 +36,7 @@ from imc_ssm.kernels.draws import draw
 from imc_ssm.kernels.grid import Array
 from imc_ssm.kernels.vector import (
     LANES,
+    ahead,
     broadcast,
     clamp,
     copysign,
@@ -156,13 +157,13 @@ def advance(r: Any, i: Any, v: Any, k: Any, p: Any, more: Any, how: Any) -> Any:
 
 @inlined
 def _pair(
-    x: Any, rest: Any, drive: Any, total: Any, z: Any, d: Any, k: Any, p: Any, steps: Any, how: Any, noisy: Any
+    x: Any, rest: Any, drive: Any, total: Any, z: Any, d: Any, k: Any, steps: Any, how: Any, noisy: Any
 ) -> None:
-    """Two states, their coefficients at k[p], through `steps` steps: x moves on, Re(c x) is added to `total`.
+    """Two states, their coefficients from k[0], through `steps` steps: x moves on, Re(c x) is added to `total`.
 
     `rest`: their residuals, which move on as well.
     """
-    q = p + COLUMNS
+    p, q = 0, COLUMNS
     r0, i0, r1, i1 = load(x, 0), load(x, LANES), load(x, 2 * LANES), load(x, 3 * LANES)
     left0, left1 = (load(rest, 0), load(rest, LANES)), (load(rest, 2 * LANES), load(rest, 3 * LANES))
     for t in range(steps):
@@ -190,37 +191,27 @@ def _pair(
 
 @compiled
 def _run(
-    x: Array,
-    rest: Array,
-    drive: Array,
-    total: Array,
-    z: Array,
-    d: Array,
-    k: Array,
-    h: int,
-    n: int,
-    steps: int,
-    how: Any,
-    noisy: bool,
+    at: Any, left: Any, drive: Any, total: Any, z: Any, d: Any, k: Any, steps: int, how: Any, noisy: bool
 ) -> None:
-    """`_pair` for states n and n + 1 of a head, compiled apart for what is used most: its loop has no choices."""
+    """`_pair`, compiled apart for what is used most: its loop has no choices.
+
+    All are pointers: arrays count their references, at two locked instructions each, which took most of the time
+    of a short stretch.
+    """
     order, rounding, grain = how[0], how[1], how[2]
-    at, p = pointer(x[2 * n * LANES :]), (h * k.shape[1] + n) * COLUMNS
-    left = pointer(rest[2 * n * LANES :] if rounding == FEEDBACK else x[2 * n * LANES :])
-    drive, total, z, d, k = pointer(drive), pointer(total), pointer(z), pointer(d), pointer(k)
     truncated = (rounding == DITHERED) | (rounding == STOCHASTIC)
     if rounding == FEEDBACK and not noisy:
-        _pair(at, left, drive, total, z, d, k, p, steps, (JOINT, FEEDBACK, grain), False)
+        _pair(at, left, drive, total, z, d, k, steps, (JOINT, FEEDBACK, grain), False)
     elif (rounding != HALF_EVEN and not truncated) or noisy:
-        _pair(at, left, drive, total, z, d, k, p, steps, (order, rounding, grain), noisy)
+        _pair(at, left, drive, total, z, d, k, steps, (order, rounding, grain), noisy)
     elif truncated and order == JOINT:
-        _pair(at, left, drive, total, z, d, k, p, steps, (JOINT, DITHERED, 1.0), False)
+        _pair(at, left, drive, total, z, d, k, steps, (JOINT, DITHERED, 1.0), False)
     elif truncated:
-        _pair(at, left, drive, total, z, d, k, p, steps, (SEPARATE, DITHERED, 1.0), False)
+        _pair(at, left, drive, total, z, d, k, steps, (SEPARATE, DITHERED, 1.0), False)
     elif order == JOINT:
-        _pair(at, left, drive, total, z, d, k, p, steps, (JOINT, HALF_EVEN, 1.0), False)
+        _pair(at, left, drive, total, z, d, k, steps, (JOINT, HALF_EVEN, 1.0), False)
     else:
-        _pair(at, left, drive, total, z, d, k, p, steps, (SEPARATE, HALF_EVEN, 1.0), False)
+        _pair(at, left, drive, total, z, d, k, steps, (SEPARATE, HALF_EVEN, 1.0), False)
 
 
 @compiled
@@ -233,33 +224,36 @@ def gather(
     steps: int,
     inp: Array,
     whole: bool,
-    rows: Array,
-    drive: Array,
+    rows: Any,
+    drive: Any,
 ) -> None:
     """Centred codes of the inputs of one head into `drive`, (step, lane); lanes without a sequence get 0.
 
     clip(round_half_even(u / scale), low, high), the division in the precision of u; without the rounding where the
     numbers are not `whole`. `rows` is room for (lane, step): the codes are found along the sequences, then turned.
+    Both are pointers.
     """
     scale, low, high = inp[h, 0], inp[h, 1], inp[h, 2]
     for lane in range(LANES):
-        row = rows[lane * TILE : lane * TILE + steps]
+        row = ahead(rows, lane * TILE)
         if lane < lanes:
             source = u[first + lane, h, start : start + steps]
             if whole:
                 for t in range(steps):
                     row[t] = min(max(np.rint(source[t] / scale), low), high)
             else:
-                row[:] = source
+                for t in range(steps):
+                    row[t] = source[t]
         else:
-            row[:] = 0
+            for t in range(steps):
+                row[t] = 0
     for t in range(0, steps, LANES):  # what is turned beyond the last step is not read
-        turn(pointer(rows), t, TILE, pointer(drive), t * LANES, LANES)
+        turn(rows, t, TILE, drive, t * LANES, LANES)
 
 
 @compiled
 def scatter(
-    total: Array,
+    total: Any,
     h: int,
     first: int,
     lanes: int,
@@ -269,26 +263,26 @@ def scatter(
     rounding: int,
     y: Array,
     free: Array,
-    flat: Array,
-    rows: Array,
+    flat: Any,
+    rows: Any,
 ) -> None:
     """Outputs from the sums: scale clamp(round(gain sum), low, high), or scale sum where gain is 0.
 
     `free` (batch, head, time), unless empty, receives 1 where the output did not saturate. `flat` (step, lane) and
-    `rows` (lane, step) are room.
+    `rows` (lane, step) are room; these and `total` are pointers.
     """
     gain, low, high, scale = out[h, 0], out[h, 1], out[h, 2], out[h, 3]
     gains, lows, highs, scales = broadcast(gain), broadcast(low), broadcast(high), broadcast(scale)
-    one, sums, singles = broadcast(f32(1)), pointer(total), pointer(flat)
+    one = broadcast(f32(1))
     if gain != 0:
         for t in range(steps):
-            q = rounded(gains * load(sums, t * LANES), rounding)
+            q = rounded(gains * load(total, t * LANES), rounding)
             kept = clamp(q, lows, highs)
-            store(sums, t * LANES, kept)
-            store(singles, t * LANES, keep(one, equal(kept, q)))
+            store(total, t * LANES, kept)
+            store(flat, t * LANES, keep(one, equal(kept, q)))
         if free.size > 0:
             for t in range(0, steps, LANES):
-                turn(singles, t * LANES, LANES, pointer(rows), t, TILE)
+                turn(flat, t * LANES, LANES, rows, t, TILE)
             for lane in range(lanes):
                 row = free[first + lane, h, start : start + steps]
                 for t in range(steps):
@@ -299,17 +293,23 @@ def scatter(
                 y[first + lane, h, start + t] = scale * total[t * LANES + lane]
         return
     for t in range(steps):
-        store(singles, t * LANES, narrow(scales * load(sums, t * LANES)))
+        store(flat, t * LANES, narrow(scales * load(total, t * LANES)))
     for t in range(0, steps, LANES):
-        turn(singles, t * LANES, LANES, pointer(rows), t, TILE)
+        turn(flat, t * LANES, LANES, rows, t, TILE)
     for lane in range(lanes):
-        y[first + lane, h, start : start + steps] = rows[lane * TILE : lane * TILE + steps]
+        to, row = y[first + lane, h, start : start + steps], ahead(rows, lane * TILE)
+        for t in range(steps):
+            to[t] = row[t]
 
 
 @compiled
-def start_from(x0: Array, h: int, first: int, lanes: int, row: int, states: int, unit: float, x: Array) -> None:
-    """Rows `row` ... of a head's packed state, times `unit`, into `x` (row, part, lane); 0 where there is none."""
-    x[:] = 0
+def start_from(
+    x0: Array, h: int, first: int, lanes: int, row: int, states: int, unit: float, x: Any, padded: int
+) -> None:
+    """Rows `row` ... of a head's packed state, times `unit`, to the pointer `x` (row, part, lane); 0 up to
+    `padded` rows where there is none."""
+    for i in range(2 * padded * LANES):
+        x[i] = 0
     for n in range(states):
         for part in range(2):
             for lane in range(lanes):
@@ -317,7 +317,7 @@ def start_from(x0: Array, h: int, first: int, lanes: int, row: int, states: int,
 
 
 @compiled
-def keep_last(x: Array, h: int, first: int, lanes: int, row: int, states: int, unit: float, x0: Array) -> None:
+def keep_last(x: Any, h: int, first: int, lanes: int, row: int, states: int, unit: float, x0: Array) -> None:
     """`start_from`, the other way."""
     for n in range(states):
         for part in range(2):
@@ -344,44 +344,48 @@ def forward_codes(
     """
     batch, heads, time = u.shape
     padded, block, states, slow = k.shape[1], TILE * LANES, how[4], how[5]
+    width = 2 * padded * LANES
     blocks = (batch + LANES - 1) // LANES
     noisy, truncated = noise[0].size > 0, how[1] == DITHERED or how[1] == STOCHASTIC
     nearest = HALF_EVEN if truncated or how[1] == FEEDBACK else how[1]
     for item in prange(blocks * heads):
         h, first = item % heads, (item // heads) * LANES
         lanes = min(LANES, batch - first)
-        doubles, singles = scratch[0][numba.get_thread_id()], scratch[1][numba.get_thread_id()]
-        state, more = doubles[: 2 * padded * LANES], doubles[2 * padded * LANES :]
-        rest, more = more[: 2 * padded * LANES], more[2 * padded * LANES :]
-        held, more = more[:LANES], more[LANES:]
-        d, total = more[: WORDS * TILE].reshape(WORDS, TILE), more[WORDS * TILE :]
-        rows, drive, z = singles[:block], singles[block : 2 * block], singles[2 * block + LANES :]
-        sums, period = singles[2 * block : 2 * block + LANES], int(inp[h, 3])
-        start_from(x, h, first, lanes, 0, states, 1.0, state)
+        doubles = ahead(pointer(scratch[0]), numba.get_thread_id() * scratch[0].shape[1])
+        rows = ahead(pointer(scratch[1]), numba.get_thread_id() * scratch[1].shape[1])
+        state, rest, held = doubles, ahead(doubles, width), ahead(doubles, 2 * width)
+        d, total = ahead(held, LANES), ahead(held, LANES + WORDS * TILE)
+        drive, sums, z = ahead(rows, block), ahead(rows, 2 * block), ahead(rows, 2 * block + LANES)
+        period = int(inp[h, 3])
+        start_from(x, h, first, lanes, 0, states, 1.0, state, padded)
         if how[1] == FEEDBACK:
-            start_from(x, h, first, lanes, states, states, 1.0 / how[2], rest)
-        sums[:], held[:] = 0, 0
+            start_from(x, h, first, lanes, states, states, 1.0 / how[2], rest, padded)
+        for lane in range(LANES):
+            sums[lane] = 0
         if period > 1:
             for lane in range(lanes):
                 sums[lane] = x[first + lane, h, x.shape[2] - 1, 0]
+            before = broadcast(0.0)
             for n in range(states):
-                for part in range(2):
-                    for lane in range(LANES):
-                        held[lane] += k[h, n, 4 + part] * state[(2 * n + part) * LANES + lane]
+                own, at = ahead(pointer(k), (h * padded + n) * COLUMNS), 2 * n * LANES
+                before = fma(splat(own, 4), load(state, at), fma(splat(own, 5), load(state, at + LANES), before))
+            store(held, 0, before)
         for start in range(0, time, TILE):
             steps = min(TILE, time - start)
             update, phase = (how[3] + start) // period, (how[3] + start) % period
             gather(u, h, first, lanes, start, steps, inp, how[1] != NONE, rows, drive)
             count = steps if period == 1 else collect(drive, sums, steps, period, phase)
-            total[: count * LANES] = 0
-            for n in range(0, padded, 2):
+            for i in range(count * LANES):
+                total[i] = 0
+            for n in range(0, padded if count else 0, 2):
                 if noisy:
                     draw(noise, first, h, n, start, steps, z)
                     if period > 1:
                         pick(z, 4 * LANES, steps, period, phase)
+                own, at = ahead(pointer(k), (h * padded + n) * COLUMNS), 2 * n * LANES
                 if truncated:
-                    dither(how[1], how[0], h, n, states, update, count, k, d)
-                _run(state, rest, drive, total, z, d.ravel(), k, h, n, count, how, noisy)
+                    dither(how[1], how[0], 2 * (h * states + n), update, count, own, d, TILE)
+                _run(ahead(state, at), ahead(rest, at), drive, total, z, d, own, count, how, noisy)
             if period > 1:
                 hold(total, held, steps, period, phase)
             scatter(total, h, first, lanes, start, steps, out, nearest, y, free, drive, rows)

@@ -19,6 +19,7 @@ from numba.extending import intrinsic, models, overload, register_model
 
 __all__ = [
     "LANES",
+    "ahead",
     "broadcast",
     "clamp",
     "copysign",
@@ -97,6 +98,16 @@ def pointer(typing: Any, array: Any) -> Any:
         return context.make_array(signature.args[0])(context, builder, args[0]).data
 
     return types.CPointer(array.dtype)(array), code
+
+
+@intrinsic
+def ahead(typing: Any, source: Any, count: Any) -> Any:
+    """A pointer to what lies `count` numbers behind another."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return source(source, types.intp), code
 
 
 @intrinsic

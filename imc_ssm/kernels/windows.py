@@ -2,18 +2,20 @@
 
 A head of period k is updated at the steps t with (t + 1) mod k = 0. So a stretch of steps that begins `phase`
 steps after an update has (phase + steps) // k updates; update i is in step (i + 1) k - phase - 1 of the stretch.
-Arrays (step, lane).
+All are pointers, to (step, lane): an array counts its references, and these run once a head or a state, maybe for
+one step.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from imc_ssm.fixedpoint.dither import HASH, OFFSET, QUARTER, STEP, WORD
-from imc_ssm.kernels.codes import DITHERED, SEPARATE
+from imc_ssm.kernels.codes import COLUMNS, DITHERED, SEPARATE
 from imc_ssm.kernels.compiling import compiled
-from imc_ssm.kernels.grid import Array
-from imc_ssm.kernels.vector import LANES, broadcast, load, pointer, store
+from imc_ssm.kernels.vector import LANES, ahead, broadcast, load, store
 
 __all__ = ["WORDS", "collect", "dither", "early_gradient", "hold", "hold_gradient", "pick"]
 __all__ += ["sum_gradient"]
@@ -30,18 +32,18 @@ OF_UPDATE, OF_REGISTER, FIRST, SECOND = HASH
 
 
 @compiled
-def _weyl(word: int, count: int, row: Array) -> None:
+def _weyl(word: int, count: int, row: Any) -> None:
     """(2 w + 1) / 2^17 of the words of dither that begin with `word`; all exact, and a loop without integers."""
     for begin in range(0, count, STRIDE):
-        ahead = ((word + STEP * i64(begin)) & LOW) / 2.0**WORD + EDGE
-        part = row[begin : min(begin + STRIDE, count)]
-        for j in range(len(part)):
-            turned = TURNS[j] + ahead
+        first = ((word + STEP * i64(begin)) & LOW) / 2.0**WORD + EDGE
+        part = ahead(row, begin)
+        for j in range(min(STRIDE, count - begin)):
+            turned = TURNS[j] + first
             part[j] = turned - 1.0 if turned >= 1.0 else turned
 
 
 @compiled
-def _mixed(word: int, count: int, row: Array) -> None:
+def _mixed(word: int, count: int, row: Any) -> None:
     """(2 w + 1) / 2^17 of the stochastic words whose mixing begins with `word`."""
     for j in range(count):
         x = (word + OF_UPDATE * i64(j)) & LONG
@@ -51,7 +53,7 @@ def _mixed(word: int, count: int, row: Array) -> None:
 
 
 @compiled
-def _words(kind: int, register: int, first: int, count: int, row: Array) -> None:
+def _words(kind: int, register: int, first: int, count: int, row: Any) -> None:
     """(2 w + 1) / 2^17 of one register, w its word in every update."""
     if kind == DITHERED:
         offset = STEP * i64(first) + OFFSET * i64(register >> 1) + QUARTER * i64(register & 1)
@@ -61,7 +63,7 @@ def _words(kind: int, register: int, first: int, count: int, row: Array) -> None
 
 
 @compiled
-def _cut(unit: float, count: int, row: Array) -> None:
+def _cut(unit: float, count: int, row: Any) -> None:
     """floor(row unit) / unit: nothing to do where the unit is finer than what is added."""
     if unit < 1.0 / EDGE:
         part = 1.0 / unit
@@ -70,49 +72,49 @@ def _cut(unit: float, count: int, row: Array) -> None:
 
 
 @compiled
-def dither(kind: int, order: int, h: int, n: int, states: int, first: int, count: int, k: Array, d: Array) -> None:
-    """Fractions of a code that updates `first` ... of states n and n + 1 of a head add, into d (WORDS, any).
+def dither(kind: int, order: int, register: int, first: int, count: int, k: Any, d: Any, pitch: int) -> None:
+    """Fractions of a code that updates `first` ... of two states add, the first of whose registers is `register`,
+    into d (WORDS, pitch).
 
     floor((2 w + 1) 2^shift / 2^17) / 2^shift, w the words of `fixedpoint.dither`; of b u, which is rounded apart
-    in the separate order, for the complement of w. k (head, state, COLUMNS); `states`: without
-    those that fill it up.
+    in the separate order, for the complement of w. k and d are pointers, k to the coefficients of the first state.
     """
     for at in range(2):
         for part in range(2):
-            row = d[4 * at + part]
-            _words(kind, 2 * (h * states + n + at) + part, first, count, row)
+            row = ahead(d, (4 * at + part) * pitch)
+            _words(kind, register + 2 * at + part, first, count, row)
             if order == SEPARATE:
-                apart = d[4 * at + 2 + part]
+                apart = ahead(d, (4 * at + 2 + part) * pitch)
                 for j in range(count):
                     apart[j] = 1.0 - row[j]  # of the complement, 65535 - w
-                _cut(k[h, n + at, 10], count, apart)
-            _cut(k[h, n + at, 9], count, row)
+                _cut(k[at * COLUMNS + 10], count, apart)
+            _cut(k[at * COLUMNS + 9], count, row)
 
 
 @compiled
-def collect(drive: Array, sums: Array, steps: int, period: int, phase: int) -> int:
+def collect(drive: Any, sums: Any, steps: int, period: int, phase: int) -> int:
     """Sums of the inputs of every window in place of the inputs; `sums` (lane,) goes on from window to window.
 
     Returns the number of updates.
     """
-    at, total = pointer(drive), load(pointer(sums), 0)
+    total = load(sums, 0)
     t, count, left = 0, 0, period - phase
     while t < steps:
         end = min(t + left, steps)
         left -= end - t
         while t < end:
-            total = total + load(at, t * LANES)
+            total = total + load(drive, t * LANES)
             t += 1
         if left == 0:
-            store(at, count * LANES, total)
+            store(drive, count * LANES, total)
             total = broadcast(f32(0))
             count, left = count + 1, period
-    store(pointer(sums), 0, total)
+    store(sums, 0, total)
     return count
 
 
 @compiled
-def pick(z: Array, width: int, steps: int, period: int, phase: int) -> None:
+def pick(z: Any, width: int, steps: int, period: int, phase: int) -> None:
     """Of numbers (step, width) those of the steps with an update, in place."""
     count = (phase + steps) // period
     for i in range(count):
@@ -122,65 +124,66 @@ def pick(z: Array, width: int, steps: int, period: int, phase: int) -> None:
 
 
 @compiled
-def hold(total: Array, held: Array, steps: int, period: int, phase: int) -> None:
+def hold(total: Any, held: Any, steps: int, period: int, phase: int) -> None:
     """Of the sums of every update those that hold in every step, in place; before the first one `held` (lane,).
 
     `held` receives those of the last step.
     """
-    at, count = pointer(total), (phase + steps) // period
-    last = load(at, (count - 1) * LANES) if count else load(pointer(held), 0)
+    count = (phase + steps) // period
+    last = load(total, (count - 1) * LANES) if count else load(held, 0)
     end = steps
     for back in range(count):  # from the end: nothing is overwritten that is still needed
         i = count - 1 - back
-        value, first = load(at, i * LANES), (i + 1) * period - phase - 1
+        value, first = load(total, i * LANES), (i + 1) * period - phase - 1
         for t in range(first, end):
-            store(at, t * LANES, value)
+            store(total, t * LANES, value)
         end = first
-    value = load(pointer(held), 0)
+    value = load(held, 0)
     for t in range(end):
-        store(at, t * LANES, value)
-    store(pointer(held), 0, last)
+        store(total, t * LANES, value)
+    store(held, 0, last)
 
 
 @compiled
-def early_gradient(grad: Array, steps: int, x: Array, room: Array, sums: Array) -> None:
+def early_gradient(grad: Any, steps: int, x: Any, states: int, room: Any, sums: Any) -> None:
     """The gradient of c from the steps before the first update, whose outputs are those of the first state.
 
     x (state, part, lane), sums (state, 6, lane) of `reverse`.
     """
-    room[:] = 0
+    for lane in range(LANES):
+        room[lane] = 0
     for t in range(steps):
         for lane in range(LANES):
             room[lane] += grad[t * LANES + lane]
-    for n in range(len(x) // (2 * LANES)):
+    for n in range(states):
         for lane in range(LANES):
             sums[(6 * n + 4) * LANES + lane] += room[lane] * x[2 * n * LANES + lane]
             sums[(6 * n + 5) * LANES + lane] -= room[lane] * x[(2 * n + 1) * LANES + lane]
 
 
 @compiled
-def sum_gradient(grad: Array, steps: int, period: int, phase: int) -> int:
+def sum_gradient(grad: Any, steps: int, period: int, phase: int) -> int:
     """The gradient of every update's output: the sum over the steps that hold it, in place; number of updates."""
-    at, count = pointer(grad), (phase + steps) // period
+    count = (phase + steps) // period
     for i in range(count):
         first = (i + 1) * period - phase - 1
-        total = load(at, first * LANES)
+        total = load(grad, first * LANES)
         for t in range(first + 1, min(first + period, steps)):
-            total = total + load(at, t * LANES)
-        store(at, i * LANES, total)
+            total = total + load(grad, t * LANES)
+        store(grad, i * LANES, total)
     return count
 
 
 @compiled
-def hold_gradient(grad: Array, steps: int, period: int, phase: int) -> None:
+def hold_gradient(grad: Any, steps: int, period: int, phase: int) -> None:
     """The gradient of every input: that of its window's sum, in place; of a window that has not ended 0."""
-    at, count = pointer(grad), (phase + steps) // period
+    count = (phase + steps) // period
     value, end = broadcast(f32(0)), steps
     for back in range(count + 1):
         i = count - back
         first = max(i * period - phase, 0)
         if i < count:
-            value = load(at, i * LANES)
+            value = load(grad, i * LANES)
         for t in range(first, end):
-            store(at, t * LANES, value)
+            store(grad, t * LANES, value)
         end = first

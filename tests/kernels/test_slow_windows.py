@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from numba import njit
 
-from imc_ssm.kernels.vector import LANES
-from imc_ssm.kernels.windows import collect, hold, hold_gradient, sum_gradient
+from imc_ssm.kernels import windows
+from imc_ssm.kernels.vector import LANES, pointer
+
+
+def of_arrays(function: Callable[..., Any], count: int) -> Any:
+    """One of the kernels' parts, which take pointers, for `count` arrays and three numbers."""
+    if count == 1:
+        return njit(lambda z, *rest: function(pointer(z), *rest))
+    return njit(lambda z, w, *rest: function(pointer(z), pointer(w), *rest))
+
+
+collect, hold = of_arrays(windows.collect, 2), of_arrays(windows.hold, 2)
+hold_gradient, sum_gradient = of_arrays(windows.hold_gradient, 1), of_arrays(windows.sum_gradient, 1)
 
 
 @pytest.mark.parametrize("period", [2, 4, 8, 256])
