@@ -5,7 +5,7 @@ from imc_ssm.chip.compensation import factors
 from imc_ssm.chip.compiler import compile
 from imc_ssm.chip.crossbars import MappedRecurrence, OnCrossbar, map_recurrence
 from imc_ssm.chip.deployment import Deployment, deployment_of
-from imc_ssm.chip.disturbance import ChipDisturbance, digest
+from imc_ssm.chip.disturbance import ChipDisturbance, digest, priced_digest
 from imc_ssm.chip.evaluation import DAY, HOUR, TIMES, evaluate, stands
 from imc_ssm.chip.layout import Layout, layout_of
 from imc_ssm.chip.linear import AnalogLinear, Implementation
@@ -55,6 +55,7 @@ __all__ = [
     "layout_of",
     "map_matrix",
     "map_recurrence",
+    "priced_digest",
     "program",
     "run_stream",
     "stands",

@@ -28,6 +28,15 @@ __all__ = ["ChipDisturbance", "digest"]
 _VECTORS = 2048
 """Input vectors of a batch from which the ranges of output converters are taken, drawn from all of them."""
 _PROSE = ("source", "sources", "description")
+_PRICED: Any = {
+    "design": {"node", "clock", "lanes", "components", "sample_hold", "electrics"},
+    "cell": {"area", "v_read"},
+    "dac": {"price"},
+    "adc": {"price"},
+    "sample_hold": True,
+    "digital": True,
+}
+"""Fields of a chip that nothing computed on it follows from."""
 
 
 class ChipDisturbance(Config):
@@ -162,11 +171,19 @@ class _OnChip(torch.autograd.Function):
 
 
 def digest(chip: Chip) -> str:
-    """Of everything about a chip that decides a number: 20 hexadecimal digits of SHA-256."""
+    """Of everything about a chip that decides what it computes, its prices left out: 20 hexadecimal digits of
+    SHA-256."""
+    facts = _facts(chip.model_dump(mode="json", exclude=_PRICED))
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:20]
+
+
+def priced_digest(chip: Chip) -> str:
+    """Of everything about a chip that decides a number, prices too: 20 hexadecimal digits of SHA-256."""
     return hashlib.sha256(canonical_json(_facts(chip.model_dump(mode="json"))).encode()).hexdigest()[:20]
 
 
 def _facts(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _facts(item) for name, item in value.items() if name not in _PROSE}
+        prose = (*_PROSE, "low", "high") if "unit" in value else _PROSE  # a cited number's range
+        return {name: _facts(item) for name, item in value.items() if name not in prose}
     return [_facts(item) for item in value] if isinstance(value, list) else value

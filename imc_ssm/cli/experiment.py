@@ -13,7 +13,7 @@ import typer
 from rich.box import SIMPLE
 from rich.table import Table
 
-from imc_ssm.cli.options import DataDir
+from imc_ssm.cli.options import DataDir, Device
 from imc_ssm.cli.report import console, stages
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.files import atomic_path, check_writable
@@ -117,14 +117,18 @@ def run(
         typer.Option(help="Only these cells: KEY=VALUE or KEY=VALUE,VALUE; may be repeated. KEY may be seed."),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of this process; default: all.")] = None,
+    device: Device = "cpu",
     data_dir: DataDir = None,
 ) -> None:
     """Compute the missing cells, one after the other; interrupted or killed, the same command goes on.
 
     Several processes may run different cells at once (`--only seed=0` here, `--only seed=1` there).
     """
+    from imc_ssm.kernels.device import named_device
     from imc_ssm.study import find, studies
     from imc_ssm.study import run as compute
+
+    named_device(device)
 
     places = studies(data_dir, named=names)
     wanted = selection(only or [])
@@ -143,6 +147,7 @@ def run(
                 declared,
                 cells,
                 stage=_stage,
+                device=device,
                 finished=partial(_say, place),
                 waiting=lambda c: console.print(f"{c.label}: another process computes this cell; waiting"),
             )

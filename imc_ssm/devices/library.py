@@ -7,15 +7,26 @@ peripheral components (`components`). It travels inside the wheel; in a source t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from imc_ssm.config import Config, read_toml
 from imc_ssm.errors import DesignError, unknown
 from imc_ssm.files import is_file
 
-__all__ = ["ENTRIES", "Cited", "Kind", "beside", "cited", "device_names", "device_path", "kind_of", "read_entry"]
+__all__ = [
+    "ENTRIES",
+    "Cited",
+    "Kind",
+    "beside",
+    "cited",
+    "device_names",
+    "device_path",
+    "devices_folder",
+    "kind_of",
+    "read_entry",
+]
 
 Kind = Literal["cells", "designs", "components"]
 WORDS: dict[Kind, str] = {"cells": "memory cell", "designs": "chip design", "components": "component table"}
@@ -32,6 +43,21 @@ class Cited(Config):
     """SI unit without prefix ("S", "J", "s", "m2", "V"), or "1" for a pure number."""
     source: str = Field(min_length=8)
     """Paper (with DOI or arXiv number), equation or table; "assumed: why" where nobody published it."""
+    low: float | None = None
+    """Lower end of its range, in `unit`; None: it is not a number of the cost model, or a fact."""
+    high: float | None = None
+    """Upper end of its range, in `unit`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        if (self.low is None) != (self.high is None) or not low <= self.value <= high:
+            raise ValueError(
+                f"low {self.low!r}, value {self.value!r} and high {self.high!r} must be given together and grow "
+                "in this order"
+            )
+        return self
 
 
 def cited(unit: str, *, low: float = 0.0, high: float = float("inf")) -> Any:
@@ -83,8 +109,8 @@ else:
     Voltage = cited("V", low=1e-6, high=100.0)
 
 
-def _root() -> Path:
-    """The folder that holds `cells/`, `designs/` and `components/`."""
+def devices_folder() -> Path:
+    """The folder that holds `cells/`, `designs/`, `components/` and `constants.toml`."""
     package = Path(__file__).parent.parent
     inside = package / "_devices"
     return inside if inside.is_dir() else package.parent / "devices"
@@ -92,7 +118,7 @@ def _root() -> Path:
 
 def device_names(kind: Kind) -> list[str]:
     """The names that ship with the library, sorted."""
-    return sorted(path.stem for path in (_root() / kind).glob("*.toml"))
+    return sorted(path.stem for path in (devices_folder() / kind).glob("*.toml"))
 
 
 def device_path(kind: Kind, name: str | Path) -> Path:
@@ -104,7 +130,7 @@ def device_path(kind: Kind, name: str | Path) -> Path:
         if not is_file(name):
             raise DesignError(f"no file {name}; give an existing .toml or one of: {', '.join(device_names(kind))}")
         return Path(name)
-    path = _root() / kind / f"{name}.toml"
+    path = devices_folder() / kind / f"{name}.toml"
     if str(name) not in device_names(kind):
         hint = f"a file of your own is given by its path, such as '{name}.toml'"
         raise DesignError(f"{unknown(WORDS[kind], str(name), device_names(kind))}; {hint}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 
-from imc_ssm.chip import TIMES, ChipTraining, Deployment, compile, digest, evaluate, training_for
+from imc_ssm.chip import TIMES, ChipTraining, Deployment, compile, digest, evaluate, priced_digest, training_for
 from imc_ssm.costs import COMPONENTS, by_operator
 from imc_ssm.costs import cost as price
 from imc_ssm.devices import Design, load_design, resolve, stream_seed
@@ -25,6 +25,7 @@ __all__ = [
     "OnDesign",
     "by_operator",
     "described",
+    "described_price",
     "evaluate",
     "load_design",
     "loaded",
@@ -45,8 +46,13 @@ OnDesign = Annotated[Design, BeforeValidator(loaded)]
 
 
 def described(design: Design) -> dict[str, Any]:
-    """A design in a key: its name, and a digest of the chip that it resolves to, all but its prose."""
+    """A design in a key: its name, and a digest of the chip that it resolves to, all but its prose and prices."""
     return {"name": design.name, "sha256": digest(resolve(design))}
+
+
+def described_price(design: Design) -> dict[str, Any]:
+    """As `described`, with the prices."""
+    return {"name": design.name, "sha256": priced_digest(resolve(design))}
 
 
 def place(model: Classifier, design: Design, calibration: Tensor, lengths: Tensor | None, name: str) -> Deployment:

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 
 from imc_ssm.errors import CheckpointError, ConfigError, DataError, FileError, ImcSsmError
+from imc_ssm.kernels.device import named_device
 from imc_ssm.study.dataset import write
 from imc_ssm.study.declare import Experiment, GridCell
 from imc_ssm.study.jobs.base import Bench, Job
@@ -61,6 +62,7 @@ def run(
     cells: list[GridCell],
     *,
     stage: Stage,
+    device: str = "cpu",
     finished: Callable[[Finished], None],
     waiting: Callable[[GridCell], None] = lambda cell: None,
 ) -> list[Finished]:
@@ -68,6 +70,7 @@ def run(
 
     A cell that another process computes is left to it and read when it is there. A training that diverges, or
     whose checkpoint is another one's, is a failure: its cell stays missing, and the others go on.
+    Models are trained, calibrated and tested on `device`, chips on the CPU.
     `stage(title)` is entered for every job and gives its progress callback, `finished` is called after every
     cell, `waiting` before waiting for another process.
 
@@ -92,7 +95,10 @@ def run(
                 if wait:
                     waiting(cell)
                 try:
-                    made = [_finish(place, job, cell.seed, stage, failed, wait=wait) for job in cell.jobs]
+                    made = [
+                        _finish(place, job, cell.seed, stage, failed, wait=wait, device=device)
+                        for job in cell.jobs
+                    ]
                 except _Busy:
                     busy.append(cell)
                     continue
@@ -119,7 +125,15 @@ def run(
 
 
 def _finish(
-    place: Workplace, job: Job, seed: int, stage: Stage, failed: dict[str, str], *, wait: bool, model: bool = False
+    place: Workplace,
+    job: Job,
+    seed: int,
+    stage: Stage,
+    failed: dict[str, str],
+    *,
+    wait: bool,
+    device: str,
+    model: bool = False,
 ) -> Record:
     """The ledger's record of a job, computed now if it is not there, after the one that it starts from.
 
@@ -135,7 +149,7 @@ def _finish(
     if there is not None:
         return there
     if job.origin is not None:
-        _finish(place, job.origin, seed, stage, failed, wait=wait, model=True)
+        _finish(place, job.origin, seed, stage, failed, wait=wait, device=device, model=True)
     key = place.study.key(job, seed)
     if key in failed:
         raise ImcSsmError(failed[key])
@@ -148,7 +162,7 @@ def _finish(
         start = time.perf_counter()
         try:
             with stage(job.title(seed)) as progress:
-                measured = job.run(Bench(place, job, seed, progress))
+                measured = job.run(Bench(place, job, seed, progress, device))
         except ImcSsmError as problem:
             failed[key] = str(problem)
             raise
@@ -163,7 +177,7 @@ def _finish(
             time_s=round(took, 3),
             work=place.work(job),
             labels=_labels(job, measured),
-            about=_about(),
+            about=_about(device),
         )
         place.ledger.add(record)
         place.run_path(job, seed, ".checkpoint.safetensors").unlink(missing_ok=True)
@@ -180,7 +194,7 @@ def _labels(job: Job, measured: xr.Dataset) -> dict[str, list[float]]:
     return out
 
 
-def _about() -> dict[str, str | int]:
+def _about(device: str) -> dict[str, str | int]:
     def installed(names: Iterable[str]) -> dict[str, str]:
         found = {}
         for name in names:
@@ -191,4 +205,5 @@ def _about() -> dict[str, str | int]:
         return found
 
     about: dict[str, str | int] = dict(installed(("imc-ssm", "torch", "numba")))
+    about |= {} if device == "cpu" else {"device": torch.cuda.get_device_name(named_device(device))}
     return about | {"threads": torch.get_num_threads(), "created": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -23,10 +23,11 @@ from pydantic import BeforeValidator, SerializeAsAny, field_validator
 from imc_ssm.config import Config
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.kernels.device import named_device, placed
 from imc_ssm.layers import ModelConfig
 from imc_ssm.modelfile import StoredModel, save_model
-from imc_ssm.quantization import Scheme, calibration_batch
-from imc_ssm.training import Progress, TrainConfig, train
+from imc_ssm.quantization import Scheme, calibration_batch, quantize
+from imc_ssm.training import Progress, TrainConfig, accuracy, train
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,6 +227,8 @@ class Bench:
     job: Job
     seed: int
     progress: Progress
+    device: str = "cpu"
+    """Where passes of models are computed."""
 
     @property
     def study(self) -> Study:
@@ -256,6 +259,15 @@ class Bench:
         seed = self.seed if recipe.calibration_from == "drawn" else None
         return calibration_batch(self.data, self.job.architecture(self.study).width, recipe.calibration, seed)
 
+    def quantized(self, model: Classifier, scheme: Scheme) -> Classifier:
+        """`model` after calibration."""
+        return quantize(model, scheme, *self.calibration(), device=self.device)
+
+    def accuracy(self, model: Classifier, split: str) -> float:
+        """Percent of the sequences of a split that are answered right."""
+        with placed(model, named_device(self.device)):
+            return accuracy(model, self.data.split(split))
+
     def fit(
         self,
         model: Classifier,
@@ -281,6 +293,7 @@ class Bench:
                 checkpoint=checkpoint,
                 disturbance=disturbance,
                 teacher=teacher,
+                device=self.device,
             )
         except ImcSsmError as error:
             if type(error) is ImcSsmError:  # it diverged and would again

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from imc_ssm.graph import Recurrence, StateUpdate
-from imc_ssm.study.chips import COMPONENTS, Deployment, OnDesign, by_operator, described, place, price
+from imc_ssm.study.chips import COMPONENTS, Deployment, OnDesign, by_operator, described_price, place, price
 from imc_ssm.study.jobs.base import Bench, Dimension, FromModel, Variable
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Cost(FromModel):
 
     @functools.cached_property
     def _design(self) -> dict[str, Any]:
-        return described(self.design)
+        return described_price(self.design)
 
     def run(self, bench: Bench) -> xr.Dataset:
         """Compile and price."""

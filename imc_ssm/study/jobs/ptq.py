@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from imc_ssm.modelfile import StoredModel
-from imc_ssm.quantization import Scheme, quantize
+from imc_ssm.quantization import Scheme
 from imc_ssm.study.jobs.base import FORWARD, Bench, FromModel
 from imc_ssm.study.jobs.train import ACCURACY
-from imc_ssm.training import accuracy
 
 if TYPE_CHECKING:
     from imc_ssm.study.declare import Study
@@ -51,9 +50,9 @@ class Ptq(FromModel):
 
     def load(self, bench: Bench) -> StoredModel:
         """Calibrated anew: that takes less than a file would be worth."""
-        model = quantize(bench.start().model, self.scheme, *bench.calibration())
+        model = bench.quantized(bench.start().model, self.scheme)
         return StoredModel(model, self.scheme, {"task": bench.study.task})
 
     def run(self, bench: Bench) -> xr.Dataset:
         """Calibrate and test."""
-        return self.dataset({"accuracy": accuracy(self.load(bench).model, bench.data.split("test"))})
+        return self.dataset({"accuracy": bench.accuracy(self.load(bench).model, "test")})

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from imc_ssm.modelfile import StoredModel
-from imc_ssm.quantization import Scheme, quantize
+from imc_ssm.quantization import Scheme
 from imc_ssm.study.chips import ChipTraining, OnDesign, training_for
 from imc_ssm.study.jobs.base import FORWARD, Bench, FromModel
 from imc_ssm.study.jobs.train import ACCURACY, CURVES, curves
-from imc_ssm.training import TrainConfig, accuracy
+from imc_ssm.training import TrainConfig
 
 if TYPE_CHECKING:
     from imc_ssm.study.declare import Study
@@ -94,15 +94,15 @@ class Qat(FromModel):
         """Calibrate and train."""
         start = time.perf_counter()
         exact = bench.start().model
-        model = quantize(exact, self.scheme, *bench.calibration())
-        valid = accuracy(model, bench.data.split("validation"))
+        model = bench.quantized(exact, self.scheme)
+        valid = bench.accuracy(model, "validation")
         config = self._training(bench.study).with_(seed=bench.seed)
         met = None if self.chip is None else self._met(config)
         teacher = exact if config.distill else None
         history, before = bench.fit(
             model, config, disturbance=None if met is None else met.disturbance, teacher=teacher
         )
-        reached = accuracy(model, bench.data.split("test"))
+        reached = bench.accuracy(model, "test")
         took = time.perf_counter() - start + before
         more = {} if met is None else {"chip_training": met.written}
         bench.store(model, config, history=history, accuracy_test=reached, time_s=took, **more)

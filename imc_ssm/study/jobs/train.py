@@ -13,7 +13,7 @@ import xarray as xr
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.modelfile import StoredModel
 from imc_ssm.study.jobs.base import FORWARD, Bench, Dimension, Job, Variable
-from imc_ssm.training import TrainConfig, accuracy
+from imc_ssm.training import TrainConfig
 
 if TYPE_CHECKING:
     from imc_ssm.study.declare import Study
@@ -93,7 +93,7 @@ class Train(Job):
             config = self._training(bench.study).with_(seed=bench.seed)
             mode = bench.study.recipe_of(self).mode
             history, before = bench.fit(model, config, mode)
-            reached = accuracy(model, bench.data.split("test"))
+            reached = bench.accuracy(model, "test")
             took = time.perf_counter() - start + before
             stored = bench.store(model, config, mode=mode, history=history, accuracy_test=reached, time_s=took)
         ds = self.dataset(
