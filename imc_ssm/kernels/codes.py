@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -178,7 +178,10 @@ class Tables:
 
     def at(self, time: int) -> Tables:
         """These for a call that begins after so many steps of its sequence."""
-        return self if time == self.how[4] else replace(self, how=(*self.how[:4], time, *self.how[5:]))
+        how = self.how
+        if time == how[4]:
+            return self
+        return Tables(self.k, self.g, self.inp, self.out, (*how[:4], time, *how[5:]), self.clip)
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, ...]]:

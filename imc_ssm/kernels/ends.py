@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import ScanPlan, UnitState
@@ -25,14 +26,20 @@ class Ends:
 
     def __init__(self, plan: ScanPlan) -> None:
         f = plan.formats
-        self.bits, self.timed, self.slow = f.x.bits, f.timed, f.slow
+        self.bits, self.timed, self.slow, self.states = f.x.bits, f.timed, f.slow, plan.states
         self.residual = f.residual_bits if f.rounding == "feedback" else None
-        self.zero, self.low, self.high = (
-            DeviceArray(np.ascontiguousarray(v[..., None])) for v in (plan.zero("x"), plan.low, plan.high)
+        self.zero = DeviceArray(plan.zero("x")[..., None])
+        self.unused = DeviceArray(np.maximum(f.residual_bits - plan.shift, 0)[..., None].astype(np.int64))
+        bounds = [(plan.low, plan.high)]
+        if self.residual is not None:
+            bounds.append((np.zeros_like(plan.low), np.full_like(plan.low, (1 << self.residual) - 1)))
+        if self.slow:
+            most = np.maximum(f.u.high - f.u.zero_point, f.u.zero_point - f.u.low) * (plan.periods - 1)
+            sums = np.broadcast_to(most, plan.heads)[:, None]
+            bounds.append((-sums, sums))
+        self.low, self.high = (
+            DeviceArray(np.concatenate(rows, 1)[..., None]) for rows in zip(*bounds, strict=True)
         )
-        largest = np.maximum(f.u.high - f.u.zero_point, f.u.zero_point - f.u.low) * (plan.periods - 1)
-        self.unused = DeviceArray(np.maximum(f.residual_bits - plan.shift, 0)[..., None].astype(np.int32))
-        self.most = DeviceArray(np.array(np.broadcast_to(largest, plan.heads)))
 
     def start(self, x0: Any, shape: tuple[int, ...], device: torch.device, states: int = 0) -> tuple[Tensor, int]:
         """The packed state of x0 (codes in `shape`, a `UnitState` of such, or None), and the steps done before.
@@ -41,54 +48,60 @@ class Ends:
         a code, a sum or a residual that the unit cannot hold.
         """
         full = (*shape[:2], states, 2) if states else shape
+        if x0 is None:
+            return self._at_rest(full, device), 0
         given = x0 if isinstance(x0, UnitState) else UnitState(x0)
         if given.time < 0 or given.time != int(given.time):
             raise FormatError(f"time {given.time!r} of a unit's state; allowed are the steps done, 0 or more")
-        rows = [self._codes(given.x, shape, full, device)]
+        n, rows = self.states, []
+        parts: list[tuple[str, Any, tuple[int, ...], tuple[int, ...]]] = [("x0 is", given.x, shape, full)]
         if self.residual is not None:
-            rows.append(self._residuals(given.residual, shape, full, device))
+            parts.append(("residuals are", given.residual, shape, full))
         if self.slow:
-            sums = torch.zeros((*full[:2], 1, 2), dtype=torch.int32, device=device)
-            if given.sums is not None:
-                if given.sums.shape != full[:2]:
-                    raise ImcSsmError(f"sums of inputs have shape {tuple(given.sums.shape)}; needed is {full[:2]}")
-                sums[:, :, 0, 0] = given.sums.to(device)
-                if bool((sums[:, :, 0, 0].abs() > self.most.on(device)).any()):
-                    raise FormatError("the sums of inputs are larger than the inputs of a period can be")
-            rows.append(sums)
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2), int(given.time)
+            parts.append(("sums of inputs are", given.sums, full[:2], (*full[:2], 1, 1)))
+        for i, (what, numbers, own, whole) in enumerate(parts):
+            if numbers is None:
+                rows.append(self._at_rest(full, device)[:, :, i * n : i * n + whole[2]].long())
+                continue
+            if numbers.shape != own or numbers.dtype not in (torch.int32, torch.int64):
+                needed = "integers" if i else "integer codes"
+                raise ImcSsmError(f"{what} {numbers.dtype} {tuple(numbers.shape)}; needed are {needed} {own}")
+            found = numbers.to(device).reshape(whole)
+            rows.append(found if i else found - self.zero.on(device))
+        if self.slow:
+            rows[-1] = pad(rows[-1], (0, 2 - rows[-1].shape[3]))
+        packed = rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)
+        if not torch.equal(packed, torch.clamp(packed, self.low.on(device), self.high.on(device))):
+            raise self._refused(packed)
+        if self.residual is not None:
+            unused, residuals = self.unused.on(device), packed[:, :, n : 2 * n]
+            residuals.copy_((residuals >> unused) << unused)
+        return packed.int(), int(given.time)
 
-    def _codes(self, x: Any, shape: tuple[int, ...], full: tuple[int, ...], device: torch.device) -> Tensor:
-        """Centred codes of the states."""
-        if x is None:
-            return torch.zeros(full, dtype=torch.int32, device=device)
-        if x.shape != shape or x.dtype not in (torch.int32, torch.int64):
-            raise ImcSsmError(f"x0 is {x.dtype} {tuple(x.shape)}; needed are integer codes {shape}")
-        centred: Tensor = x.to(device).reshape(full) - self.zero.on(device)
-        if not torch.equal(centred, torch.clamp(centred, self.low.on(device), self.high.on(device))):
-            raise FormatError(f"x0 holds codes outside its format of {self.bits} bits")
-        return centred.int()
+    def _refused(self, packed: Tensor) -> FormatError:
+        """What is wrong with numbers out of bounds."""
+        low, high = (bound.on(packed.device) for bound in (self.low, self.high))
+        wrong = ((packed < low) | (packed > high)).any(dim=3).any(dim=1).any(dim=0)
+        if bool(wrong[: self.states].any()):
+            return FormatError(f"x0 holds codes outside its format of {self.bits} bits")
+        if self.residual is not None and bool(wrong[self.states : 2 * self.states].any()):
+            return FormatError(f"a residual is outside its {self.residual} bits")
+        return FormatError("the sums of inputs are larger than the inputs of a period can be")
 
-    def _residuals(self, e: Any, shape: tuple[int, ...], full: tuple[int, ...], device: torch.device) -> Tensor:
-        """Residuals without the bits below those that a sum has."""
-        assert self.residual is not None
-        unused = self.unused.on(device)
-        if e is None:
-            first = torch.full(full, first_residual(self.residual), dtype=torch.int32, device=device)
-            return (first >> unused) << unused
-        if e.shape != shape or e.dtype not in (torch.int32, torch.int64):
-            raise ImcSsmError(f"residuals are {e.dtype} {tuple(e.shape)}; needed are integers {shape}")
-        if bool(((e < 0) | (e >= 1 << self.residual)).any()):
-            raise FormatError(f"a residual is outside its {self.residual} bits")
-        given: Tensor = e.to(device).reshape(full).int()
-        return (given >> unused) << unused
+    def _at_rest(self, full: tuple[int, ...], device: torch.device) -> Tensor:
+        """The packed state before a sequence: codes of zero, residuals without the bits below those of a sum."""
+        packed = torch.zeros((*full[:2], self.low.numbers.shape[1], 2), dtype=torch.int32, device=device)
+        if self.residual is not None:
+            unused = self.unused.on(device)
+            packed[:, :, self.states : 2 * self.states] = (first_residual(self.residual) >> unused) << unused
+        return packed
 
     def last(self, packed: Tensor, time: int, *, alone: bool = False) -> Any:
         """The state after `time` steps: its codes, or a `UnitState` where the unit is timed.
 
         `alone`: without the axis of the states, of which there is one.
         """
-        states = self.zero.numbers.shape[1]
+        states = self.states
 
         def part(rows: Tensor) -> Tensor:
             return rows[:, :, 0] if alone else rows

@@ -25,12 +25,14 @@ class DeviceArray:
         self.numbers = np.ascontiguousarray(numbers)
         self._copies = {torch.device("cpu"): torch.from_numpy(self.numbers)}
 
-    @torch.inference_mode(False)
     def on(self, device: torch.device) -> Tensor:
         """The numbers there; the first call copies."""
         found = self._copies.get(device)
-        if found is None:
-            found = self._copies[device] = torch.from_numpy(self.numbers).to(device)
+        return self._copied(device) if found is None else found
+
+    @torch.inference_mode(False)
+    def _copied(self, device: torch.device) -> Tensor:
+        found = self._copies[device] = torch.from_numpy(self.numbers).to(device)
         return found
 
 

@@ -11,7 +11,7 @@ from scan_cases import assert_same_state, formats_for, operands
 from test_state_scan import drawn
 from test_state_scan import formats_for as state_formats
 
-from imc_ssm.errors import FormatError
+from imc_ssm.errors import FormatError, ImcSsmError
 from imc_ssm.fixedpoint import UnitState, plan_scan
 from imc_ssm.fixedpoint.formats import ROUNDINGS
 from imc_ssm.kernels import ScanUnit, StateScanUnit, state_scan
@@ -73,3 +73,43 @@ def test_states_between_matrices_have_no_periods() -> None:
     with pytest.raises(FormatError, match="periods of 3 heads for 3 states between matrices"):
         state_scan(v, a, b, formats=formats)
     assert np.array_equal(plan_scan(replace(formats, periods=None), 3, 1, complex_drive=True).periods, np.ones(3))
+
+
+def test_what_a_unit_cannot_hold_is_refused_and_what_is_left_out_is_at_rest() -> None:
+    u, a, b, c = operands(9, 2, 2, 3, 7)
+    formats = replace(formats_for(u, a, b, c, 8), rounding="feedback", residual_bits=6, periods=(1, 4))
+    unit = ScanUnit(a, b, c, formats=formats)
+    zero = torch.from_numpy(unit.plan.zero("x"))[..., None].expand(2, 2, 3, 2).clone()
+    none = torch.zeros(2, 2, dtype=torch.int64)
+    half = torch.full((2, 2, 3, 2), 32)
+    y, end = unit(u, UnitState(zero, 3, none, half))
+    for state in (
+        UnitState(None, 3),
+        UnitState(zero, 3),
+        UnitState(None, 3, none),
+        UnitState(None, 3, None, half),
+    ):
+        again, last = unit(u, state)
+        assert torch.equal(again, y)
+        assert_same_state(last, end)
+    ends = np.abs(np.array([formats.u.low, formats.u.high]) - formats.u.zero_point).max(0)
+    most = 3 * int(np.broadcast_to(ends, 2)[1])  # of three inputs, at the head of period 4
+    sums = torch.tensor([[0, most], [0, -most]])
+    unit(u, UnitState(zero, 3, sums, half))
+    for state, kind, message in (
+        (UnitState(zero + 300), FormatError, "x0 holds codes outside its format of 8 bits"),
+        (UnitState(zero, 3, sums + 1), FormatError, "sums of inputs are larger"),
+        (UnitState(zero, 3, none, half * 2), FormatError, "a residual is outside its 6 bits"),
+        (UnitState(zero, 3, none, -half), FormatError, "a residual is outside its 6 bits"),
+        (UnitState(zero, 3, none + 2**40), FormatError, "sums of inputs are larger"),
+        (UnitState(zero, 3, none.float()), ImcSsmError, "sums of inputs are torch.float32"),
+        (
+            UnitState(zero, 3, none[:1]),
+            ImcSsmError,
+            r"sums of inputs are torch.int64 \(1, 2\); needed are integers",
+        ),
+        (UnitState(zero, 3, none, half[:1]), ImcSsmError, "residuals are torch.int64"),
+        (UnitState(zero, -1), FormatError, "time -1"),
+    ):
+        with pytest.raises(kind, match=message):
+            unit(u, state)
