@@ -313,9 +313,9 @@ def mean(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 class _MeanCodes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ends: Tensor, plan: MeanConstants) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ends: Tensor, factors: Tensor, plan: MeanConstants) -> Tensor:
         sums = SUMS(x.detach(), plan.source.on(x.device), ends)
-        out, nearest, kept = plan.finish(sums, plan.factors(ends))
+        out, nearest, kept = plan.finish(sums, factors)
         ctx.save_for_backward(ends, nearest == kept)
         ctx.time, ctx.dtype = x.shape[2], x.dtype
         return out.to(x.dtype)
@@ -323,13 +323,14 @@ class _MeanCodes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         ends, inside = ctx.saved_tensors
-        return MEAN_BACKWARD(grads[0].double() * inside, ends, ctx.time).to(ctx.dtype), None, None
+        return MEAN_BACKWARD(grads[0].double() * inside, ends, ctx.time).to(ctx.dtype), None, None, None
 
 
 def mean_on_grids(x: Tensor, lengths: Tensor | None, plan: MeanConstants) -> Tensor:
     """The mean over time of x (batch, time, channel) in the plan's integers, (batch, channel) on its grid."""
     rows, ends = rows_of(x), _ends(x, lengths)
+    factors = plan.factor(x.shape[1], x.device) if lengths is None else plan.factors(ends)
     if trained(x):
-        return torch.as_tensor(_MeanCodes.apply(rows, ends, plan))  # type: ignore[no-untyped-call]
+        return torch.as_tensor(_MeanCodes.apply(rows, ends, factors, plan))  # type: ignore[no-untyped-call]
     sums = SUMS(rows, plan.source.on(x.device), ends)
-    return plan.finish(sums, plan.factors(ends))[0].to(x.dtype)
+    return plan.finish(sums, factors)[0].to(x.dtype)

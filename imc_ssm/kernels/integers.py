@@ -116,7 +116,10 @@ class MeanConstants:
         return torch.round(x * self._per_step.on(x.device))
 
     def finish(self, sums: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(values on the grid, rounded codes, those in bounds), (batch, channels) float64, of sums of codes."""
+        """(values on the grid, rounded codes, those in bounds), (batch, channels) float64, of sums of codes.
+
+        factors (batch, channels), or (channels,) where all are as long.
+        """
         step, low, high = self._ends.on(sums.device)
         nearest = torch.round(sums * factors)
         kept = torch.clamp(nearest, low, high)
