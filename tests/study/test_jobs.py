@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes import silent, smoke_place
 
 from imc_ssm import results
@@ -256,3 +257,24 @@ def test_fields_in_order():
         Train("tiny", None, None)
     with pytest.raises(ConfigError, match="Train: model is given twice"):
         Train("tiny", model="tiny")
+
+
+@pytest.mark.parametrize("kind", ["train", "ptq", "qat"])
+def test_models_are_computed_on_the_device_that_is_named(tmp_path, kind, monkeypatch):
+    """Trained, calibrated and tested there; the ledger says where."""
+    seen = []
+
+    def named(name):
+        seen.append(name)
+        return torch.device("cpu")
+
+    for module in ("study.jobs.base", "study.engine", "training", "quantization.wrapping"):
+        monkeypatch.setattr(f"imc_ssm.{module}.named_device", named)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    place, job = smoke_place(tmp_path), EXAMPLES[kind]
+    declared = experiment(job)
+    assert run(place, declared, declared.cells(), stage=silent, finished=lambda f: None, device="cuda") == []
+    assert set(seen) == {"cuda"}
+    found = place.find(job, 0)
+    assert found is not None
+    assert found.about["device"] == "a card"
