@@ -70,7 +70,9 @@ def measured(name: str, repeats: int) -> dict[str, float]:
 def run(folder: Path, name: str, repeats: int) -> dict[str, float]:
     """Those of a version of the library."""
     threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    environment = {**os.environ, **threads, "PYTHONPATH": str(folder)}
+    # glibc gives large arrays back after every call in some processes and not in others: half a small evaluation.
+    memory = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+    environment = {**os.environ, **threads, **memory, "PYTHONPATH": str(folder)}
     command = [sys.executable, str(Path(__file__).resolve()), "--one", name, "--repeats", str(repeats)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
