@@ -1,0 +1,203 @@
+"""Typed converter presets: energy, time and area of one conversion follow from bits, supply, node and array.
+
+    sar               successive approximation, E = (sar_bit n + sar_unit 2^n) V^2; one bit after the other
+    sar-survey        the regression over stand-alone converters (arXiv:2404.06553) times a bias; a cross-check
+    cco               an oscillator counts while the column integrates: static power times that time
+    duration          integrates, then a ramp of the same length turns the charge into the next pulse
+    charge-decrement  an amplifier integrates phase by phase, then takes charge off, one step a cycle
+    ramp              single slope: a comparator and 2^n cycles
+    flash             2^n - 1 comparators at once
+    sense             a current-sense amplifier that decides bit by bit against switched references
+
+Laws take floats or arrays of scenarios. Adding one is one class with `@PRESETS.add`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from imc_ssm.costs.nodes import gate_delay, logic_scale
+from imc_ssm.costs.scenarios import Number, Values, least, most
+from imc_ssm.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from imc_ssm.costs.arrays import ArraySpec
+
+__all__ = ["PRESETS", "Conversion", "Preset", "amplifier_power", "preset_of", "survey"]
+
+
+class Conversion(NamedTuple):
+    """One conversion of one column."""
+
+    energy: Number
+    """J, the integration of the column included."""
+    time: Number
+    """s after the integration."""
+    area: Number
+    """m2 of one converter."""
+    integration: Number
+    """s for which the column is read before."""
+
+
+class Preset(Protocol):
+    """A type of converter."""
+
+    serial: bool
+    """Whether it converts after every input pulse; if not, once for all pulses of a product."""
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        """What one conversion takes, with read pulses of `pulse`, s."""
+        ...
+
+
+P = TypeVar("P", bound=Preset)
+
+
+class _Presets(dict[str, Preset]):
+    def add(self, name: str) -> Callable[[type[P]], type[P]]:
+        """Class decorator that registers a preset under a name."""
+
+        def keep(made: type[P]) -> type[P]:
+            self[name] = made()
+            return made
+
+        return keep
+
+
+PRESETS = _Presets()
+"""The presets by name."""
+
+
+def preset_of(name: str) -> Preset:
+    """`ConfigError` that names the nearest one where there is none."""
+    if name not in PRESETS:
+        raise ConfigError(unknown("converter", name, PRESETS))
+    return PRESETS[name]
+
+
+def survey(bits: int, node: float, rate: Number) -> tuple[Number, Number]:
+    """J and m2 of a stand-alone converter: regression over published ones (Andrulis et al., arXiv:2404.06553, with
+    the coefficients of hwcomponents-adc, MIT): figure of merit by rate, capped by bits; optimistic residual."""
+    nm = node * 1e9
+    sndr = 6.0206 * bits + 1.76091
+    merit = least(213.7807 - 2.8719 * np.log(rate), 128.3068 + 3.2205 * bits)
+    picojoule = 0.5 / 10 ** ((merit - sndr) / 10)
+    picojoule = picojoule * math.exp(26.04962 + 1.88004 * math.log(nm) - 2.82913 * math.log(max(bits, 4)) - 1.4702)
+    micron = np.exp(1.34619 + 0.99328 * math.log(nm) + 0.180715 * np.log(rate) + 0.299124 * np.log(picojoule))
+    return picojoule * 1e-12, micron * 1e-12
+
+
+def amplifier_power(k: Values, volt: Number, time: Number, capacitance: Number, bits: int = 8) -> Number:
+    """W of an amplifier that settles to half a step of `bits` in `time`: branches x (g_m / (g_m / I)) V, with
+    g_m = (bits + 1) ln 2 C / (feedback time)."""
+    conductance = (bits + 1) * math.log(2) * capacitance / (k.amp_feedback * time)
+    return k.amp_branches * conductance / k.gm_id * volt
+
+
+def _flip_flop(k: Values, spec: ArraySpec) -> Number:
+    """m2."""
+    return k.ff_area * spec.node_periphery**2
+
+
+@PRESETS.add("sar")
+class _Sar:
+    serial = True
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        n, volt = spec.out_bits, spec.v_analog
+        time = _sar_time(spec, k)
+        _, area = survey(n, spec.node_periphery, 1.0 / time)
+        return Conversion((k.sar_bit * n + k.sar_unit * 2**n) * volt * volt, time, k.sar_area_bias * area, pulse)
+
+
+@PRESETS.add("sar-survey")
+class _SarSurvey:
+    serial = True
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        time = _sar_time(spec, k)
+        energy, area = survey(spec.out_bits, spec.node_periphery, 1.0 / time)
+        return Conversion(k.survey_bias * energy, time, k.sar_area_bias * area, pulse)
+
+
+def _sar_time(spec: ArraySpec, k: Values) -> Number:
+    """s: a decision takes its own time, and that to settle with the rows of the array."""
+    if spec.adc_rate is not None:
+        return 1.0 / spec.adc_rate
+    decision = k.sar_bit_time * (spec.node_periphery / 28e-9) + k.settle_row * spec.rows
+    return spec.out_bits * decision * gate_delay(k, spec.node_periphery, spec.v_analog)
+
+
+@PRESETS.add("cco")
+class _Cco:
+    serial = True
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        on = most(pulse, 2**spec.out_bits * k.cco_lsb)
+        _, area = survey(spec.out_bits, spec.node_periphery, 1.0 / on)
+        energy = k.cco_power * (spec.v_analog / 0.8) ** 2 * on
+        return Conversion(energy, on - pulse + k.latch_time, area, pulse)
+
+
+@PRESETS.add("duration")
+class _Duration:
+    serial = True
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        ramp = pulse if spec.t_cycle is None else spec.t_cycle
+        _, area = survey(spec.out_bits, spec.node_periphery, 1.0 / pulse)
+        power = k.duration_power * (spec.v_analog / 0.8) ** 2
+        return Conversion(power * (pulse + ramp), ramp, area, pulse)
+
+
+@PRESETS.add("charge-decrement")
+class _ChargeDecrement:
+    serial = False
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        phases = spec.phase_bits or (spec.magnitude,)
+        cycle = k.charge_cycle if spec.t_cycle is None else spec.t_cycle
+        step = k.charge_step if spec.t_step is None else spec.t_step
+        decrements = sum(max(spec.out_bits - sum(phases[:i]), 0) for i in range(len(phases)))
+        integration = step * sum(2**bits - 1 for bits in phases) + cycle * len(phases)
+        time = cycle * decrements
+        power = amplifier_power(k, spec.v_analog, cycle, k.amp_cap)
+        area = 12 * _flip_flop(k, spec) + 2 * k.amp_cap / k.cap_density + k.amp_area
+        return Conversion(power * (integration + time), time, area, integration)
+
+
+@PRESETS.add("ramp")
+class _Ramp:
+    serial = True
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        n = spec.out_bits
+        cycle = k.ramp_cycle if spec.t_cycle is None else spec.t_cycle
+        time = 2**n * cycle
+        energy = amplifier_power(k, spec.v_analog, cycle, k.comparator_cap, bits=0) * time
+        energy = energy + n * k.latch_bit * logic_scale(k, spec.node_periphery)
+        return Conversion(energy, time, 2 * n * _flip_flop(k, spec), pulse)
+
+
+@PRESETS.add("flash")
+class _Flash:
+    serial = True
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        count = 2**spec.out_bits - 1
+        time = k.sar_bit_time * (spec.node_periphery / 28e-9) * gate_delay(k, spec.node_periphery, spec.v_analog)
+        return Conversion(count * k.flash_cmp * spec.v_analog**2, time, count * 2 * _flip_flop(k, spec), pulse)
+
+
+@PRESETS.add("sense")
+class _Sense:
+    serial = True
+
+    def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
+        n = spec.out_bits
+        one = k.sar_bit_time * (spec.node_periphery / 28e-9) * gate_delay(k, spec.node_periphery, spec.v_analog)
+        return Conversion(n * k.flash_cmp * spec.v_analog**2, n * one, n * 2 * _flip_flop(k, spec), pulse)
