@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from imc_ssm.cli.inputs import data_of, design_at, writable, writable_result
+from imc_ssm.cli.macros import cost_of_macro
 from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, HeadsPerTile, Recurrence, Seed, TaskName, Times
 from imc_ssm.cli.report import console, print_whole, stages, updates, write_result, yield_table
 from imc_ssm.cli.resume import checkpoint_of, resumable
@@ -142,7 +143,23 @@ def deploy(
 
 
 def cost(
-    model: Annotated[Path, typer.Argument(help="Quantized model file, or a deployment from `deploy`.")],
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="Quantized model file, or a deployment from `deploy`.", show_default=False),
+    ] = None,
+    macro: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a model: a macro of a paper, by shipped name (devices/macros) or as a .toml of "
+            "your own."
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="With --macro: also what was published, and predicted over it.")
+    ] = False,
+    constants: Annotated[
+        Path | None, typer.Option(help="With --macro: constants of your own (.toml) in place of the shipped ones.")
+    ] = None,
     design: Annotated[
         str | None,
         typer.Option(
@@ -162,8 +179,17 @@ def cost(
 ) -> None:
     """Energy, latency, area and memory of one inference, by component, without evaluating accuracy.
 
-    Computed on the CPU, wherever the model was trained.
+    Computed on the CPU, wherever the model was trained. With --macro in place of a model: what a published macro,
+    or one that you describe, takes per product.
     """
+    if macro is not None:
+        if model is not None or design is not None or operations or dataset is not None:
+            raise ConfigError(f"--macro {macro} takes the place of a model and its design; leave those out")
+        return cost_of_macro(macro, published=published, constants=constants, out=out, seed=seed)
+    if model is None:
+        raise ConfigError("no model was given; give a quantized model file, a deployment, or --macro with a macro")
+    if published or constants is not None:
+        raise ConfigError("--published and --constants belong to --macro; give --macro with a macro")
     from imc_ssm.chip import Deployment, compile
     from imc_ssm.costs import by_operator, operation_table, table
     from imc_ssm.costs import cost as price

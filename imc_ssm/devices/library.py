@@ -28,8 +28,13 @@ __all__ = [
     "read_entry",
 ]
 
-Kind = Literal["cells", "designs", "components"]
-WORDS: dict[Kind, str] = {"cells": "memory cell", "designs": "chip design", "components": "component table"}
+Kind = Literal["cells", "designs", "components", "macros"]
+WORDS: dict[Kind, str] = {
+    "cells": "memory cell",
+    "designs": "chip design",
+    "components": "component table",
+    "macros": "macro",
+}
 ENTRIES: dict[Kind, type[Config]] = {}
 """The class of what each folder holds; the class registers itself."""
 
