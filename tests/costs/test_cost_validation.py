@@ -1,0 +1,102 @@
+"""The study of predicted against published macros: what it reached, and that its dataset is today's."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from imc_ssm import results
+from imc_ssm.devices.constants import load_constants
+
+FOLDER = Path(__file__).parents[2] / "experiments" / "cost_validation"
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("cost_validation_run", FOLDER / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def ds() -> xr.Dataset:
+    return results.load(FOLDER / "macros.nc")
+
+
+def test_the_dataset_is_todays(study: ModuleType, ds: xr.Dataset) -> None:
+    """Predicted again from the TOMLs, every number is the committed one."""
+    again = study.dataset()
+    for name in ("ratio", "energy", "published"):
+        np.testing.assert_allclose(again[name].values, ds[name].values, rtol=1e-9, err_msg=name)
+    for name in ("macro", "way", "quantity", "component", "group", "family"):
+        assert again[name].values.tolist() == ds[name].values.tolist()
+
+
+def test_every_given_macro_is_there(study: ModuleType, ds: xr.Dataset) -> None:
+    """Twelve, and of each its energy and its efficiency, blind and calibrated."""
+    assert len(study.GIVEN) == 12
+    for quantity in ("energy", "tops_per_watt"):
+        for way in study.WAYS:
+            assert len(study.factors(ds, quantity, way)) == 12
+
+
+@pytest.mark.parametrize("quantity", ["energy", "tops_per_watt"])
+def test_what_was_asked(study: ModuleType, ds: xr.Dataset, quantity: str) -> None:
+    """Blind: median within a factor 2, worst within 5. Calibrated: median within 15 %, worst within 40 %."""
+    blind, own = study.factors(ds, quantity, "blind"), study.factors(ds, quantity, "calibrated")
+    assert np.median(blind) <= 2
+    assert blind.max() <= 5
+    assert np.median(own) <= 1.15
+    assert own.max() <= 1.40
+
+
+def test_blind_constants_are_without_the_family(study: ModuleType) -> None:
+    """Whatever a family's blind constants do not replace does not cite the family's papers."""
+    papers = {
+        "hermes": ("JSSC.2022.3140414", "s41928-023-01010-1"),
+        "tile34": ("s41586-023-06337-5",),
+        "neurram": ("s41586-022-04992-8",),
+        "yao": ("s41586-020-1942-4",),
+        "wang": ("wang_vlsi_2022",),
+        "isaac": ("ISCA.2016.12",),
+    }
+    for family in study.FITTED:
+        own = set(study.constants_of(family, "blind").entries)
+        assert own == set(load_constants().entries)
+        for name in study.FITTED[family]:
+            source = study.constants_of(family, "blind")[name].source
+            for paper in papers[family]:
+                assert paper not in source, f"{family}: {name}"
+
+
+def test_calibrated_constants_are_the_fit(study: ModuleType) -> None:
+    for family, names in study.FITTED.items():
+        stored, found = study.constants_of(family, "calibrated"), study.fitted(family)
+        for name in names:
+            assert stored[name].value == pytest.approx(found[name].value, rel=1e-3), f"{family}: {name}"
+
+
+def test_the_page_has_the_numbers(study: ModuleType, ds: xr.Dataset) -> None:
+    page = (FOLDER / "REPORT.md").read_text(encoding="utf-8")
+    assert study.put(page, ds) == page
+    for name, table in study.tables(ds).items():
+        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in page
+
+
+def test_checks_are_tables_of_papers(study: ModuleType) -> None:
+    """What was predicted unseen was told no more than a row of a table: no conductance, pulse or cell."""
+    told = {"name", "source", "device", "node", "supply", "published"} | {"coding", "adc"}
+    told |= {"rows", "columns", "rows_on", "columns_on", "share", "in_bits", "weight_bits", "out_bits"}
+    for name in study.CHECKS:
+        text = (FOLDER / "checks" / f"{name}.toml").read_text(encoding="utf-8")
+        given = set(re.findall(r"^(\w+) =", text.partition("[published]")[0], re.MULTILINE))
+        assert given <= told, name
