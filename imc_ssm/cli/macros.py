@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,13 +88,11 @@ def _quantities(ds: xr.Dataset, published: bool) -> Table:
         bound = [float(ds[name].sel(bound=b)) for b in ("nominal", "low", "high")]
         row = [label.format(unit=ds.attrs["unit"]), *(_shown(value, unit) for value in bound)]
         if published:
-            there = float(ds["published"].sel(quantity=said)) if said else float("nan")
-            if there == there:
-                ratio = ds["ratio"].sel(quantity=said)
-                row += [
-                    _shown(there, unit),
-                    *(f"{float(ratio.sel(bound=b)):.2f}" for b in ("nominal", "low", "high")),
-                ]
+            there = float(ds["published"].sel(quantity=said)) if said else math.nan
+            if not math.isnan(there):
+                ratios = [float(ds["ratio"].sel(quantity=said, bound=b)) for b in ("nominal", "low", "high")]
+                words = ("an input", "", "") if math.isnan(ratios[0]) else (f"{r:.2f}" for r in ratios)
+                row += [_shown(there, unit), *words]
         table.add_row(*row)
     return table
 

@@ -100,6 +100,8 @@ def _compared(out: xr.Dataset, macro: Macro) -> xr.Dataset:
         [out[own.get(name, name)].values / number for name, number in zip(MEASURED, numbers, strict=True)]
     )
     out = out.assign_coords(quantity=list(MEASURED))
+    if macro.period is not None:  # rates are an input then, no prediction
+        ratio[[MEASURED.index("tops"), MEASURED.index("tops_per_mm2")]] = math.nan
     text = {"units": "1", "long_name": "As published, in the unit of the prediction"}
     out["published"] = ("quantity", np.array(numbers), text)
     out["ratio"] = (("quantity", "bound"), ratio, {"units": "1", "long_name": "Predicted over published"})
@@ -247,7 +249,8 @@ def _array(macro: Macro, k: Values) -> _Array:
     spec = spec_of_macro(macro, k)
     price: ArrayPrices = prices(spec, k)
     rows, conversions = macro.driven, macro.conversions
-    cells = rows * macro.read
+    # A bit line that is discharged is so with all its rows, few of which may be on.
+    cells = (macro.rows if macro.kind == "discharge" else rows) * macro.read
     scale = logic_scale(k, spec.node_periphery)
     digital = conversions * price.conversions * k.shift_add * (macro.out_bits / 8)
     if macro.affine:
