@@ -160,7 +160,7 @@ class ArrayPrices:
     conversions: int
     """Conversions of a column in one product."""
     leakage_density: Number
-    """W/m2 of the array's area."""
+    """W/m2 of the array's area; of memristive cells nothing leaks, so of the area beside them."""
     pulse_time: Number
     """s of one pulse: as given, or as long as the line takes to settle."""
     settle: Number
@@ -176,7 +176,9 @@ class ArrayPrices:
     area_cell: Number
     """m2 of a cell."""
     area_row: Number
-    """m2 of a row's driver and input circuit."""
+    """m2 of a row's driver."""
+    area_input: Number
+    """m2 of the input circuit of a row that is driven."""
     area_column: Number
     """m2 of a column's drivers."""
     area_converter: Number
@@ -229,7 +231,8 @@ def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
         product_time=conversions * one + behind,
         period=spec.period if spec.period is not None else conversions * one,
         area_cell=spec.cell_area,
-        area_row=k.line_area * spec.node**2 + _input_area(spec, k),
+        area_row=k.line_area * spec.node**2,
+        area_input=_input_area(spec, k),
         area_column=2 * k.line_area * spec.node**2 if spec.word_lines_along_outputs else 0.0,
         area_converter=found.area,
         overhead=1.0 / k.utilised_area,

@@ -130,8 +130,8 @@ class Macro(Config):
     device: Literal["pcm", "reram", "mram", "fefet", "flash", "sram"]
     """The memory device."""
     cell: Literal["resistive", "capacitive", "discharge"] | None = None
-    """How a cell multiplies: by its conductance, by charging a capacitor, by discharging its bit line. None:
-    resistive; of SRAM capacitive."""
+    """How a cell multiplies: by its conductance (SRAM too, where its current is static), by charging a capacitor,
+    by discharging its bit line. None: resistive; of SRAM capacitive."""
     rows: int = Field(ge=1, le=65536)
     """Rows of an array, as its paper counts them (physical)."""
     columns: int = Field(ge=1, le=65536)
@@ -254,10 +254,6 @@ class Macro(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if (self.device == "sram") == (self.kind == "resistive"):
-            raise ValueError(
-                f"cell {self.kind!r} of device {self.device!r}; SRAM is capacitive or discharge, others resistive"
-            )
         for on, whole, word in ((self.driven, self.rows, "rows"), (self.read, self.columns, "columns")):
             if on > whole:
                 raise ValueError(f"{word}_on = {on} of {whole} {word}; give at most all")

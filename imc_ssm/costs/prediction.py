@@ -267,13 +267,15 @@ def _array(macro: Macro, k: Values) -> _Array:
     area: dict[str, Number] = {
         "cells": macro.rows * macro.columns * price.area_cell,
         "lines": macro.rows * price.area_row + macro.columns * price.area_column,
+        "dac": rows * price.area_input,
         "adc": math.ceil(conversions / macro.shared) * price.area_converter,
     }
     counted = sum(area.values())
     area["control"] = (price.overhead - 1.0) * counted
     whole = price.overhead * counted
     area["tile"] = macro.tile_area / macro.arrays_per_tile
-    power: dict[str, Number] = {"leakage": price.leakage_density * whole}
+    leaking = whole - area["cells"] if macro.kind == "resistive" else whole
+    power: dict[str, Number] = {"leakage": price.leakage_density * leaking}
     if macro.scope == "chip":
         power["tile"] = k.tile_power * logic_scale(k, macro.node) / logic_scale(k, 14e-9) / macro.arrays_per_tile
         power["movement"] = k.link_bit * macro.link_rate / macro.arrays

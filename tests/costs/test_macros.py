@@ -214,7 +214,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "rows": ({"rows_on": 200}, "rows_on = 200 of 128 rows"),
     "pairs": ({"rows_per_weight": 3}, "rows_per_weight = 3 does not divide"),
     "slices": ({"columns_per_weight": 3}, "columns_per_weight = 3 does not divide"),
-    "cell": ({"cell": "capacitive"}, "SRAM is capacitive or discharge"),
+    "current": ({"device": "sram", "cell": "resistive"}, "no conductance is usual for sram; give g_max or g_mean"),
     "share": ({"share": 200}, "a product takes 128 conversions"),
     "converter": ({"adc": "sarr"}, "did you mean 'sar'?"),
     "conductances": ({"g_min": 2e-6, "g_max": 1e-6}, "is above g_max"),
