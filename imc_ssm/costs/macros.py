@@ -12,8 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from imc_ssm.config import Config, read_toml
-from imc_ssm.devices.library import device_names, device_path
+from imc_ssm.config import Config
+from imc_ssm.devices.library import device_names, read_entry
 from imc_ssm.errors import unknown
 
 __all__ = ["Macro", "MacroLayer", "Published", "Workload", "load_macro", "macro_names"]
@@ -368,7 +368,7 @@ def macro_names() -> list[str]:
 def load_macro(name: str | Path) -> Macro:
     """The macro of a shipped name or of a user's own TOML.
 
-    Raises `DesignError` for an unknown name, `FileError` or `ConfigError` for a wrong file.
+    Raises `DesignError` for an unknown name or another kind of file, `FileError` or `ConfigError` for a wrong one.
     """
-    path = device_path("macros", name)
-    return Macro.parse(read_toml(path), where=str(path))
+    data, path = read_entry("macros", name)
+    return Macro.parse(data, where=str(path))

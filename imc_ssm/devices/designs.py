@@ -302,6 +302,8 @@ def load_entry(name: str | Path) -> Cell | Design | Components:
         kind = kind_of(read_toml(device_path("designs", name)))
         if kind is None:
             raise DesignError(f"{name} has no field of a memory cell, a chip design or a component table")
+        if kind == "macros":
+            raise DesignError(f"{name} is a macro; imc-ssm cost --macro {name} predicts it")
     else:
         known = {n: kind for kind in loaders for n in device_names(kind)}
         if str(name) not in known:

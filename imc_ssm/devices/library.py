@@ -35,6 +35,8 @@ WORDS: dict[Kind, str] = {
     "components": "component table",
     "macros": "macro",
 }
+MACRO = {"device", "in_bits", "weight_bits", "out_bits", "rows_on"}
+"""Fields that the TOML of a macro (`costs.macros`) has, and that of nothing else."""
 ENTRIES: dict[Kind, type[Config]] = {}
 """The class of what each folder holds; the class registers itself."""
 
@@ -144,6 +146,8 @@ def device_path(kind: Kind, name: str | Path) -> Path:
 
 def kind_of(data: dict[str, Any]) -> Kind | None:
     """What a TOML describes: the kind that has most of its fields; None if it has those of none."""
+    if data.keys() & MACRO:
+        return "macros"
     common = set.intersection(*(set(entry.model_fields) for entry in ENTRIES.values()))
     shared = {kind: len((data.keys() & set(entry.model_fields)) - common) for kind, entry in ENTRIES.items()}
     best = max(shared, key=lambda kind: shared[kind])

@@ -10,6 +10,7 @@ import tomli_w
 from cli_runs import done, run
 
 from imc_ssm import results
+from imc_ssm.devices import device_path
 
 TABLE: dict[str, Any] = {
     "name": "own",
@@ -71,13 +72,20 @@ def test_own_constants(tmp_path: Path) -> None:
         (("--macro", "{own}", "--published"), "nothing is published in macro 'own'"),
         (("--macro", "{own}", "--constants", "none.toml"), "none.toml"),
         (("--macro", "{own}", "--design", "pcm-256"), "takes the place of a model"),
+        (("--macro", "{design}"), "is a chip design, not a macro"),
         (("--published",), "no model was given"),
         (("s4d-16h", "--published"), "belong to --macro"),
     ],
 )
 def test_refused(own: Path, words: tuple[str, ...], naming: str) -> None:
-    result = run("cost", *(word.format(own=own) for word in words))
+    result = run("cost", *(word.format(own=own, design=device_path("designs", "pcm-256")) for word in words))
     assert result.code == 2
     assert naming in result.err
     assert len(result.err.strip().splitlines()) == 1
     assert result.out == ""
+
+
+def test_devices_says_what_a_macro_is(own: Path) -> None:
+    result = run("devices", own)
+    assert result.code == 2
+    assert f"own.toml is a macro; imc-ssm cost --macro {own}" in result.err
