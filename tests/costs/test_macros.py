@@ -238,3 +238,68 @@ def test_wrong_fields(case: str) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(DesignError, match="did you mean 'hermes'"):
         load_macro("hermse")
+
+
+# ---------------------------------------------------------------- every field matters
+WORDS = {"name", "description", "source", "sources", "family", "published"}
+CHANGED: dict[str, tuple[str, Any]] = {
+    "device": ("reram", "pcm"),
+    "cell": ("charge", "discharge"),
+    "rows": ("reram", 256),
+    "columns": ("reram", 256),
+    "arrays": ("reram", 2),
+    "rows_on": ("reram", 16),
+    "columns_on": ("reram", 16),
+    "rows_per_weight": ("reram", 2),
+    "columns_per_weight": ("reram", 2),
+    "columns_per_conversion": ("reram", 2),
+    "cell_area": ("reram", 1e-12),
+    "node": ("reram", 65e-9),
+    "node_periphery": ("reram", 65e-9),
+    "supply": ("reram", 1.0),
+    "supply_analog": ("reram", 1.0),
+    "read_voltage": ("reram", 0.3),
+    "line_voltage": ("reram", 2.0),
+    "in_bits": ("reram", 6),
+    "in_signed": ("reram", True),
+    "weight_bits": ("ladder", 8),
+    "out_bits": ("reram", 8),
+    "coding": ("reram", "amplitude"),
+    "pulse_bits": ("reram", 2),
+    "activity": ("reram", 0.1),
+    "phases": ("reram", 2),
+    "phase_bits": ("neuron", [2, 1]),
+    "adc": ("reram", "ramp"),
+    "share": ("reram", 8),
+    "adc_rate": ("reram", 1e9),
+    "cycle": ("ramp", 2e-9),
+    "step": ("neuron", 1e-6),
+    "affine": ("reram", True),
+    "pulse": ("reram", 50e-9),
+    "period": ("reram", 1e-3),
+    "word_lines_along_outputs": ("reram", True),
+    "g_min": ("reram", 1e-6),
+    "g_max": ("reram", 100e-6),
+    "g_mean": ("reram", 100e-6),
+    "differential": ("reram", False),
+    "scope": ("reram", "chip"),
+    "arrays_per_tile": ("chip", 4),
+    "io_bits": ("reram", 100),
+    "link_rate": ("chip", 1e9),
+    "tile_area": ("reram", 1e-6),
+    "workload": ("reram", {"layers": [{"name": "a", "inputs": 64, "outputs": 64}]}),
+}
+"""Another value for every field, and where it matters."""
+
+
+def test_every_field_has_its_case() -> None:
+    assert set(CHANGED) == set(Macro.model_fields) - WORDS
+
+
+@pytest.mark.parametrize("field", CHANGED)
+def test_no_field_is_flat(field: str) -> None:
+    kind, value = CHANGED[field]
+    base = {"scope": "chip"} if kind == "chip" else KINDS[kind]
+    before, after = predict(macro(**base)), predict(macro(**base | {field: value}))
+    totals = ("energy_total", "energy_per_mac", "period", "latency", "area_total", "tops")
+    assert any(nominal(after, name) != pytest.approx(nominal(before, name), rel=1e-6) for name in totals)
