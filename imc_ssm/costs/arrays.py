@@ -21,9 +21,9 @@ import functools
 import math
 from dataclasses import dataclass
 
+from imc_ssm.costs.intervals import Number, Values, least, most
 from imc_ssm.costs.nodes import leakage_density, logic_scale
 from imc_ssm.costs.presets import preset_of
-from imc_ssm.costs.scenarios import Number, Values, least, most
 
 __all__ = ["ArrayPrices", "ArraySpec", "prices"]
 

@@ -20,9 +20,9 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.costs.arrays import ArrayPrices, ArraySpec, prices
+from imc_ssm.costs.intervals import Number, Values, bounds, most, nominal, scenarios
 from imc_ssm.costs.macros import Macro
 from imc_ssm.costs.nodes import logic_scale, supply
-from imc_ssm.costs.scenarios import Number, Values, bounds, most, nominal, scenarios
 from imc_ssm.devices.constants import Constants, load_constants
 from imc_ssm.units import quantity
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from imc_ssm.costs.intervals import Number, Values, least, most
 from imc_ssm.costs.nodes import gate_delay, logic_scale
-from imc_ssm.costs.scenarios import Number, Values, least, most
 from imc_ssm.errors import ConfigError, unknown
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from imc_ssm.config import Config, read_toml
 from imc_ssm.devices.library import devices_folder
 from imc_ssm.errors import ConfigError, unknown
 
-__all__ = ["Constant", "Constants", "load_constants"]
+__all__ = ["Constants", "CostConstant", "load_constants"]
 
 
-class Constant(Config):
+class CostConstant(Config):
     """A number of a law, in SI units."""
 
     value: float
@@ -54,16 +54,16 @@ class Constant(Config):
 class Constants(Config):
     """Constants by name."""
 
-    entries: dict[str, Constant]
+    entries: dict[str, CostConstant]
     """Each with its range and source."""
 
-    def __getitem__(self, name: str) -> Constant:
+    def __getitem__(self, name: str) -> CostConstant:
         """The constant of a name; `ConfigError` that names the nearest one where there is none."""
         if name not in self.entries:
             raise ConfigError(unknown("constant", name, self.entries))
         return self.entries[name]
 
-    def changed(self, own: dict[str, Constant]) -> Constants:
+    def changed(self, own: dict[str, CostConstant]) -> Constants:
         """With other values for some; `ConfigError` for a name that there is none of, or another unit."""
         for name, constant in own.items():
             if self[name].unit != constant.unit:
@@ -86,5 +86,5 @@ def _shipped() -> Constants:
     return Constants(entries=_parsed(read_toml(path), str(path)))
 
 
-def _parsed(data: dict[str, Any], where: str) -> dict[str, Constant]:
-    return {name: Constant.parse(entry, where=f"{where}, {name}") for name, entry in data.items()}
+def _parsed(data: dict[str, Any], where: str) -> dict[str, CostConstant]:
+    return {name: CostConstant.parse(entry, where=f"{where}, {name}") for name, entry in data.items()}

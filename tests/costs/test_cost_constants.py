@@ -8,10 +8,10 @@ import pytest
 
 from imc_ssm.costs import Macro, load_macro, macro_names
 from imc_ssm.costs.arrays import prices
+from imc_ssm.costs.intervals import nominal, scenarios, swings
 from imc_ssm.costs.nodes import logic_scale, supply
 from imc_ssm.costs.prediction import spec_of_macro
 from imc_ssm.costs.presets import survey
-from imc_ssm.costs.scenarios import nominal, scenarios, swings
 from imc_ssm.devices.constants import load_constants
 
 ENTRIES = load_constants().entries

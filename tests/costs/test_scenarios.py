@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imc_ssm.costs.scenarios import bounds, least, most, nominal, scenarios, swings
-from imc_ssm.devices.constants import Constant, Constants, load_constants
+from imc_ssm.costs.intervals import bounds, least, most, nominal, scenarios, swings
+from imc_ssm.devices.constants import Constants, CostConstant, load_constants
 from imc_ssm.errors import ConfigError
 
 
-def constant(value: float, low: float, high: float, **more: str) -> Constant:
-    return Constant.parse(
+def constant(value: float, low: float, high: float, **more: str) -> CostConstant:
+    return CostConstant.parse(
         {
             "value": value,
             "low": low,

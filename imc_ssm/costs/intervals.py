@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from imc_ssm.devices.constants import Constant
+from imc_ssm.devices.constants import CostConstant
 
 __all__ = ["Bounds", "Number", "Values", "bounds", "least", "most", "nominal", "scenarios", "swings"]
 
@@ -50,12 +50,12 @@ class Bounds(NamedTuple):
     high: npt.NDArray[np.float64]
 
 
-def nominal(constants: Mapping[str, Constant]) -> Values:
+def nominal(constants: Mapping[str, CostConstant]) -> Values:
     """All constants at their nominal values."""
     return Values({name: constant.value for name, constant in constants.items()})
 
 
-def scenarios(constants: Mapping[str, Constant]) -> Values:
+def scenarios(constants: Mapping[str, CostConstant]) -> Values:
     """Arrays of all scenarios: nominal, then each constant alone at its lower and at its upper end."""
     names = tuple(constants)
     numbers: dict[str, Number] = {}
