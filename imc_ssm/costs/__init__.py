@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from imc_ssm.costs.baselines import BASELINES, Baseline, Bill, baseline_names, load_baseline
+from imc_ssm.costs.comparison import baseline_cost, break_even, compare
 from imc_ssm.costs.counts import Taken, actions_of
 from imc_ssm.costs.macros import Macro, MacroLayer, Published, Workload, load_macro, macro_names
 from imc_ssm.costs.model import COMPONENTS, by_operator, cost, energies
 from imc_ssm.costs.prediction import predict
 from imc_ssm.costs.tables import operation_table, table
+from imc_ssm.costs.work import Work
 
 __all__ = [
+    "BASELINES",
     "COMPONENTS",
+    "Baseline",
+    "Bill",
     "Macro",
     "MacroLayer",
     "Published",
     "Taken",
+    "Work",
     "Workload",
     "actions_of",
+    "baseline_cost",
+    "baseline_names",
+    "break_even",
     "by_operator",
+    "compare",
     "cost",
     "energies",
+    "load_baseline",
     "load_macro",
     "macro_names",
     "operation_table",
