@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from imc_ssm.costs.baselines import BASELINES, Baseline, Bill, baseline_names, load_baseline
+from imc_ssm.costs.baselines import baseline_names, load_baseline
 from imc_ssm.costs.comparison import baseline_cost, break_even, compare
 from imc_ssm.costs.counts import Taken, actions_of
+from imc_ssm.costs.machines import BASELINES, Baseline, Bill
 from imc_ssm.costs.macros import Macro, MacroLayer, Published, Workload, load_macro, macro_names
 from imc_ssm.costs.model import COMPONENTS, by_operator, cost, energies
 from imc_ssm.costs.prediction import predict

@@ -4,7 +4,8 @@ A machine is one class, registered in `BASELINES`, and its TOMLs (`devices/basel
 the graph with matrices computed digitally (`Matrix.actions`), and prices them from the same digital table as the
 chip's own unit:
 
-  digital          lanes of multiply-accumulate; weights from banks of static memory in every step, or in registers
+  digital          narrow lanes of multiply-accumulate for matrices, and the chip's digital unit for the rest;
+                   weights from banks of static memory in every step, or in registers
   systolic         elements of rows x columns that hold weights; a block of b steps takes, for each of the
                    ceil(inputs / rows) ceil(outputs / columns) folds, 2 rows + columns + b - 2 cycles: rows to load
                    the weights, rows + columns - 2 to fill and drain (Samajdar et al., SCALE-Sim, arXiv:1811.02883)
@@ -18,102 +19,27 @@ paid on matrix products, as tiles pay it, and leakage on all area while the infe
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from imc_ssm.config import Config, Kinds, read_toml
+from imc_ssm.config import read_toml
+from imc_ssm.costs.intervals import Number, Values, most
+from imc_ssm.costs.machines import BASELINES, PRODUCTS, WEIGHTS, Baseline, Bill, component_of
 from imc_ssm.costs.nodes import leakage_density
-from imc_ssm.costs.scenarios import Number, Values, most
 from imc_ssm.costs.tabulated import Banked, Tabulated
 from imc_ssm.costs.work import Work, cycles, due
-from imc_ssm.devices.constants import Constant
+from imc_ssm.devices.constants import CostConstant
 from imc_ssm.devices.library import device_names, device_path
 from imc_ssm.errors import ConfigError
 from imc_ssm.graph import Action, Matrix, Operator, Recurrence
 from imc_ssm.graph.recurrences import GatedUpdate, StateUpdate
 
-__all__ = ["BASELINES", "PARTS", "Baseline", "Bill", "DigitalAccelerator", "Microcontroller", "SystolicArray"]
-__all__ += ["baseline_names", "load_baseline"]
-
-PARTS = ("products", "digital update", "memories", "nonlinearity", "movement", "control", "leakage")
-"""Components of a baseline: "products" are those of matrices, in place of the chip's cells and converters."""
-WEIGHTS, PRODUCTS = "weights", "W x"
-"""Purposes of a matrix's actions that a dataflow changes."""
-
-
-@dataclass
-class Bill:
-    """What an inference takes, by component."""
-
-    energy: dict[str, Number] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    """J per inference."""
-    energy_step: dict[str, Number] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    """J per time step, mean over the steps."""
-    latency: dict[str, Number] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    """s per inference."""
-    latency_step: dict[str, Number] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    """s per time step, mean over the steps."""
-    area: dict[str, Number] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    """m2."""
-    memory: float = 0.0
-    """Bits of memory, registers for weights included."""
-    matrices: Number = 0.0
-    """J per inference of matrices alone: products, their memories, control."""
-    utilisation: Number = math.nan
-    """Multiply-accumulates of matrices over those that the multipliers could do in the inference."""
-
-    def pay(self, component: str, joules: Number, steps: int, rate: str) -> None:
-        """Add energy of a whole inference."""
-        self.energy[component] = self.energy[component] + joules
-        if rate == "step":
-            self.energy_step[component] = self.energy_step[component] + joules / steps
-
-    def wait(self, component: str, seconds: Number, steps: int, rate: str) -> None:
-        """Add time of a whole inference."""
-        self.latency[component] = self.latency[component] + seconds
-        if rate == "step":
-            self.latency_step[component] = self.latency_step[component] + seconds / steps
-
-    def total(self, name: str) -> Number:
-        """Of all components."""
-        return sum(getattr(self, name).values())
-
-
-class Baseline(Config, ABC):
-    """A machine; what it is comes from a TOML."""
-
-    type: str
-    """Kind of machine: a key of `BASELINES`."""
-    name: str
-    """Name in results."""
-    description: str
-    """One line for people."""
-    sources: dict[str, str] = Field(default_factory=dict)
-    """Where numbers without a source of their own come from, by field."""
-
-    def constants(self) -> dict[str, Constant]:
-        """Its own constants by field."""
-        fields = ((name, getattr(self, name)) for name in type(self).model_fields)
-        return {name: value for name, value in fields if isinstance(value, Constant)}
-
-    @abstractmethod
-    def bill(self, work: Work, k: Values) -> Bill:
-        """What the model takes; `k` has the constants of the laws, of the table and its own."""
-
-
-BASELINES: Kinds[Baseline] = Kinds("baseline")
-"""Machines by type."""
-
-
-def component_of(operator: Operator, action: Action) -> str:
-    """Who pays: "products" for the arithmetic of matrices."""
-    own = isinstance(operator, Matrix) and action.component == "digital update"
-    return "products" if own else action.component
+__all__ = ["DigitalAccelerator", "Microcontroller", "SystolicArray", "baseline_names", "load_baseline"]
 
 
 @dataclass(frozen=True)
@@ -134,16 +60,24 @@ class Clocked(Baseline):
     """Largest bank of the memory of weights, bits: small ones are local to the lanes."""
     port: int = Field(ge=1)
     """Bits that a bank gives or takes in one cycle."""
-    clock: Constant | None = None
+    clock: CostConstant | None = None
     """Hz; None: that of the chip compared with."""
 
     @abstractmethod
     def lanes_of(self, operator: Operator, work: Work) -> int:
-        """Products that can start in one cycle."""
+        """Slots of an operator that can start in one cycle, products of matrices apart."""
 
     @abstractmethod
-    def lane_area(self, work: Work, prices: Tabulated) -> dict[str, Number]:
-        """Of arithmetic and registers, by component, m2."""
+    def product_cycles(self, operator: Matrix, work: Work) -> float:
+        """Cycles of a matrix's products, each time that it runs."""
+
+    @abstractmethod
+    def product_area(self, work: Work, prices: Tabulated) -> Number:
+        """Of what computes the products of matrices, with the weights that it holds, m2."""
+
+    @abstractmethod
+    def unit_lanes(self, work: Work) -> int:
+        """Lanes as wide as the widest word."""
 
     @abstractmethod
     def multipliers(self) -> int:
@@ -164,6 +98,14 @@ class Clocked(Baseline):
 
     def busy(self, operator: Operator, actions: list[Action], work: Work) -> dict[str, float]:
         """Cycles of arithmetic by component, each time that these actions are taken."""
+        matrix = isinstance(operator, Matrix)
+        out = self._slots(operator, [a for a in actions if not (matrix and a.purpose == PRODUCTS)], work)
+        if isinstance(operator, Matrix):
+            out["products"] = out.get("products", 0.0) + self.product_cycles(operator, work)
+        return out
+
+    def _slots(self, operator: Operator, actions: list[Action], work: Work) -> dict[str, float]:
+        """Cycles of what is not a product of a matrix."""
         lanes, slots, looked = self.lanes_of(operator, work), dict[str, int](), dict[str, int]()
         for action in actions:
             own = action.count if action.verb in work.digital.others else action.slots
@@ -208,7 +150,10 @@ class Clocked(Baseline):
                 moved = sum(a.count * a.bits[0] for a in actions if a.verb == "bus")
                 transfers = cycles(moved, work.digital.bus.bits)
                 out.wait("movement", times * transfers * prices.seconds("bus"), work.steps, actions[0].rate)
-        out.area |= self.lane_area(work, prices)
+        lanes = self.unit_lanes(work)
+        out.area["digital update"] = lanes * _lane(work, prices)
+        out.area["nonlinearity"] = lanes * prices.silicon("lookup", (1,)) if _looks_up(work) else 0.0
+        out.area["products"] = self.product_area(work, prices)
         out.area["memories"] = sum(memory.area for memory in memories.values())
         out.area["movement"] = k["bus.area"]
         out.memory = float(sum(held.values()) + self.kept(work))
@@ -268,22 +213,39 @@ def _lane(work: Work, prices: Tabulated) -> Number:
     return sum(widest.values())
 
 
+def _narrow(work: Work, prices: Tabulated, holding: bool) -> Number:
+    """m2 of a multiplier, an adder and an accumulator for matrices; `holding` weight and input too."""
+    one: Number = 0.0
+    for op in work.matrices:
+        factors = next(a.bits for a in work.actions(op) if a.purpose == PRODUCTS)
+        total = max(a.bits[0] for a in work.actions(op) if a.verb == "add")
+        held = total + (sum(factors) if holding else 0)
+        parts = (("multiply", factors), ("add", (total,)), ("register", (held,)))
+        one = most(one, sum(prices.silicon(verb, bits) for verb, bits in parts))
+    return one
+
+
 def _looks_up(work: Work) -> bool:
     return any(action.verb == "lookup" for op in work.graph for action in work.actions(op))
 
 
 @BASELINES.register
 class DigitalAccelerator(Clocked):
-    """Lanes of multiply-accumulate that compute matrices and recurrences one after the other."""
+    """Narrow lanes of multiply-accumulate for matrices, beside a unit like the chip's for everything else."""
 
     type: Literal["digital"] = "digital"
     lanes: int = Field(ge=1, le=10**7)
-    """Products in one cycle."""
+    """Products of matrices in one cycle."""
+    unit: int | None = Field(None, ge=1, le=10**7)
+    """Lanes of the unit for everything else; None: as many as the chip's."""
     weights: Literal["sram", "registers"] = "sram"
     """Where weights are: in banks, read in every step, or in registers beside the lanes."""
 
     def lanes_of(self, operator: Operator, work: Work) -> int:
-        return self.lanes
+        return self.unit_lanes(work)
+
+    def product_cycles(self, operator: Matrix, work: Work) -> float:
+        return cycles(work.macs(operator), self.lanes)
 
     def multipliers(self) -> int:
         return self.lanes
@@ -303,12 +265,11 @@ class DigitalAccelerator(Clocked):
         local = self.weights == "registers" and isinstance(operator, Matrix)
         return [action for action in out if not (local and action.purpose == WEIGHTS)]
 
-    def lane_area(self, work: Work, prices: Tabulated) -> dict[str, Number]:
-        return {
-            "products": prices.silicon("register", (1,)) * self.kept(work),
-            "digital update": self.lanes * _lane(work, prices),
-            "nonlinearity": self.lanes * prices.silicon("lookup", (1,)) if _looks_up(work) else 0.0,
-        }
+    def unit_lanes(self, work: Work) -> int:
+        return work.lanes if self.unit is None else self.unit
+
+    def product_area(self, work: Work, prices: Tabulated) -> Number:
+        return prices.silicon("register", (1,)) * self.kept(work) + self.lanes * _narrow(work, prices, False)
 
 
 @BASELINES.register
@@ -326,7 +287,7 @@ class SystolicArray(Clocked):
     """Steps that are computed with weights once loaded, and buffered; 1: one sample at a time."""
     recurrence: Literal["vector", "array"] = "vector"
     """Where states are updated: in a unit of one lane a column, or in the elements, which hold them."""
-    element_area: Constant
+    element_area: CostConstant
     """Area of an element over that of its multiplier, adder and registers."""
 
     def multipliers(self) -> int:
@@ -379,12 +340,6 @@ class SystolicArray(Clocked):
                 yield Taking("products", shifted, loads * (min(self.rows, operator.inputs[0].width) + 1) / 2)
 
     def busy(self, operator: Operator, actions: list[Action], work: Work) -> dict[str, float]:
-        if isinstance(operator, Matrix):
-            inner = [action for action in actions if action.purpose == PRODUCTS]
-            out = super().busy(operator, [action for action in actions if action.purpose != PRODUCTS], work)
-            if inner:
-                out["products"] = out.get("products", 0.0) + self.product_cycles(operator, work)
-            return out
         out = super().busy(operator, actions, work)
         if self._inside(operator):  # sums over states leave through the columns
             out["digital update"] = out.get("digital update", 0.0) + self.rows + self.columns - 2
@@ -409,21 +364,11 @@ class SystolicArray(Clocked):
             if action.store not in own and not (isinstance(operator, Matrix) and action.purpose == WEIGHTS)
         ]
 
-    def lane_area(self, work: Work, prices: Tabulated) -> dict[str, Number]:
-        one: Number = 0.0
-        for op in work.matrices:
-            for action in work.actions(op):
-                if action.purpose == PRODUCTS:
-                    total = max(a.bits[0] for a in work.actions(op) if a.verb == "add")
-                    element = prices.silicon("multiply", action.bits) + prices.silicon("add", (total,))
-                    held = sum(action.bits) + total
-                    one = most(one, element + prices.silicon("register", (held,)))
-        lanes = self.columns * self.arrays
-        return {
-            "products": self.multipliers() * one * prices.k["element_area"],
-            "digital update": lanes * _lane(work, prices),
-            "nonlinearity": lanes * prices.silicon("lookup", (1,)) if _looks_up(work) else 0.0,
-        }
+    def unit_lanes(self, work: Work) -> int:
+        return self.columns * self.arrays
+
+    def product_area(self, work: Work, prices: Tabulated) -> Number:
+        return self.multipliers() * _narrow(work, prices, True) * prices.k["element_area"]
 
 
 @BASELINES.register
@@ -433,21 +378,21 @@ class Microcontroller(Baseline):
     type: Literal["microcontroller"] = "microcontroller"
     node: Annotated[float, Field(gt=0)]
     """Process node, m; for people: no number follows from it."""
-    mac: Constant
+    mac: CostConstant
     """Cycles of a multiply-accumulate of a matrix, words of up to 16 bits, loads included."""
-    instruction: Constant
+    instruction: CostConstant
     """Cycles of a product, sum or shift of 32-bit registers."""
-    access: Constant
+    access: CostConstant
     """Cycles of loading or storing up to 32 bits."""
-    overhead: Constant
+    overhead: CostConstant
     """Cycles of scalar code over those of its arithmetic and accesses."""
-    cycle_energy: Constant
+    cycle_energy: CostConstant
     """J of a cycle, memories included."""
-    clock: Constant
+    clock: CostConstant
     """Hz."""
-    core_area: Constant
+    core_area: CostConstant
     """m2 without memories."""
-    memory_bit: Constant
+    memory_bit: CostConstant
     """m2 of a bit of memory."""
 
     def bill(self, work: Work, k: Values) -> Bill:

@@ -12,9 +12,10 @@ import torch
 import xarray as xr
 
 from imc_ssm.chip import Deployment, compile
-from imc_ssm.costs.baselines import PARTS, Baseline, baseline_names, load_baseline
+from imc_ssm.costs.baselines import baseline_names, load_baseline
+from imc_ssm.costs.intervals import Number, bounds, scenarios
+from imc_ssm.costs.machines import PARTS, Baseline
 from imc_ssm.costs.model import by_operator, cost
-from imc_ssm.costs.scenarios import Number, bounds, scenarios
 from imc_ssm.costs.tabulated import digital_constants
 from imc_ssm.costs.work import Work
 from imc_ssm.devices import load_design
@@ -65,8 +66,9 @@ def baseline_cost(
 
     `model`: a deployment (its graph, words, steps and digital table), or a quantized model, which needs `steps`.
     Variables as of `cost`: `energy`, `energy_step`, `latency`, `latency_step`, `area` (bound, component) and their
-    totals (bound); `energy_matrices` (bound), without leakage; `memory` (component; bits) and `memory_total`; `utilisation` (bound), the share of the
-    multipliers' cycles that matrices use. An interval is that of the constants, as `scenarios.bounds` has it.
+    totals (bound); `energy_matrices` (bound), without leakage; `memory` (component; bits) and `memory_total`;
+    `utilisation` (bound), the share of the multipliers' cycles that matrices use. An interval is that of the
+    constants, as `intervals.bounds` has it.
 
     Raises `DesignError` for recurrences on tiles or an unknown machine, `ConfigError` for a model without `steps`.
     """
@@ -85,7 +87,8 @@ def baseline_cost(
     memory = [bill.memory if part == "memories" else math.nan for part in PARTS]
     out["memory"] = ("component", np.array(memory), {"units": "bit", "long_name": "Digital memory"})
     out["memory_total"] = ((), bill.memory, {"units": "bit", "long_name": "Digital memory"})
-    out["energy_matrices"] = ("bound", _interval(bill.matrices, k), {"units": "J", "long_name": MATRICES})
+    matrices = _interval(bill.matrices, k)
+    out["energy_matrices"] = ("bound", matrices, {"units": "J", "long_name": MATRICES})
     label = "Multiply-accumulates of matrices over those that the multipliers could do"
     out["utilisation"] = ("bound", _interval(bill.utilisation, k), {"units": "1", "long_name": label})
     out.attrs = {"title": f"Cost on {own.name}", "machine": own.name, "steps": work.steps}
@@ -149,8 +152,8 @@ def break_even(
     words follow from shapes: 8 inputs, one layer of 32 states a head, 10 classes. `over = "tile"`: rows and
     columns of a tile (32 columns a converter, or all), with as many tiles as it needs.
 
-    Returns `energy`, `latency`, `area` and `matrices` (their energy alone; the chip's has no interval) over machine,
-    bound and value, as ratios: below 1 the chip takes less. The
+    Returns `energy`, `latency`, `area` and `matrices` (their energy alone; the chip's has no interval) over
+    machine, bound and value, as ratios: below 1 the chip takes less. The
     interval adds both sides' in quadrature, as if no constant were in both, and so is wide rather than narrow.
 
     Raises `ConfigError` for another axis or values below 1.
@@ -167,7 +170,7 @@ def break_even(
         if sizes["tile"]:
             edge = sizes["tile"]
             chip = chip.with_(rows=edge, columns=edge, columns_per_adc=min(edge, base.columns_per_adc))
-        rows.append(_ratios(compare(_synthetic(sizes["heads"], sizes["steps"], scheme, chip, seed), machines)))
+        rows.append(_ratios(compare(synthetic(sizes["heads"], sizes["steps"], scheme, chip, seed), machines)))
     out = xr.concat(rows, "value").assign_coords(value=list(values))
     out["value"].attrs = {"long_name": AXES[over], "units": "1"}
     out.attrs = {"title": f"{base.name} over digital machines", "over": over, "design": base.name}
@@ -183,7 +186,7 @@ def break_even(
 AXES: dict[Axis, str] = {"tile": "Rows and columns of a tile", "heads": "Heads", "steps": "Steps of a sequence"}
 
 
-def _synthetic(heads: int, steps: int, scheme: str | Scheme, design: Design, seed: int) -> Deployment:
+def synthetic(heads: int, steps: int, scheme: str | Scheme, design: Design, seed: int) -> Deployment:
     """An untrained model of a shape on a chip."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):

@@ -11,10 +11,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from imc_ssm.costs.scenarios import Number, Values
+from imc_ssm.costs.intervals import Number, Values
 from imc_ssm.devices import Digital
 from imc_ssm.devices.components import Component
-from imc_ssm.devices.constants import Constant
+from imc_ssm.devices.constants import CostConstant
 from imc_ssm.devices.library import Cited
 from imc_ssm.errors import DesignError
 
@@ -24,7 +24,7 @@ PARTS = {"multiply": "multiply", "add": "add", "register": "flip_flop", "lookup"
 """Verb of an action -> field of the table."""
 
 
-def digital_constants(digital: Digital) -> dict[str, Constant]:
+def digital_constants(digital: Digital) -> dict[str, CostConstant]:
     """Every number of a table by name; one without a range is its own."""
     found: dict[str, Cited] = {}
     for part in PARTS.values():
@@ -37,9 +37,9 @@ def digital_constants(digital: Digital) -> dict[str, Constant]:
     return {name: _constant(number, digital.name) for name, number in found.items()}
 
 
-def _constant(number: Cited, table: str) -> Constant:
+def _constant(number: Cited, table: str) -> CostConstant:
     assumed = number.source.startswith("assumed")
-    return Constant(
+    return CostConstant(
         value=number.value,
         low=number.value if number.low is None else number.low,
         high=number.value if number.high is None else number.high,

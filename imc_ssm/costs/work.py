@@ -37,6 +37,8 @@ class Work:
     """The table of digital components."""
     clock: float
     """Hz, of machines that name none."""
+    lanes: int
+    """Of the digital unit, of machines that name none."""
 
     @classmethod
     def of(
@@ -46,8 +48,9 @@ class Work:
         steps: int | None = None,
         components: str = "periphery-32nm",
         clock: float = 1e9,
+        lanes: int = 16,
     ) -> Work:
-        """Of a deployment, with its steps, components and clock; of a quantized model, with those that are given.
+        """Of a deployment, with its steps, components, clock and lanes; of a quantized model, with those given.
 
         Raises `DesignError` for a deployment whose recurrences are on tiles, `ImcSsmError` for a model without
         formats.
@@ -60,13 +63,13 @@ class Work:
                     "with; compile with recurrence 'digital'"
                 )
             digital, clock = model.chip.digital, model.design.clock.value
-            return cls(model.graph, model.formats, model.steps, digital, clock)
+            return cls(model.graph, model.formats, model.steps, digital, clock, model.design.lanes)
         model = classifier_of(model, "compare")
         if getattr(model, "scheme", None) is None:
             raise ImcSsmError("the model is in full precision; quantize it first (imc_ssm.quantize)")
         if steps is None or steps < 1:
             raise ConfigError(f"steps = {steps!r}; a model has no length: give those of an inference, 1 or more")
-        return cls(model.graph(), formats_of(model), steps, load_components(components).digital(), clock)
+        return cls(model.graph(), formats_of(model), steps, load_components(components).digital(), clock, lanes)
 
     @property
     def matrices(self) -> Iterator[Matrix]:

@@ -15,7 +15,7 @@ import torch
 from imc_ssm.chip import Deployment, compile
 from imc_ssm.costs import BASELINES, Work, baseline_cost, baseline_names, compare, load_baseline
 from imc_ssm.costs.baselines import DigitalAccelerator, Microcontroller, SystolicArray
-from imc_ssm.costs.scenarios import nominal
+from imc_ssm.costs.intervals import nominal
 from imc_ssm.costs.tabulated import digital_constants
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import ConfigError, DesignError
@@ -76,7 +76,7 @@ def arithmetic(work: Work, k: Any) -> float:
 
 def test_one_matrix_on_lanes_by_hand(matrix: Work) -> None:
     """Memories are smaller than the table's first row, 1 KB, and so are one bank of that each."""
-    machine = load_baseline("digital").with_(lanes=8)
+    machine = load_baseline("digital").with_(lanes=8, unit=8)
     bill, k = priced(machine, matrix)
     bits = held(matrix)
     (op,) = matrix.matrices
@@ -87,7 +87,7 @@ def test_one_matrix_on_lanes_by_hand(matrix: Work) -> None:
     assert bill.energy_step["memories"] == pytest.approx(joules, rel=1e-12, abs=0)
     control = k.control * (arithmetic(matrix, k) + joules)
     assert bill.energy_step["control"] == pytest.approx(control, rel=1e-12, abs=0)
-    # 12 products, 4 sums, 4 products on 8 lanes: 3 cycles; coefficients through a port of 64 bits
+    # 12 products on 8 lanes, 4 sums and 4 products on 8 of the unit: 3 cycles; a port of 64 bits
     cycle = max(1e-9, k["multiply.latency"], k["add.latency"], k["lookup.latency"], k["sram.0.latency"])
     assert bill.latency_step["products"] == pytest.approx(3 * cycle, rel=1e-12, abs=0)
     late = max(math.ceil(max(bits.values()) / 64) - 3, 0) * cycle
@@ -95,6 +95,11 @@ def test_one_matrix_on_lanes_by_hand(matrix: Work) -> None:
     assert bill.energy["products"] == pytest.approx(STEPS * bill.energy_step["products"], rel=1e-12, abs=0)
     assert bill.memory == sum(bits.values())
     assert bill.area["memories"] == pytest.approx(3 * k["sram.0.area"], rel=1e-12, abs=0)
+    w, x, total, *_ = widths(matrix)
+    table = matrix.digital
+    lane = w * x / table.multiply.bits**2 * k["multiply.area"] + total / table.add.bits * k["add.area"]
+    lane += total / table.flip_flop.bits * k["flip_flop.area"]
+    assert bill.area["products"] == pytest.approx(8 * lane, rel=1e-12, abs=0)
 
 
 def test_one_matrix_in_registers_by_hand(matrix: Work) -> None:
@@ -108,7 +113,8 @@ def test_one_matrix_in_registers_by_hand(matrix: Work) -> None:
     assert read.energy_step["memories"] - bill.energy_step["memories"] == pytest.approx(
         weights * k["sram.0.read"], rel=1e-12, abs=0
     )
-    assert bill.area["products"] == pytest.approx(weights * k["flip_flop.area"], rel=1e-12, abs=0)
+    more = bill.area["products"] - read.area["products"]
+    assert more == pytest.approx(weights * k["flip_flop.area"], rel=1e-12, abs=0)
     assert bill.memory == read.memory
 
 
@@ -184,13 +190,15 @@ def test_each_machine_pays_for_work_and_words(name: str, deployment: Factory, wh
 
 def test_more_lanes_are_never_slower(whole: Deployment) -> None:
     machine = load_baseline("digital")
-    times = [float(baseline_cost(whole, machine.with_(lanes=n))["latency_total"][1]) for n in (1, 2, 7, 32, 1024)]
-    assert times == sorted(times, reverse=True)
-    assert times[0] > times[-1]
+    for field in ("lanes", "unit"):
+        changed = (machine.with_(**{field: n}) for n in (1, 2, 7, 32, 1024))
+        times = [float(baseline_cost(whole, own)["latency_total"][1]) for own in changed]
+        assert times == sorted(times, reverse=True)
+        assert times[0] > times[-1]
 
 
 def test_a_wider_port_and_smaller_banks_are_never_slower(deployment: Factory) -> None:
-    model, machine = deployment(steps=4, heads=64, states=16), load_baseline("digital").with_(lanes=10**6)
+    model, machine = deployment(steps=4, heads=64, states=16), load_baseline("digital").with_(unit=10**6)
 
     def time(**fields: int) -> float:
         return float(baseline_cost(model, machine.with_(**fields))["latency_total"][1])
