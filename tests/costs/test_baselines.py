@@ -167,8 +167,8 @@ def test_each_machine_pays_for_work_and_words(name: str, deployment: Factory, wh
     base = baseline_cost(whole, name)
     again = baseline_cost(replace(whole, steps=2 * STEPS), name)
     once = base["energy_total"] - STEPS * base["energy_step_total"]
-    # a longer sequence: the same energy per step but for the mean's wider sum
-    assert np.allclose(again["energy_step_total"], base["energy_step_total"], rtol=0.02)
+    if getattr(load_baseline(name), "block", 1) == 1:  # a longer sequence: the same but for the mean's wider sum
+        assert np.allclose(again["energy_step_total"], base["energy_step_total"], rtol=0.02, atol=0)
     assert (again["energy_total"] > base["energy_total"]).all()
     assert (abs(once) < 0.2 * base["energy_total"]).all()
     wide = baseline_cost(deployment(steps=STEPS, heads=8), name)
@@ -180,7 +180,10 @@ def test_each_machine_pays_for_work_and_words(name: str, deployment: Factory, wh
     assert (wide["latency_total"] >= base["latency_total"]).all()
     for part in ("energy", "energy_step", "latency", "latency_step", "area"):
         assert np.allclose(
-            base[part].sel(bound="nominal").sum("component"), base[f"{part}_total"].sel(bound="nominal")
+            base[part].sel(bound="nominal").sum("component"),
+            base[f"{part}_total"].sel(bound="nominal"),
+            rtol=1e-12,
+            atol=0,
         )
         low, middle, high = (base[part].sel(bound=bound) for bound in ("low", "nominal", "high"))
         assert bool((low <= middle).all())
@@ -243,9 +246,12 @@ def test_the_chip_stands_beside_them(whole: Deployment) -> None:
 
 def test_a_quantized_model_needs_no_chip(whole: Deployment) -> None:
     model = whole.digital()
-    alone = baseline_cost(model, "digital", steps=STEPS)
-    both = baseline_cost(replace(whole, chip=whole.chip), "digital")
-    assert np.allclose(alone["energy_total"], both["energy_total"])
+    alone = Work.of(model, steps=STEPS, lanes=whole.design.lanes, clock=whole.design.clock.value)
+    assert np.array_equal(
+        baseline_cost(alone, "digital")["energy_total"], baseline_cost(whole, "digital")["energy_total"]
+    )
+    slow = baseline_cost(model, "digital", steps=2 * STEPS)["latency_total"]
+    assert (slow > baseline_cost(model, "digital", steps=STEPS)["latency_total"]).all()
     with pytest.raises(ConfigError, match="steps"):
         baseline_cost(model, "digital")
 
@@ -278,3 +284,14 @@ def test_every_constant_of_a_machine_moves_its_price(whole: Deployment) -> None:
             changed, _ = priced(machine.with_(**{field: up}), Work.of(whole))
             totals = [(b.total("energy"), b.total("latency"), b.total("area")) for b in (base, changed)]
             assert totals[0] != totals[1], (name, field)
+
+
+def test_constants_of_machines_have_ranges_and_few_are_assumed() -> None:
+    found = {
+        (name, field): constant
+        for name in baseline_names()
+        for field, constant in load_baseline(name).constants().items()
+    }
+    assert sum(constant.kind == "assumed" for constant in found.values()) <= 0.1 * len(found)
+    for key, constant in found.items():
+        assert constant.low < constant.high or constant.kind == "derived", key
