@@ -27,7 +27,7 @@ def print_baselines(deployment: Deployment) -> xr.Dataset:
     ds = compare(deployment)
     console.print(_table(ds))
     chip = str(ds["machine"].values[0])
-    console.print(f"brackets: the interval of the constants; ratios: {chip} over the machine", soft_wrap=True)
+    console.print(f"interval: that of the constants; ratio: {chip} over the machine", soft_wrap=True)
     return ds
 
 
@@ -35,15 +35,19 @@ def _table(ds: xr.Dataset) -> Table:
     out = Table(title=ds.attrs["title"], box=SIMPLE, padding=(0, 1, 0, 0))
     out.add_column("machine", no_wrap=True)
     for name, _ in COLUMNS:
-        out.add_column(name, justify="right")
-        out.add_column("ratio", justify="right")
+        out.add_column(name, justify="right", no_wrap=True)
+        if name == "energy":
+            out.add_column("interval", no_wrap=True)
+        out.add_column("ratio", justify="right", no_wrap=True)
     for machine in ds["machine"].values:
         cells = []
         for name, unit in COLUMNS:
             total = ds[f"{name}_total"]
             low, middle, high = (float(total.sel(machine=machine, bound=b)) for b in ("low", "nominal", "high"))
             chip = float(total.isel(machine=0).sel(bound="nominal"))
-            cells.append(f"{quantity(middle, unit)} [{low / middle:.2g}, {high / middle:.2g}]")
+            cells.append(quantity(middle, unit))
+            if name == "energy":
+                cells.append(f"x {low / middle:.2g} to {high / middle:.2g}")
             cells.append(f"{chip / middle:.2g}")
         out.add_row(str(machine), *cells)
     return out
