@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE
 from rich.table import Table
 
-from imc_ssm.cli.report import console
+from imc_ssm.cli.report import console, print_whole
 from imc_ssm.units import quantity
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def print_baselines(deployment: Deployment) -> xr.Dataset:
     from imc_ssm.costs import compare
 
     ds = compare(deployment)
-    console.print(_table(ds))
+    print_whole(_table(ds))
     chip = str(ds["machine"].values[0])
     console.print(f"interval: that of the constants; ratio: {chip} over the machine", soft_wrap=True)
     return ds
