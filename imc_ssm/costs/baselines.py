@@ -11,8 +11,8 @@ chip's own unit:
                    the weights, rows + columns - 2 to fill and drain (Samajdar et al., SCALE-Sim, arXiv:1811.02883)
   microcontroller  cycles by instruction, and energy by cycle, both cited
 
-Operators run one after the other, and within one operator memories are read while lanes compute. A digital lane
-starts one product a cycle; the cycle is that of the clock or the slowest stage, whichever is longer. `control` is
+Operators run one after the other, memories after lanes, as on the chip. A digital lane starts one product a cycle;
+the cycle is that of the clock or the slowest stage, whichever is longer. `control` is
 paid on matrix products, as tiles pay it, and leakage on all area while the inference runs.
 """
 
@@ -56,8 +56,6 @@ class Clocked(Baseline):
 
     bank: int = Field(ge=1)
     """Largest bank of a static memory, bits."""
-    weight_bank: int = Field(ge=1)
-    """Largest bank of the memory of weights, bits: small ones are local to the lanes."""
     port: int = Field(ge=1)
     """Bits that a bank gives or takes in one cycle."""
     clock: CostConstant | None = None
@@ -78,6 +76,10 @@ class Clocked(Baseline):
     @abstractmethod
     def unit_lanes(self, work: Work) -> int:
         """Lanes as wide as the widest word."""
+
+    @abstractmethod
+    def weight_traffic(self, work: Work) -> int:
+        """Bits of weights that can be used in a cycle: so many banks hold them as give that."""
 
     @abstractmethod
     def multipliers(self) -> int:
@@ -124,12 +126,10 @@ class Clocked(Baseline):
         prices, out, held = Tabulated(work.digital, k), Bill(), work.stored()
         held["weights"] -= self.kept(work)
         held["activations"] += (self.together(work) - 1) * work.vectors()
-        memories = {
-            store: prices.memory(bits, self.weight_bank if store == "weights" else self.bank)
-            for store, bits in held.items()
-            if bits
-        }
-        cycle = self._cycle(work, prices, memories)
+        lanes, feeding = self.unit_lanes(work), cycles(self.weight_traffic(work), self.port)
+        least = {"coefficients": lanes, "state": lanes, "activations": 1, "weights": feeding}
+        memories = {store: prices.memory(bits, self.bank, least[store]) for store, bits in held.items() if bits}
+        cycle = self._cycle(work, prices)
         macs: Number = 0.0
         for op in work.graph:
             spent: Number = 0.0
@@ -145,17 +145,16 @@ class Clocked(Baseline):
                 busy = self.busy(op, actions, work)
                 for component, count in busy.items():
                     out.wait(component, times * count * cycle, work.steps, actions[0].rate)
-                late = self._late(op, sum(busy.values()), self.read(op, actions, work), memories, cycle)
-                out.wait("memories", times * late, work.steps, actions[0].rate)
+                served = self._served(op, self.read(op, actions, work), memories)
+                out.wait("memories", times * served, work.steps, actions[0].rate)
                 moved = sum(a.count * a.bits[0] for a in actions if a.verb == "bus")
                 transfers = cycles(moved, work.digital.bus.bits)
                 out.wait("movement", times * transfers * prices.seconds("bus"), work.steps, actions[0].rate)
-        lanes = self.unit_lanes(work)
         out.area["digital update"] = lanes * _lane(work, prices)
         out.area["nonlinearity"] = lanes * prices.silicon("lookup", (1,)) if _looks_up(work) else 0.0
         out.area["products"] = self.product_area(work, prices)
         out.area["memories"] = sum(memory.area for memory in memories.values())
-        out.area["movement"] = k["bus.area"]
+        out.area["movement"] = work.digital.bus.area.value * k.logic_spread
         out.memory = float(sum(held.values()) + self.kept(work))
         out.utilisation = macs * cycle / (self.multipliers() * out.total("latency"))
         power = leakage_density(k, work.digital.node.value) * out.total("area")
@@ -163,29 +162,20 @@ class Clocked(Baseline):
         out.energy_step["leakage"] = power * out.total("latency_step")
         return out
 
-    def _cycle(self, work: Work, prices: Tabulated, memories: dict[str, Banked]) -> Number:
+    def _cycle(self, work: Work, prices: Tabulated) -> Number:
         """s from one start to the next."""
         clock = work.clock if self.clock is None else prices.k["clock"]
-        period: Number = 1.0 / clock
-        for stage in ("multiply", "add", "register", "lookup"):
-            period = most(period, prices.seconds(stage))
-        for memory in memories.values():
-            period = most(period, memory.latency)
-        return period
+        slowest = max(prices.seconds(stage) for stage in ("multiply", "add", "register", "lookup"))
+        return most(1.0 / clock, slowest)
 
-    def _late(
-        self, operator: Operator, busy: float, traffic: list[Action], memories: dict[str, Banked], cycle: Number
-    ) -> Number:
-        """s that the memories add to a time in which lanes are busy for so many cycles."""
+    def _served(self, operator: Operator, traffic: list[Action], memories: dict[str, Banked]) -> float:
+        """s in which every bank gives or takes a port's bits at once, memory after memory."""
         bits: dict[str, int] = {}
-        first: Number = 0.0
         for action in traffic:
             store = store_of(operator, action)
-            if action.verb == "read" and store not in bits:
-                first = first + memories[store].latency
             bits[store] = bits.get(store, 0) + action.count * action.bits[0]
-        longest = max((cycles(n, self.port * memories[store].banks) for store, n in bits.items()), default=0)
-        return max(longest - busy, 0.0) * cycle + first
+        found = ((memories[store], count) for store, count in bits.items())
+        return sum(cycles(count, self.port * memory.banks) * memory.latency for memory, count in found)
 
 
 def store_of(operator: Operator, action: Action) -> str:
@@ -250,6 +240,9 @@ class DigitalAccelerator(Clocked):
     def multipliers(self) -> int:
         return self.lanes
 
+    def weight_traffic(self, work: Work) -> int:
+        return self.lanes * work.widest_weight()
+
     def kept(self, work: Work) -> int:
         return work.weights() if self.weights == "registers" else 0
 
@@ -292,6 +285,9 @@ class SystolicArray(Clocked):
 
     def multipliers(self) -> int:
         return self.rows * self.columns * self.arrays
+
+    def weight_traffic(self, work: Work) -> int:
+        return self.columns * work.widest_weight()
 
     def together(self, work: Work) -> int:
         return min(self.block, work.steps)
@@ -347,10 +343,7 @@ class SystolicArray(Clocked):
 
     def product_cycles(self, operator: Matrix, work: Work) -> float:
         """Cycles of a matrix in one step, mean over the blocks: 2 rows + columns + b - 2 for a fold and block."""
-        load, runs = 0, work.runs(operator)
-        if not self.resident(work):
-            bits = self.rows * min(self.columns, operator.output.width) * work.formats.bits(operator.weight)
-            load = max(self.rows, cycles(bits, self.port * cycles(work.weights(), self.weight_bank)))
+        load, runs = 0 if self.resident(work) else self.rows, work.runs(operator)
         rounds = cycles(self.folds(operator), self.arrays)
         whole = self.blocks(operator, work) * (load + self.rows + self.columns - 2) + runs
         return rounds * whole / runs

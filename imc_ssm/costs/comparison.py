@@ -16,7 +16,6 @@ from imc_ssm.costs.baselines import baseline_names, load_baseline
 from imc_ssm.costs.intervals import Number, bounds, scenarios
 from imc_ssm.costs.machines import PARTS, Baseline
 from imc_ssm.costs.model import by_operator, cost
-from imc_ssm.costs.tabulated import digital_constants
 from imc_ssm.costs.work import Work
 from imc_ssm.devices import load_design
 from imc_ssm.devices.constants import Constants, load_constants
@@ -75,7 +74,7 @@ def baseline_cost(
     work = model if isinstance(model, Work) else Work.of(model, steps=steps)
     own = machine if isinstance(machine, Baseline) else load_baseline(machine)
     laws = load_constants() if constants is None else constants
-    k = scenarios({**laws.entries, **digital_constants(work.digital), **own.constants()})
+    k = scenarios({**laws.entries, **own.constants()})
     bill = own.bill(work, k)
     out = xr.Dataset(coords={"bound": list(BOUNDS), "component": list(PARTS)})
     for name, (units, label) in BOUNDED.items():
@@ -129,10 +128,11 @@ def _shared(ds: xr.Dataset) -> xr.Dataset:
     """What all machines have, every price with its interval."""
     out = ds[list(SHARED)]
     for name in SHARED:
-        if not name.startswith("memory") and "bound" not in out[name].dims:
+        if f"{name}_bounds" in ds:
+            out[name] = ds[f"{name}_bounds"].assign_attrs(ds[name].attrs)
+        elif not name.startswith("memory") and "bound" not in out[name].dims:
             out[name] = out[name].expand_dims(bound=list(BOUNDS))
-    kept = ("component", "bound")
-    return out.drop_vars([name for name in out.coords if name not in kept])
+    return out.drop_vars([name for name in out.coords if name not in ("component", "bound")])
 
 
 def break_even(

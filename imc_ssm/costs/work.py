@@ -97,6 +97,10 @@ class Work:
         ops = (op for op in self.graph if op.output.rate == "step" and any(self.actions(op)))
         return sum(op.output.width * op.output_bits(self.formats, self.steps) for op in ops)
 
+    def widest_weight(self) -> int:
+        """Bits of the longest weights; 1 without any."""
+        return max((self.formats.bits(op.weight) for op in self.matrices), default=1)
+
     def stored(self) -> dict[str, int]:
         """Bits by memory: coefficients, state, activations, and the weights of matrices apart."""
         held = dict.fromkeys((*CONTENT.values(), "weights"), 0)
