@@ -19,9 +19,7 @@ from imc_ssm.devices.library import (
     Kind,
     Length,
     Number,
-    Pulse,
     Resistance,
-    Voltage,
     beside,
     device_names,
     device_path,
@@ -35,7 +33,6 @@ __all__ = [
     "Chip",
     "Compensation",
     "Design",
-    "Electrics",
     "Slicing",
     "Wires",
     "load_design",
@@ -78,23 +75,6 @@ class Wires(Config):
                 "aihwkit's time-stepped wires are columns; give row the value 0, or solve in closed form"
             )
         return self
-
-
-class Electrics(Config):
-    """Voltages and times of the tiles' circuits, where the laws of `costs` shall not take their own."""
-
-    analog_supply: Voltage | None = None
-    """Supply of converters and amplifiers, V; None: the node's nominal one."""
-    logic_supply: Voltage | None = None
-    """Supply of drivers and logic beside the array, V; None: the node's nominal one."""
-    line_voltage: Voltage | None = None
-    """Swing of the word lines that open a row's access devices, V; None: that of `logic_supply`."""
-    pulse: Pulse | None = None
-    """Longest input pulse, s; None: the cell's `t_read`."""
-    conversion_rate: Frequency | None = None
-    """Conversions of one output converter in a second, Hz; None: what its law says."""
-    cycle: Pulse | None = None
-    """Cycle of a converter that compares step by step (charge-decrement, ramp), s; None: what its law says."""
 
 
 class Design(Config):
@@ -147,8 +127,6 @@ class Design(Config):
     """Component table: name of a shipped one, or the path of a TOML (in a file: relative to the file)."""
     sample_hold: str
     """Entry of the sample-and-hold circuit in the component table."""
-    electrics: Electrics = Field(default_factory=Electrics)
-    """Voltages and times that prices follow from."""
     sources: dict[str, str] = Field(default_factory=dict)
     """Where the numbers without a source of their own come from, by field name."""
 
