@@ -100,8 +100,6 @@ class ArraySpec:
     def __post_init__(self) -> None:
         if not self.node_periphery:
             object.__setattr__(self, "node_periphery", self.node)
-        if not self.dac:
-            object.__setattr__(self, "dac", BY_CODING.get(self.coding, "driver"))
         if self.v_line is None:
             object.__setattr__(self, "v_line", self.v_logic)
 
@@ -197,8 +195,8 @@ def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
     pitch = spec.cell_area**0.5
     settle = _settle(spec, k, pitch)
     pulse = most(spec.pulse, settle)
-    found = preset(spec, k, pulse)
-    driven = input_of(spec.dac)(spec, k)
+    found = preset(spec, k, pulse * (2**spec.in_bits - 1) if spec.coding == "pulse-count" else pulse)
+    driven = input_of(spec.dac or BY_CODING.get(spec.coding, "driver"))(spec, k)
     serial = spec.magnitude if spec.coding == "bit-serial" and preset.serial else 1
     conversions = phases * serial
     one = _phase_time(spec, pulse, found.time, found.integration)
@@ -259,21 +257,26 @@ def _settle(spec: ArraySpec, k: Values, pitch: Number) -> Number:
 
 
 def _phase_time(spec: ArraySpec, pulse: Number, convert: Number, integration: Number) -> Number:
-    """s from one pulse to the next: charge on capacitors settles within the conversion; elsewhere a pulse, then
-    the conversions, which overlap where columns are held."""
+    """s from one pulse to the next: converters that integrate read one column after the other, since a current
+    cannot be held; charge on capacitors settles within the conversion; elsewhere columns are read, then converted,
+    and that overlaps with the next pulse where there is one."""
+    if not _held(spec):
+        return spec.share * (integration + convert)
     if spec.cell == "capacitive":
         return spec.share * convert
-    if spec.coding == "pulse-count":
-        return (2**spec.in_bits - 1) * pulse + spec.share * convert
     if _overlaps(spec):
         return most(pulse, spec.share * convert)
     return integration + spec.share * convert
 
 
+def _held(spec: ArraySpec) -> bool:
+    """Whether a column is sampled and then converted; else the converter integrates its current."""
+    return spec.adc not in ("cco", "duration", "charge-decrement")
+
+
 def _overlaps(spec: ArraySpec) -> bool:
     """Whether a held column is converted while the next pulse reads."""
-    held = spec.adc not in ("cco", "duration", "charge-decrement")
-    return held and spec.cell != "capacitive" and spec.coding != "pulse-count"
+    return _held(spec) and spec.cell != "capacitive" and spec.coding != "pulse-count"
 
 
 def _cell(spec: ArraySpec, k: Values, pitch: Number) -> Number:
