@@ -4,7 +4,7 @@ With f samples a second, T = 1 / f, a sample's time t (`Schedule`: of the longes
 last sample of a sequence), energy E a sample (mean over a sequence), leakage density l and leaking area A:
 
     slack       T - t - t_wake
-    duty cycle  d = (mean time + t_wake) f, the share of time for which the chip is awake
+    duty cycle  d = min((mean time from a sample to its output + t_wake) f, 1), the share of time awake
     power, on      E f + l A
     power, gated   E f + l (A d + A_kept (1 - d)) + E_wake f
 
@@ -86,9 +86,11 @@ def real_time(
     longest = found.period + found.tail + wake
     mean = found.period_mean + found.tail / deployment.steps + wake
     every = 1.0 / rates[:, None]
-    slack, duty = every - longest, mean / every
+    # In a pipeline a sample keeps the chip awake until it is done, beside those behind it.
+    busy = found.latency_mean + found.tail / deployment.steps + wake
+    slack, duty = every - longest, np.minimum(busy / every, 1.0)
     keeps = slack >= 0
-    awake = np.minimum(np.where(np.array(_IDLE) == "on", 1.0, duty), 1.0)
+    awake = np.where(np.array(_IDLE) == "on", 1.0, duty)
     leaking = whole * awake + kept * (1.0 - awake)
     woken = np.array([0.0, wake_energy])
     parts = np.stack([np.stack(_interval(work * r, k)) for r in rates])  # (rate, bound)

@@ -87,6 +87,18 @@ def test_throughput_is_never_slower(deployment: Factory) -> None:
     assert (flow > stream).all()
 
 
+def test_a_pipeline_is_awake_until_its_samples_are_done(deployment: Factory) -> None:
+    """Slow samples: for the latency of each. Faster than it: always, with no power to save."""
+    placed = deployment(layers=2)
+    flow = schedule_of(placed, "throughput")
+    assert 1.2 * flow.period + flow.tail < flow.latency
+    rates = [1e3, 1 / (1.2 * flow.period + flow.tail)]
+    got = real_time(placed, rates, mode="throughput").sel(idle="gated")
+    slow = 1e3 * (flow.latency + flow.tail / placed.steps)
+    assert got["duty_cycle"].values.tolist() == pytest.approx([slow, 1.0])
+    assert got["keeps_up"].all()
+
+
 @pytest.mark.parametrize(
     ("rate", "rest"), [(0.0, {}), (-1.0, {}), (float("nan"), {}), ([], {}), (1.0, {"leakage": -1.0})]
 )
