@@ -203,11 +203,13 @@ def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
     # Where the next pulse reads while columns are converted, the first pulse or the last conversions stand alone.
     behind = least(pulse, spec.share * found.time) if _overlaps(spec) else 0.0
     # Of widths and amplitudes every line rises once; of bits and counted pulses with those that are there.
-    toggles = phases * pulses * (mean if spec.coding == "bit-serial" else 1.0)
+    # Rows come once for each column that an integrator is shared by; columns that are not read carry no current.
+    reads = 1 if _held(spec) else spec.share
+    toggles = reads * phases * pulses * (mean if spec.coding == "bit-serial" else 1.0)
     if spec.word_lines_along_outputs:
         word_line: Number = 0.0
         bit_line = phases * pulses * _line(spec, k, spec.rows, pitch, True) * k.driver_self * spec.v_line**2
-        driver = driven.energy
+        driver = reads * driven.energy
         driver = driver + toggles * spec.cells_per_row * pitch * k.wire_cap * k.driver_self * spec.v_read**2
     else:
         gates = spec.cell != "capacitive"
@@ -215,7 +217,7 @@ def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
         bit_line = phases * pulses * spec.rows * pitch * k.wire_cap * spec.v_read**2 * spec.lines_per_column
         if spec.cell == "discharge":  # in the price of its cells
             bit_line = 0.0
-        driver = driven.energy
+        driver = reads * driven.energy
     return ArrayPrices(
         driver=driver,
         word_line=word_line,

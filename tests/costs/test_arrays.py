@@ -196,7 +196,12 @@ def test_a_shared_integrator_integrates_column_by_column(adc: str) -> None:
     base = ArraySpec(
         "resistive", "pulse-width", 64, 64, 64, 4e-14, 40e-9, 0.2, 1.1, 1.1, 1e-5, 6, 6, adc=adc, pulse=5e-8
     )
-    assert prices(replace(base, share=4), ONE).period == pytest.approx(4 * prices(base, ONE).period)
+    alone, shared = prices(base, ONE), prices(replace(base, share=4), ONE)
+    assert shared.period == pytest.approx(4 * alone.period)
+    assert shared.driver == pytest.approx(4 * alone.driver)  # rows are driven again for each
+    assert shared.word_line == pytest.approx(4 * alone.word_line)
+    assert shared.siemens == alone.siemens
+    assert shared.convert == alone.convert
 
 
 def test_a_counter_runs_through_all_pulses() -> None:
