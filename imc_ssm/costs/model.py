@@ -241,13 +241,11 @@ def _latency(
     """
     chip = deployment.chip
     out = {rate: dict.fromkeys(COMPONENTS, 0.0) for rate in ("step", "sequence")}
-    places = dict(zip(map(id, deployment.placed), pack(deployment.placed, chip), strict=True))
+    rounds = _rounds(deployment)
     for operator in deployment.graph:
         own = on_tiles(deployment, operator)
-        shared = Counter(place.tile for matrix in own for place in places[id(matrix)])
-        rounds = max(shared.values(), default=0)  # parts that share a tile run one after the other
         for component, time in (chip.product_latency(max(m.widest() for m in own)) if own else {}).items():
-            out[operator.rate][component] += rounds * time
+            out[operator.rate][component] += rounds[operator] * time
     analog, longest = sum(out["step"].values()), 0.0
     for component, time in _serial(chip, memories, (t for t in operations if t.action.rate == "sequence")).items():
         out["sequence"][component] += time
@@ -258,6 +256,16 @@ def _latency(
         for component, time in times.items():
             out["step"][component] += count / deployment.steps * time
     return out, analog + longest
+
+
+def _rounds(deployment: Deployment) -> dict[Operator, int]:
+    """How often the tiles of an operator are read in one product: parts that share a tile run one by one."""
+    places = dict(zip(map(id, deployment.placed), pack(deployment.placed, deployment.chip), strict=True))
+    out = {}
+    for operator in deployment.graph:
+        shared = Counter(place.tile for matrix in on_tiles(deployment, operator) for place in places[id(matrix)])
+        out[operator] = max(shared.values(), default=0)
+    return out
 
 
 def _kinds_of_steps(operations: Iterable[Taken], steps: int) -> dict[int, int]:

@@ -1,0 +1,92 @@
+"""A compiled plan gives what `cost` gives of the design that its numbers make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imc_ssm.chip import Deployment
+from imc_ssm.costs import CostPlan, cost
+from imc_ssm.devices import load_components
+from imc_ssm.devices.converters import converter
+from imc_ssm.errors import ConfigError, DesignError
+
+Factory = Callable[..., Deployment]
+
+
+def changed(case: Deployment, clock: float | None = None, **fields: Any) -> Deployment:
+    """The deployment on the re-resolved design; its cell, which is no shipped one, as it is."""
+    design = case.design.with_(**fields)
+    if clock is not None:
+        design = design.with_(clock=design.clock.with_(value=clock))
+    table = load_components(design.components)
+    parts = {kind: converter(kind, getattr(design, kind), table) for kind in ("adc", "dac")}
+    return replace(case, chip=case.chip.with_(design=design, **parts))
+
+
+def same(plan: CostPlan, case: Deployment, **fields: Any) -> None:
+    one, two = plan(**fields), cost(changed(case, **fields))
+    for name in ("energy", "latency", "area"):
+        np.testing.assert_allclose(getattr(one, name), two[name].values, rtol=1e-9, atol=0)
+
+
+@pytest.fixture(scope="module", params=["plain", "packed", "s5", "slow", "serial"])
+def case(request: pytest.FixtureRequest, deployment: Factory) -> Deployment:
+    made = {
+        "plain": {},
+        "packed": {"rows": 16, "columns": 16, "packing": True},
+        "s5": {"layer": "s5"},
+        "slow": {"scheme": {"rate_limit": 1.5}},
+        "serial": {"dac": {"type": "bipolar", "bits": 8, "encoding": "bit-serial"}},
+    }
+    return deployment(**made[request.param])
+
+
+@given(
+    lanes=st.integers(1, 200),
+    clock=st.floats(1e6, 5e9),
+    shared=st.integers(1, 4),
+    adc=st.integers(4, 10),
+    dac=st.integers(2, 10),
+)
+@settings(max_examples=12, deadline=None)
+def test_a_plan_is_the_cost(case: Deployment, lanes: int, clock: float, shared: int, adc: int, dac: int) -> None:
+    fields = {"lanes": lanes, "clock": clock, "columns_per_adc": shared, "adc_bits": adc, "dac_bits": dac}
+    same(CostPlan(case), case, **fields)
+
+
+def test_as_it_is_without_numbers(case: Deployment) -> None:
+    same(CostPlan(case), case)
+
+
+def test_arrays_are_the_single_designs(deployment: Factory) -> None:
+    plan = CostPlan(deployment())
+    lanes, clocks = np.array([1, 7, 64])[:, None], np.array([1e8, 1e9])
+    grid = plan(lanes=lanes, clock=clocks, columns_per_adc=2, adc_bits=6)
+    assert grid.latency.shape == (3, 2, 7)
+    for i, j in np.ndindex(3, 2):
+        one = plan(lanes=int(lanes[i, 0]), clock=float(clocks[j]), columns_per_adc=2, adc_bits=6)
+        np.testing.assert_allclose(grid.latency[i, j], one.latency, rtol=1e-12)
+        np.testing.assert_allclose(np.broadcast_to(grid.area, (3, 1, 7))[i, 0], one.area, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"lanes": 0}, ConfigError),
+        ({"lanes": 2.5}, ConfigError),
+        ({"lanes": [4, float("nan")]}, ConfigError),
+        ({"clock": -1.0}, ConfigError),
+        ({"columns_per_adc": 5}, ConfigError),
+        ({"adc_bits": 16}, DesignError),
+    ],
+)
+def test_what_a_design_refuses(deployment: Factory, fields: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        CostPlan(deployment())(**fields)
