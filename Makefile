@@ -60,7 +60,7 @@ bench: $(STAMP)
 
 # Writes the page of constants from the tables in devices.
 constants: $(STAMP)
-	$(BIN)/python -c "from imc_ssm.costs.constants_page import constants_page; print(constants_page(), end='')" > docs/constants.md
+	$(BIN)/python -c "from imc_ssm.costs.page import constants_page; print(constants_page(), end='')" > docs/constants.md
 
 clean:
 	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from imc_ssm.costs.constants_page import constants_page
 from imc_ssm.costs.inputs import INPUTS
+from imc_ssm.costs.page import constants_page
 from imc_ssm.costs.presets import PRESETS
 from imc_ssm.devices import load_components
 from imc_ssm.devices.constants import load_constants

@@ -31,7 +31,7 @@ from imc_ssm.errors import ConfigError, unknown
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
 
-__all__ = ["Mode", "Row", "Schedule", "schedule", "schedule_of"]
+__all__ = ["Mode", "Schedule", "ScheduleRow", "schedule", "schedule_of"]
 
 Mode = Literal["streaming", "throughput"]
 _SLACK = 1e-9
@@ -39,7 +39,7 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True)
-class Row:
+class ScheduleRow:
     """One stage of one sample."""
 
     stage: Stage
@@ -107,12 +107,12 @@ class Schedule:
             raise ConfigError(f"steps = {steps!r}; a sequence has 1 or more")
         return (steps - 1) * self.period_mean + self.latency_mean + self.tail
 
-    def rows(self, samples: int = 1) -> list[Row]:
+    def rows(self, samples: int = 1) -> list[ScheduleRow]:
         """Every stage of the first `samples` samples, each of the longest step; `ConfigError` below 1."""
         if samples < 1:
             raise ConfigError(f"samples = {samples!r}; give 1 or more")
         return [
-            Row(stage, i, i * self.period + start, i * self.period + start + stage.time)
+            ScheduleRow(stage, i, i * self.period + start, i * self.period + start + stage.time)
             for i in range(samples)
             for stage, start in zip(self.every_step, self.starts, strict=True)
         ]

@@ -28,7 +28,7 @@ from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, co
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.populations import quantiles_over_time, yield_over_time
 from imc_ssm.plots.reading import GREY
-from imc_ssm.plots.timeline import timeline
+from imc_ssm.plots.timelines import timeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

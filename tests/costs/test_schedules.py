@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from imc_ssm.chip import Deployment, compile
 from imc_ssm.costs import Stage, cost, schedule, schedule_of, stages_of
-from imc_ssm.costs.schedules import Row, Schedule
+from imc_ssm.costs.schedules import Schedule, ScheduleRow
 from imc_ssm.costs.stages import UNIT
 from imc_ssm.errors import ConfigError, DesignError
 from imc_ssm.layers import Classifier, ModelConfig
@@ -84,7 +84,7 @@ STAGES = st.lists(
 ).map(drawn)
 
 
-def _of(rows: list[Row], name: str, sample: int) -> Row:
+def _of(rows: list[ScheduleRow], name: str, sample: int) -> ScheduleRow:
     return next(row for row in rows if row.stage.name == name and row.sample == sample)
 
 
