@@ -282,6 +282,15 @@ def test_the_tables_are_those_of_the_datasets(first):
     assert table(first) == TABLES[first]()
 
 
+def test_every_table_has_one_header():
+    """A line of dashes, once, below the first; and as many cells in each line."""
+    blocks = [block.splitlines() for block in PAGE.split("\n\n") if block.startswith("| ")]
+    assert len(blocks) >= len(TABLES)
+    for lines in blocks:
+        assert [k for k, line in enumerate(lines) if line.startswith("|--")] == [1], lines[0]
+        assert len({line.count("|") for line in lines}) == 1, lines[0]
+
+
 def test_what_the_text_says_of_seeds():
     """Every seed of a row, where it says so."""
     ptq, trained = (dataset(name).isel(model=0)["accuracy"] for name in ("rows_16h", "qat_16h"))
