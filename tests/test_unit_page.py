@@ -343,6 +343,18 @@ def test_slow_heads_of_long_sequences():
     assert f"slow heads, {float(dataset('spoken')['updates'].sel(unit='dithered, slow heads')[0]):.0f} %" in PAGE
 
 
+def test_what_training_repairs_on_the_digits():
+    """QAT against the same words without it, over five seeds."""
+    pair = [
+        dataset(name, "unit-digits")["accuracy"].isel(model=0).sel(unit="dithered")
+        for name in ("qat_16h", "rows_16h")
+    ]
+    counts = [against(*(ds.sel(words=words) for ds in pair)) for words in ("W4A6 A6 x6", "W4A6 A4 x5")]
+    assert counts == ["4 : 0 (+0.7)", "4 : 1 (+2.1)"]
+    left = " and ".join(mean(pair[0].sel(words=words)) for words in ("W4A6 A6 x6", "W4A6 A4 x5"))
+    assert f"QAT of 30 epochs leaves {left} %" in PAGE
+
+
 def test_nothing_is_slow_on_the_digits():
     """No head is left out at 1.5 rad: the same chip, code for code."""
     found = dataset("rates", "unit-digits")["accuracy"]
