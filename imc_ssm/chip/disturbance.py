@@ -184,6 +184,5 @@ def priced_digest(chip: Chip) -> str:
 
 def _facts(value: Any) -> Any:
     if isinstance(value, dict):
-        prose = (*_PROSE, "low", "high") if "unit" in value else _PROSE  # a cited number's range
-        return {name: _facts(item) for name, item in value.items() if name not in prose}
+        return {name: _facts(item) for name, item in value.items() if name not in _PROSE}
     return [_facts(item) for item in value] if isinstance(value, list) else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,9 @@ from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of
 from imc_ssm.costs.counts import actions_of, on_tiles
 from imc_ssm.costs.model import DEFAULT_ACTIVITY, _kinds_of_steps, _rounds, cost
-from imc_ssm.devices import Chip, load_components
+from imc_ssm.devices import Chip, device_names, load_components
 from imc_ssm.devices.converters import converter
-from imc_ssm.errors import ConfigError
+from imc_ssm.errors import ConfigError, DesignError
 from imc_ssm.graph import COMPONENTS
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["CostPlan", "PlannedCost"]
 
 Numbers = npt.NDArray[np.float64]
+KINDS: tuple[Literal["adc", "dac"], ...] = ("adc", "dac")
 _PLACE = {component: index for index, component in enumerate(COMPONENTS)}
 
 
@@ -141,10 +142,21 @@ def _numbers(name: str, given: npt.ArrayLike, least: float, most: float, *, whol
 
 
 def _with_bits(chip: Chip, adc: int, dac: int) -> Chip:
-    """The chip with converters of other resolutions, from its component table; all else as it is."""
+    """The chip with converters of other resolutions, from the shipped table that it was resolved with.
+
+    Raises `DesignError` for a chip of another table: it embeds the prices of its own resolutions alone.
+    """
     if (adc, dac) == (chip.adc.bits, chip.dac.bits):
         return chip
-    design, table = chip.design.with_(adc_bits=adc, dac_bits=dac), load_components(chip.design.components)
+    name = chip.design.components
+    table = load_components(name) if name in device_names("components") else None
+    own = chip.adc.price, chip.dac.price
+    if table is None or own != tuple(converter(k, getattr(chip.design, k), table).price for k in KINDS):
+        raise DesignError(
+            f"the chip has prices at its own resolutions alone, its table {name!r} is not the shipped one; "
+            f"compile for the design with adc_bits={adc}, dac_bits={dac}, and plan that"
+        )
+    design = chip.design.with_(adc_bits=adc, dac_bits=dac)
     return chip.with_(
         design=design, adc=converter("adc", design.adc, table), dac=converter("dac", design.dac, table)
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from imc_ssm.chip.crossbars import OnCrossbar
 from imc_ssm.chip.packing import pack
 from imc_ssm.costs.counts import Taken, actions_of, on_tiles, stores
-from imc_ssm.costs.model import _kinds_of_steps, _memories, _serial, energies
+from imc_ssm.costs.model import _kinds_of_steps, _memories, _rounds, _serial, energies
 from imc_ssm.errors import DesignError
 from imc_ssm.graph.signals import Rate
 
@@ -78,7 +78,7 @@ def stages_of(deployment: Deployment) -> list[Stage]:
     whole = tuple(t for t in operations if t.action.rate == "step")
     steps, kinds = deployment.steps, _kinds_of_steps(whole, deployment.steps)
     memories = _memories(deployment.chip.digital, stores(deployment))
-    named, rounds = _tiles(deployment)
+    named, rounds = _tiles(deployment), _rounds(deployment)
     out: list[Stage] = []
     ends: dict[str, tuple[str, ...]] = {}  # signal -> stages after which it is there
     known: Counter[str] = Counter()
@@ -91,7 +91,7 @@ def stages_of(deployment: Deployment) -> list[Stage]:
         matrices = on_tiles(deployment, op)
         if matrices:
             parts = deployment.chip.product_latency(max(m.widest() for m in matrices))
-            parts = {part: rounds[op.output.name] * time for part, time in parts.items()}
+            parts = {part: rounds[op] * time for part, time in parts.items()}
             spent = sum(e for t, e in own if t.action.component in _ANALOG) / (steps if op.rate == "step" else 1)
             name, place = f"{label}: product", named[op.output.name]
             time = sum(parts.values())
@@ -131,22 +131,18 @@ def _times(
     return _serial(deployment.chip, memories, (t for t in works if t.action.period <= kind))
 
 
-def _tiles(deployment: Deployment) -> tuple[dict[str, str], dict[str, int]]:
-    """By output of each operator on tiles: the resource that it occupies, and its products one after the other."""
+def _tiles(deployment: Deployment) -> dict[str, str]:
+    """By output of each operator on tiles: the resource that it occupies."""
     places = dict(zip(map(id, deployment.placed), pack(deployment.placed, deployment.chip), strict=True))
     used: dict[str, set[int]] = {}
-    rounds: dict[str, int] = {}
     for op in deployment.graph:
         if own := on_tiles(deployment, op):
-            shared = Counter(spot.tile for matrix in own for spot in places[id(matrix)])
-            used[op.output.name], rounds[op.output.name] = set(shared), max(shared.values())
+            used[op.output.name] = {spot.tile for matrix in own for spot in places[id(matrix)]}
     groups: list[set[int]] = []
     for tiles in used.values():
         met = [group for group in groups if group & tiles]
         groups = [group for group in groups if not group & tiles] + [tiles.union(*met)]
-    return {
-        name: next(_named(group) for group in groups if tiles <= group) for name, tiles in used.items()
-    }, rounds
+    return {name: next(_named(group) for group in groups if tiles <= group) for name, tiles in used.items()}
 
 
 def _named(tiles: set[int]) -> str:

@@ -7,9 +7,9 @@ peripheral components (`components`). It travels inside the wheel; in a source t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from imc_ssm.config import Config, read_toml
 from imc_ssm.errors import DesignError, unknown
@@ -51,21 +51,6 @@ class Cited(Config):
     """SI unit without prefix ("S", "J", "s", "m2", "V"), or "1" for a pure number."""
     source: str = Field(min_length=8)
     """Paper (with DOI or arXiv number), equation or table; "assumed: why" where nobody published it."""
-    low: float | None = None
-    """Lower end of its range, in `unit`; None: it is not a number of the cost model, or a fact."""
-    high: float | None = None
-    """Upper end of its range, in `unit`."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low = self.value if self.low is None else self.low
-        high = self.value if self.high is None else self.high
-        if (self.low is None) != (self.high is None) or not low <= self.value <= high:
-            raise ValueError(
-                f"low {self.low!r}, value {self.value!r} and high {self.high!r} must be given together and grow "
-                "in this order"
-            )
-        return self
 
 
 def cited(unit: str, *, low: float = 0.0, high: float = float("inf")) -> Any:

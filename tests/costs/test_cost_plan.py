@@ -90,3 +90,15 @@ def test_arrays_are_the_single_designs(deployment: Factory) -> None:
 def test_what_a_design_refuses(deployment: Factory, fields: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         CostPlan(deployment())(**fields)
+
+
+def test_a_chip_of_another_table_is_planned_at_its_own_resolutions(deployment: Factory) -> None:
+    """It embeds no other prices: those of the shipped table would be silently wrong."""
+    case = deployment()
+    price = case.chip.adc.priced()
+    dear = price.with_(energy=price.energy.with_(value=2 * price.energy.value))
+    own = replace(case, chip=case.chip.with_(adc=case.chip.adc.with_(price=dear)))
+    plan = CostPlan(own)
+    np.testing.assert_allclose(plan().energy, cost(own)["energy"].values)
+    with pytest.raises(DesignError, match="prices at its own resolutions alone"):
+        plan(adc_bits=6)
