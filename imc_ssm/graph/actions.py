@@ -27,7 +27,18 @@ from imc_ssm.graph.signals import Rate
 
 __all__ = ["COMPONENTS", "Action", "Actions", "Store", "Stored", "grown"]
 
-COMPONENTS = ("cells", "dac", "adc", "digital update", "memories", "nonlinearity", "movement")
+COMPONENTS = (
+    "cells",
+    "lines",
+    "dac",
+    "adc",
+    "control",
+    "digital update",
+    "memories",
+    "nonlinearity",
+    "movement",
+    "leakage",
+)
 """The parts of a cost breakdown, in the order of every result."""
 
 Store = Literal["coefficients", "state", "activations"]
@@ -40,7 +51,7 @@ class Action:
     component: str
     """Who pays: one of `COMPONENTS`."""
     verb: str
-    """What is done: "cell", "dac", "adc", "sample hold", "multiply", "shift", "add", "register", "lookup", "read",
+    """What is done: "cell", "word line", "bit line", "dac", "adc", "sample hold", "control", "tile", "multiply", "shift", "add", "register", "lookup", "read",
     "write", "bus", or the name of a component of the chip's table."""
     count: int
     """How often, each time the operator runs."""

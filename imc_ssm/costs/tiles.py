@@ -1,0 +1,108 @@
+"""The tiles of a chip as an array with its circuits (`arrays.ArraySpec`), and what one product on them takes.
+
+What a design does not say (`Design.electrics`) follows from its node and its cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from imc_ssm.costs.arrays import ArrayPrices, ArraySpec, prices
+from imc_ssm.costs.nodes import supply
+from imc_ssm.costs.presets import PRESETS
+from imc_ssm.costs.scenarios import Number, Values
+from imc_ssm.devices import Chip
+from imc_ssm.errors import DesignError, unknown
+
+__all__ = ["TilePrices", "spec_of", "tile_prices"]
+
+INPUTS = {"amplitude": "capacitive", "pulse-width": "pulse-width", "bit-serial": "driver"}
+"""The input circuit of a coding."""
+
+
+def spec_of(chip: Chip, k: Values) -> ArraySpec:
+    """A whole tile of a chip."""
+    design, cell, given = chip.design, chip.cell, chip.design.electrics
+
+    def or_(number: object, otherwise: Number) -> Number:
+        return otherwise if number is None else number.value  # type: ignore[attr-defined]
+
+    logic = or_(given.logic_supply, supply(k, design.node.value))
+    return ArraySpec(
+        cell="resistive",
+        coding=chip.dac.encoding,
+        rows=design.rows,
+        columns=design.columns,
+        cells_per_row=design.bit_lines,
+        cell_area=cell.area.value,
+        node=design.node.value,
+        v_read=cell.v_read.value,
+        v_logic=logic,
+        v_analog=or_(given.analog_supply, supply(k, design.node.value)),
+        v_line=or_(given.line_voltage, logic),
+        g_mean=0.0,
+        in_bits=chip.dac.bits,
+        in_signed=chip.dac.signed,
+        out_bits=chip.adc.bits,
+        adc=chip.adc.type,
+        dac=INPUTS[chip.dac.encoding],
+        pulse=or_(given.pulse, cell.t_read.value),
+        lines_per_column=max(design.bit_lines // design.columns, 1),
+        share=design.columns_per_adc,
+        adc_rate=or_(given.conversion_rate, None),
+        t_cycle=or_(given.cycle, None),
+    )
+
+
+@dataclass(frozen=True)
+class TilePrices:
+    """What products on a tile take: laws, with the prices of a table's own converters in their place."""
+
+    law: ArrayPrices
+    """By law."""
+    spec: ArraySpec
+    """What they are for."""
+    convert: Number
+    """J per converted column, all pulses."""
+    driver: Number
+    """J per driven row, all pulses."""
+    pulse_energy: Number
+    """J per S and full-scale pulse: V_read^2 t."""
+    area_converter: Number
+    """m2."""
+    area_input: Number
+    """m2 per row."""
+    convert_time: Number
+    """s of one conversion."""
+
+    def times(self, columns: int) -> tuple[Number, Number]:
+        """s of one product on a tile that uses so many columns: while the array is read, and beyond."""
+        share = min(self.spec.share, columns)
+        read = self.law.conversions * self.law.pulse_time
+        return read, self.law.conversions * share * self.convert_time
+
+
+def tile_prices(chip: Chip, k: Values) -> TilePrices:
+    """Prices of a chip's tiles; `DesignError` for a converter without a price."""
+    spec = spec_of(chip, k)
+    known = spec
+    own = {kind: getattr(chip, kind).price for kind in ("dac", "adc")}
+    if spec.adc not in PRESETS:
+        if own["adc"] is None:
+            raise DesignError(
+                f"a converter of type {spec.adc!r} has no price: {unknown('converter', spec.adc, PRESETS)}; or give "
+                "the design's component table a row of it"
+            )
+        known = replace(spec, adc="sar")
+    law = prices(known, k)
+    adc, dac, pulses = own["adc"], own["dac"], chip.dac.pulses
+    return TilePrices(
+        law=law,
+        spec=spec,
+        convert=law.convert if adc is None else pulses * adc.energy.value,
+        driver=law.driver if dac is None else pulses * dac.energy.value,
+        pulse_energy=spec.v_read**2 * spec.pulse,
+        area_converter=law.area_converter if adc is None else adc.area.value,
+        area_input=law.area_input if dac is None else dac.area.value,
+        convert_time=law.convert_time if adc is None else adc.latency.value,
+    )
