@@ -11,12 +11,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from imc_ssm.chip.packing import pack, tiles_of
 from imc_ssm.costs.counts import Taken, actions_of, on_tiles, stores
+from imc_ssm.costs.intervals import Number, Values, nominal
 from imc_ssm.costs.nodes import leakage_density, logic_scale
-from imc_ssm.costs.scenarios import Number, Values, nominal
 from imc_ssm.costs.tiles import TilePrices, tile_prices
 from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.devices.constants import load_constants
@@ -35,6 +36,8 @@ LOGIC = ("multiply", "add", "shift", "register", "lookup", "bus")
 NUMBERS = ("clock", "lanes", "columns_per_adc")
 """Fields of a design that a call of a plan may change, beside those of `electrics`."""
 RATES = ("step", "sequence")
+TILE = 512 * 2048
+"""Weights of the tile that `tile_power` is for (Ambrogio et al. 2023, doi:10.1038/s41586-023-06337-5)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Totals:
 class Prices:
     """What one action costs on a chip, J, with constants `k`."""
 
-    def __init__(self, chip: Chip, parts: dict[str, int], k: Values) -> None:
+    def __init__(self, chip: Any, parts: dict[str, int], k: Values) -> None:
         self.chip, self.k = chip, k
         self.memories = memories_of(chip.digital, chip.design.lanes, parts)
         self._tiles: TilePrices | None = None
@@ -87,6 +90,7 @@ class Prices:
         if verb == "tile":
             node, read = self.chip.design.node.value, tiles.times(tiles.spec.columns)
             power = k.tile_power * logic_scale(k, node) / logic_scale(k, 14e-9)
+            power = power * self.chip.design.rows * self.chip.design.columns / TILE
             return power * (read[0] + read[1])
         return {
             "cell": tiles.pulse_energy,
@@ -94,7 +98,7 @@ class Prices:
             "bit line": tiles.law.bit_line,
             "dac": tiles.driver / pulses,
             "adc": tiles.convert / pulses,
-            "sample hold": tiles.law.hold / pulses,
+            "sample hold": tiles.hold / pulses,
         }[verb]
 
 
@@ -157,12 +161,12 @@ class CostPlan:
         True
 
     A call takes `clock` (Hz), `lanes`, `columns_per_adc` and the fields of `Design.electrics` as numbers in SI
-    units, and returns `Totals`: those that `cost` of the deployment on the changed design has. Everything else about
+    units, and returns `Totals`: those that `cost` of the deployment on the changed design has. Everything else of
     a design changes what is compiled. Raises `ConfigError` for another name or a number that is not positive.
     """
 
     def __init__(self, deployment: Deployment, *, activity: float = 1.0 / 9.0) -> None:
-        self.chip, self.steps = deployment.chip, deployment.steps
+        self.chip, self.steps = _plain(deployment.chip), deployment.steps
         self.parts = stores(deployment)
         taken = actions_of(deployment)
         self._energy = self._weights(deployment, taken, activity)
@@ -296,7 +300,9 @@ class _Serial:
         """s by component: a lane takes a slot every cycle, and a cycle is no shorter than its slowest stage."""
         digital, design = prices.chip.digital, prices.chip.design
         lanes, clock = design.lanes, 1.0 / design.clock.value
-        cycle = max(clock, digital.multiply.latency.value, digital.add.latency.value, digital.flip_flop.latency.value)
+        cycle = max(
+            clock, digital.multiply.latency.value, digital.add.latency.value, digital.flip_flop.latency.value
+        )
         look = max(clock, digital.lookup.latency.value)
         out: dict[str, Number] = dict.fromkeys(COMPONENTS, 0.0)
         for component, count in self.slots:
@@ -320,7 +326,9 @@ class _Area:
     def __init__(self, deployment: Deployment, actions: list[Action]) -> None:
         digital, chip = deployment.chip.digital, deployment.chip
         self.tiles = tiles_of([m for op in deployment.graph for m in on_tiles(deployment, op)], chip)
-        multiplier = max((digital.multiply.scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0)
+        multiplier = max(
+            (digital.multiply.scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0
+        )
         widest = max((op.bits[0] for op in actions if op.verb == "add" and not op.parallel), default=0)
         shifter = max((digital.shift.scale(*op.bits) for op in actions if op.verb == "shift"), default=0.0)
         lane = (
@@ -355,7 +363,7 @@ class _Area:
                 "cells": design.rows * design.bit_lines * tiles.law.area_cell,
                 "lines": design.rows * tiles.law.area_row + design.columns * tiles.law.area_column,
                 "dac": design.rows * tiles.area_input,
-                "adc": converters * tiles.area_converter,
+                "adc": converters * tiles.area_converter + design.columns * tiles.area_hold,
             }
             out |= {name: self.tiles * area for name, area in parts.items()}
             out["control"] = (tiles.law.overhead - 1.0) * sum(out[name] for name in ANALOG)
@@ -366,23 +374,32 @@ class _Area:
         return out
 
 
-def _changed(chip: Chip, numbers: dict[str, float]) -> Chip:
-    """The chip with other numbers, unchecked but for their sign: a call has to be quick."""
-    electrics = type(chip.design.electrics).model_fields
-    design: dict[str, Any] = {}
-    within: dict[str, Any] = {}
+def _plain(chip: Chip) -> Any:
+    """What prices read of a chip, as an object whose numbers can be exchanged without validation."""
+    design = chip.design
+    names = ("rows", "columns", "bit_lines", "node", *NUMBERS)
+    electrics = {name: getattr(design.electrics, name) for name in type(design.electrics).model_fields}
+    plain = SimpleNamespace(
+        **{name: getattr(design, name) for name in names}, electrics=SimpleNamespace(**electrics)
+    )
+    parts = {name: getattr(chip, name) for name in ("cell", "dac", "adc", "sample_hold", "digital")}
+    return SimpleNamespace(design=plain, **parts)
+
+
+def _changed(chip: Any, numbers: dict[str, float]) -> Any:
+    """`_plain` with other numbers, unchecked but for name and sign: a call has to be quick."""
+    design, electrics = dict(vars(chip.design)), dict(vars(chip.design.electrics))
     for name, value in numbers.items():
         if name not in NUMBERS and name not in electrics:
             raise ConfigError(unknown("number of a design", name, (*NUMBERS, *electrics)))
         if not value > 0:
             raise ConfigError(f"{name} = {value!r}; it must be more than 0")
         if name in electrics:
-            within[name] = _Given(value)
+            electrics[name] = _Given(value)
         else:
             design[name] = _Given(value) if name == "clock" else value
-    if within:
-        design["electrics"] = chip.design.electrics.model_copy(update=within)
-    return chip.model_copy(update={"design": chip.design.model_copy(update=design)})
+    design["electrics"] = SimpleNamespace(**electrics)
+    return SimpleNamespace(**{**vars(chip), "design": SimpleNamespace(**design)})
 
 
 @dataclass(frozen=True)

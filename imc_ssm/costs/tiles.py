@@ -6,13 +6,13 @@ What a design does not say (`Design.electrics`) follows from its node and its ce
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from imc_ssm.costs.arrays import ArrayPrices, ArraySpec, prices
+from imc_ssm.costs.intervals import Number, Values
 from imc_ssm.costs.nodes import supply
 from imc_ssm.costs.presets import PRESETS
-from imc_ssm.costs.scenarios import Number, Values
-from imc_ssm.devices import Chip
-from imc_ssm.errors import DesignError, unknown
+from imc_ssm.errors import DesignError
 
 __all__ = ["TilePrices", "spec_of", "tile_prices"]
 
@@ -20,8 +20,8 @@ INPUTS = {"amplitude": "capacitive", "pulse-width": "pulse-width", "bit-serial":
 """The input circuit of a coding."""
 
 
-def spec_of(chip: Chip, k: Values) -> ArraySpec:
-    """A whole tile of a chip."""
+def spec_of(chip: Any, k: Values) -> ArraySpec:
+    """A whole tile of a `Chip`."""
     design, cell, given = chip.design, chip.cell, chip.design.electrics
 
     def or_(number: object, otherwise: Number) -> Number:
@@ -62,12 +62,18 @@ class TilePrices:
     """By law."""
     spec: ArraySpec
     """What they are for."""
+    hold: Number
+    """J per converted column, all pulses; none where every column has a converter of its own."""
     convert: Number
     """J per converted column, all pulses."""
     driver: Number
     """J per driven row, all pulses."""
     pulse_energy: Number
     """J per S and full-scale pulse: V_read^2 t."""
+    hold_time: Number
+    """s until a column is held."""
+    area_hold: Number
+    """m2 per column."""
     area_converter: Number
     """m2."""
     area_input: Number
@@ -79,10 +85,10 @@ class TilePrices:
         """s of one product on a tile that uses so many columns: while the array is read, and beyond."""
         share = min(self.spec.share, columns)
         read = self.law.conversions * self.law.pulse_time
-        return read, self.law.conversions * share * self.convert_time
+        return read, self.law.conversions * (self.hold_time + share * self.convert_time)
 
 
-def tile_prices(chip: Chip, k: Values) -> TilePrices:
+def tile_prices(chip: Any, k: Values) -> TilePrices:
     """Prices of a chip's tiles; `DesignError` for a converter without a price."""
     spec = spec_of(chip, k)
     known = spec
@@ -90,8 +96,8 @@ def tile_prices(chip: Chip, k: Values) -> TilePrices:
     if spec.adc not in PRESETS:
         if own["adc"] is None:
             raise DesignError(
-                f"a converter of type {spec.adc!r} has no price: {unknown('converter', spec.adc, PRESETS)}; or give "
-                "the design's component table a row of it"
+                f"a converter of type {spec.adc!r} has no price; known: {', '.join(PRESETS)}, or a row of the "
+                "design's component table"
             )
         known = replace(spec, adc="sar")
     law = prices(known, k)
@@ -99,9 +105,12 @@ def tile_prices(chip: Chip, k: Values) -> TilePrices:
     return TilePrices(
         law=law,
         spec=spec,
+        hold=law.conversions * chip.sample_hold.energy.value if spec.share > 1 else 0.0,
         convert=law.convert if adc is None else pulses * adc.energy.value,
         driver=law.driver if dac is None else pulses * dac.energy.value,
         pulse_energy=spec.v_read**2 * spec.pulse,
+        hold_time=chip.sample_hold.latency.value if spec.share > 1 else 0.0,
+        area_hold=chip.sample_hold.area.value if spec.share > 1 else 0.0,
         area_converter=law.area_converter if adc is None else adc.area.value,
         area_input=law.area_input if dac is None else dac.area.value,
         convert_time=law.convert_time if adc is None else adc.latency.value,

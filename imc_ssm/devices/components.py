@@ -310,10 +310,10 @@ class Digital(Config):
 class Components(Digital):
     """A table of peripheral components for one process node."""
 
-    adc: dict[str, ConverterType]
-    """Analog-to-digital converters by type."""
-    dac: dict[str, ConverterType]
-    """Digital-to-analog converters by type; one action is one conversion of one row."""
+    adc: dict[str, ConverterType] = Field(default_factory=dict)
+    """Analog-to-digital converters by type, in the place of the laws of `costs`."""
+    dac: dict[str, ConverterType] = Field(default_factory=dict)
+    """Digital-to-analog converters by type, likewise; one action is one conversion of one row."""
     sample_hold: dict[str, Component]
     """Sample-and-hold stages by name; one action holds one column once."""
 

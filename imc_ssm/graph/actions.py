@@ -51,8 +51,8 @@ class Action:
     component: str
     """Who pays: one of `COMPONENTS`."""
     verb: str
-    """What is done: "cell", "word line", "bit line", "dac", "adc", "sample hold", "control", "tile", "multiply", "shift", "add", "register", "lookup", "read",
-    "write", "bus", or the name of a component of the chip's table."""
+    """What is done: "cell", "word line", "bit line", "dac", "adc", "sample hold", "control", "tile", "multiply",
+    "shift", "add", "register", "lookup", "read", "write", "bus", or the name of a component of the table."""
     count: int
     """How often, each time the operator runs."""
     bits: tuple[int, ...]
