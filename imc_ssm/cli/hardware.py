@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from imc_ssm.cli.compared import print_baselines
 from imc_ssm.cli.inputs import data_of, design_at, writable, writable_result
 from imc_ssm.cli.macros import cost_of_macro
 from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, HeadsPerTile, Recurrence, Seed, TaskName, Times
@@ -170,6 +171,10 @@ def cost(
     operations: Annotated[
         bool, typer.Option("--operations", help="Also print every operation that was counted.")
     ] = False,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines", help="Also the same model on digital machines: accelerators, arrays, a core."),
+    ] = False,
     recurrence: Recurrence = "digital",
     heads_per_tile: HeadsPerTile = 1,
     out: Annotated[Path | None, typer.Option(help="Dataset to write (.nc).")] = None,
@@ -183,7 +188,7 @@ def cost(
     or one that you describe, takes per product.
     """
     if macro is not None:
-        if model is not None or design is not None or operations or dataset is not None:
+        if model is not None or design is not None or operations or baselines or dataset is not None:
             raise ConfigError(f"--macro {macro} takes the place of a model and its design; leave those out")
         return cost_of_macro(macro, published=published, constants=constants, out=out, seed=seed)
     if model is None:
@@ -237,6 +242,8 @@ def cost(
             share = f"{100 * joules / float(ds['energy_total']):.1f} %"
             slow = "" if operator.periods is None else f"; {updates(operator.periods)}"
             console.print(f"{operator.name}: {quantity(joules, 'J')}, {share} of the energy{slow}", soft_wrap=True)
+    if baselines:
+        print_baselines(placed)
     if out is not None:
         config = {"model": model.name, "design": placed.design.model_dump(mode="json")}
         ds.attrs |= {"model": placed.name, **provenance(config, seed)}

@@ -33,6 +33,8 @@ ROWS = (
     ("tops_per_mm2", "tops_per_mm2", "TOPS/mm2", "throughput by area"),
 )
 """Published as, variable, unit, what it is."""
+BOUNDS = ("nominal", "low", "high")
+"""In the order of the tables."""
 
 
 def cost_of_macro(
@@ -52,9 +54,10 @@ def cost_of_macro(
         )
     ds = predict(macro, load_constants(constants))
     console.print(_title(macro), soft_wrap=True)
-    console.print(_quantities(ds, published))
+    console.print(_quantities(ds))
     console.print(_components(ds))
     if published and macro.published is not None:
+        console.print(_ratios(ds))
         console.print(f"published: {macro.published.source}; {macro.published.scope}", soft_wrap=True)
     if ds.attrs["defaulted"]:
         console.print(f"not given, so by default: {ds.attrs['defaulted']}", soft_wrap=True)
@@ -79,21 +82,29 @@ def _shown(value: float, unit: str) -> str:
     return f"{value:.4g} {unit}" if unit.startswith("TOPS") else quantity(value, unit)
 
 
-def _quantities(ds: xr.Dataset, published: bool) -> Table:
+def _quantities(ds: xr.Dataset) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("predicted")
-    for head in ("nominal", "low", "high", *(("published", "ratio", "from", "to") if published else ())):
+    table.add_column("predicted", no_wrap=True)
+    for head in BOUNDS:
         table.add_column(head, justify="right", no_wrap=True)
-    for said, name, unit, label in ROWS:
-        bound = [float(ds[name].sel(bound=b)) for b in ("nominal", "low", "high")]
-        row = [label.format(unit=ds.attrs["unit"]), *(_shown(value, unit) for value in bound)]
-        if published:
-            there = float(ds["published"].sel(quantity=said)) if said else math.nan
-            if not math.isnan(there):
-                ratios = [float(ds["ratio"].sel(quantity=said, bound=b)) for b in ("nominal", "low", "high")]
-                words = ("an input", "", "") if math.isnan(ratios[0]) else (f"{r:.2f}" for r in ratios)
-                row += [_shown(there, unit), *words]
-        table.add_row(*row)
+    for _, name, unit, label in ROWS:
+        bound = (float(ds[name].sel(bound=b)) for b in BOUNDS)
+        table.add_row(label.format(unit=ds.attrs["unit"]), *(_shown(value, unit) for value in bound))
+    return table
+
+
+def _ratios(ds: xr.Dataset) -> Table:
+    """Predicted over published; a rate that follows from a given period is an input."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("predicted / published", no_wrap=True)
+    for head in ("published", "ratio", "from", "to"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for said, _, unit, label in ROWS:
+        there = float(ds["published"].sel(quantity=said)) if said else math.nan
+        if not math.isnan(there):
+            ratios = [float(ds["ratio"].sel(quantity=said, bound=b)) for b in BOUNDS]
+            words = ("an input", "", "") if math.isnan(ratios[0]) else (f"{r:.2f}" for r in ratios)
+            table.add_row(label.format(unit=ds.attrs["unit"]), _shown(there, unit), *words)
     return table
 
 

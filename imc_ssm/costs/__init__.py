@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from imc_ssm.costs.baselines import baseline_names, load_baseline
+from imc_ssm.costs.comparison import baseline_cost, break_even, compare
 from imc_ssm.costs.counts import Taken, actions_of
+from imc_ssm.costs.machines import BASELINES, Baseline, Bill
 from imc_ssm.costs.macros import Macro, MacroLayer, Published, Workload, load_macro, macro_names
 from imc_ssm.costs.model import COMPONENTS, by_operator, cost, energies
 from imc_ssm.costs.plan import CostPlan, Totals
 from imc_ssm.costs.prediction import predict
 from imc_ssm.costs.tables import operation_table, table
+from imc_ssm.costs.work import Work
 
 __all__ = [
+    "BASELINES",
     "COMPONENTS",
+    "Baseline",
+    "Bill",
     "CostPlan",
     "Macro",
     "MacroLayer",
     "Published",
     "Taken",
     "Totals",
+    "Work",
     "Workload",
     "actions_of",
+    "baseline_cost",
+    "baseline_names",
+    "break_even",
     "by_operator",
+    "compare",
     "cost",
     "energies",
+    "load_baseline",
     "load_macro",
     "macro_names",
     "operation_table",

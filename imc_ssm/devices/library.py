@@ -28,12 +28,13 @@ __all__ = [
     "read_entry",
 ]
 
-Kind = Literal["cells", "designs", "components", "macros"]
+Kind = Literal["cells", "designs", "components", "macros", "baselines"]
 WORDS: dict[Kind, str] = {
     "cells": "memory cell",
     "designs": "chip design",
     "components": "component table",
     "macros": "macro",
+    "baselines": "baseline",
 }
 MACRO = {"device", "in_bits", "weight_bits", "out_bits", "rows_on"}
 """Fields that the TOML of a macro (`costs.macros`) has, and that of nothing else."""

@@ -15,7 +15,6 @@ def changed(**fields):
 PRICES = [
     {"lanes": 8},
     {"clock__value": 5e8},
-    {"electrics__pulse": {"value": 5e-8, "unit": "s", "source": "a test, no paper"}},
 ]
 NUMBERS = [{"rows": 128}, {"adc_bits": 6}, {"dac_bits": 6}, {"read_noise__value": 0.02}, {"columns_per_adc": 8}]
 

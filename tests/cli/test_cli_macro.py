@@ -43,6 +43,8 @@ def test_own_macro(own: Path, tmp_path: Path) -> None:
 
 def test_published() -> None:
     said = done("cost", "--macro", "hermes", "--published").out
+    for line in ("energy per product", "throughput by area", "predicted / published"):
+        assert f" {line} " in said  # also where the terminal is narrow
     for words in ("10.5 TOPS/W", "12.5 nJ", "Khaddam-Aljameh"):
         assert words in said
     assert "12.5 nJ" not in done("cost", "--macro", "hermes").out
