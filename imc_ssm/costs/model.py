@@ -46,11 +46,11 @@ import xarray as xr
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of, utilisation
 from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores
-from imc_ssm.costs.intervals import Values, bounds, nominal, scenarios
 from imc_ssm.costs.plan import ANALOG, CostPlan, Prices, weight
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import ConfigError
 from imc_ssm.graph import COMPONENTS, Operator, Recurrence
+from imc_ssm.pricing.intervals import Values, bounds, nominal, scenarios
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from imc_ssm.chip.packing import pack, tiles_of
 from imc_ssm.costs.counts import Taken, actions_of, on_tiles, stores
-from imc_ssm.costs.intervals import Number, Values, nominal
-from imc_ssm.costs.nodes import leakage_density, logic_scale
-from imc_ssm.costs.tiles import TilePrices, tile_prices
 from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import ConfigError, DesignError, unknown
 from imc_ssm.graph import COMPONENTS, Action
+from imc_ssm.pricing.intervals import Number, Values, nominal
+from imc_ssm.pricing.nodes import leakage_density, logic_scale
+from imc_ssm.pricing.tiles import TilePrices, tile_prices
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
@@ -88,10 +88,10 @@ class Prices:
             return self.chip.digital.others[verb].energy.value
         tiles, pulses = self.tiles, self.chip.dac.pulses
         if verb == "tile":
-            node, read = self.chip.design.node.value, tiles.times(tiles.spec.columns)
+            node, times = self.chip.design.node.value, tiles.times(tiles.spec.columns)
             power = k.tile_power * logic_scale(k, node) / logic_scale(k, 14e-9)
             power = power * self.chip.design.rows * self.chip.design.columns / TILE
-            return power * (read[0] + read[1])
+            return power * sum(times.values())
         return {
             "cell": tiles.pulse_energy,
             "word line": tiles.law.word_line,
@@ -246,10 +246,9 @@ class _Times:
         step: dict[str, Number] = dict.fromkeys(COMPONENTS, 0.0)
         sequence = self.sequence.priced(prices)
         for rate, rounds, columns in self.products:
-            read, convert = prices.tiles.times(columns)
             into = step if rate == "step" else sequence
-            into["cells"] = into["cells"] + rounds * read
-            into["adc"] = into["adc"] + rounds * convert
+            for component, time in prices.tiles.times(columns).items():
+                into[component] = into[component] + rounds * time
         analog, longest = sum(step.values()), 0.0
         for share, serial in self.kinds:
             times = serial.priced(prices)

@@ -94,7 +94,8 @@ class Electrics(Config):
     conversion_rate: Frequency | None = None
     """Conversions of one output converter in a second, Hz; None: what its law says."""
     cycle: Pulse | None = None
-    """Cycle of a converter that compares step by step (charge-decrement, ramp), s; None: what its law says."""
+    """Cycle of a converter that decides step by step (SAR: a bit, charge-decrement, ramp), s; None: what its law
+    says."""
 
 
 class Design(Config):
@@ -249,29 +250,6 @@ class Chip(Config):
                 f"{levels.value:g}; use slices of fewer bits"
             )
         return self
-
-    def product_latency(self, columns: int) -> dict[str, float]:
-        """Serial time of one product by component, s, for tiles of which the widest uses so many columns.
-
-        Every pulse of the inputs (`Converter.pulses`) is driven, read and converted by itself.
-        """
-        shared, pulses = min(self.design.columns_per_adc, columns), self.dac.pulses
-        return {
-            "dac": pulses * self.dac.priced().latency.value,
-            "cells": pulses * self.cell.t_read.value,
-            "adc": pulses * (self.sample_hold.latency.value + shared * self.adc.priced().latency.value),
-        }
-
-    def tile_area(self) -> dict[str, float]:
-        """Area of one whole tile by component, m2."""
-        design = self.design
-        converters = math.ceil(design.columns / design.columns_per_adc)
-        hold = design.columns * self.sample_hold.area.value
-        return {
-            "cells": design.rows * design.bit_lines * self.cell.area.value,
-            "dac": design.rows * self.dac.priced().area.value,
-            "adc": converters * self.adc.priced().area.value + hold,
-        }
 
 
 def load_design(name: str | Path) -> Design:

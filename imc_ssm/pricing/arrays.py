@@ -21,9 +21,9 @@ import functools
 import math
 from dataclasses import dataclass
 
-from imc_ssm.costs.intervals import Number, Values, least, most
-from imc_ssm.costs.nodes import leakage_density, logic_scale
-from imc_ssm.costs.presets import preset_of
+from imc_ssm.pricing.intervals import Number, Values, least, most
+from imc_ssm.pricing.nodes import leakage_density, logic_scale
+from imc_ssm.pricing.presets import preset_of
 
 __all__ = ["ArrayPrices", "ArraySpec", "prices"]
 
@@ -282,10 +282,12 @@ def _inputs(spec: ArraySpec, k: Values) -> Number:
 
 
 def _input_area(spec: ArraySpec, k: Values) -> Number:
-    """m2 per row: a register and comparison of the width's bits, or two capacitive DACs."""
+    """m2 per row: a register and comparison of the width's bits, or two DACs of 2^bits unit capacitors."""
     if spec.coding == "pulse-width":
         return 2 * spec.in_bits * k.ff_area * spec.node**2
-    return 2 * k.dac_area * (spec.node / 40e-9) if spec.coding == "amplitude" else 0.0
+    if spec.coding == "amplitude":
+        return 2 * k.dac_area * (spec.node / 40e-9) * 2.0 ** (spec.in_bits - 8)
+    return 0.0
 
 
 def _cell(spec: ArraySpec, k: Values, pitch: Number) -> Number:

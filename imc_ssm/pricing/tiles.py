@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from imc_ssm.costs.arrays import ArrayPrices, ArraySpec, prices
-from imc_ssm.costs.intervals import Number, Values
-from imc_ssm.costs.nodes import supply
-from imc_ssm.costs.presets import PRESETS
+from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import DesignError
+from imc_ssm.pricing.arrays import ArrayPrices, ArraySpec, prices
+from imc_ssm.pricing.intervals import Number, Values, nominal
+from imc_ssm.pricing.nodes import supply
+from imc_ssm.pricing.presets import PRESETS
 
 __all__ = ["TilePrices", "spec_of", "tile_prices"]
 
@@ -70,6 +71,8 @@ class TilePrices:
     """J per driven row, all pulses."""
     pulse_energy: Number
     """J per S and full-scale pulse: V_read^2 t."""
+    drive_time: Number
+    """s before a pulse that a table's own input circuit takes; by law it is part of the pulse."""
     hold_time: Number
     """s until a column is held."""
     area_hold: Number
@@ -81,11 +84,15 @@ class TilePrices:
     convert_time: Number
     """s of one conversion."""
 
-    def times(self, columns: int) -> tuple[Number, Number]:
-        """s of one product on a tile that uses so many columns: while the array is read, and beyond."""
-        share = min(self.spec.share, columns)
-        read = self.law.conversions * self.law.pulse_time
-        return read, self.law.conversions * (self.hold_time + share * self.convert_time)
+    def times(self, columns: int) -> dict[str, Number]:
+        """s of one product on a tile that uses so many columns, by component: inputs, while the array is read, and
+        the conversions of the columns that share a converter."""
+        count, share = self.law.conversions, min(self.spec.share, columns)
+        return {
+            "dac": count * self.drive_time,
+            "cells": count * self.law.pulse_time,
+            "adc": count * (self.hold_time + share * self.convert_time),
+        }
 
 
 def tile_prices(chip: Any, k: Values) -> TilePrices:
@@ -109,9 +116,15 @@ def tile_prices(chip: Any, k: Values) -> TilePrices:
         convert=law.convert if adc is None else pulses * adc.energy.value,
         driver=law.driver if dac is None else pulses * dac.energy.value,
         pulse_energy=spec.v_read**2 * spec.pulse,
+        drive_time=0.0 if dac is None else dac.latency.value,
         hold_time=chip.sample_hold.latency.value if spec.share > 1 else 0.0,
         area_hold=chip.sample_hold.area.value if spec.share > 1 else 0.0,
         area_converter=law.area_converter if adc is None else adc.area.value,
         area_input=law.area_input if dac is None else dac.area.value,
         convert_time=law.convert_time if adc is None else adc.latency.value,
     )
+
+
+def nominal_tiles(chip: Any) -> TilePrices:
+    """`tile_prices` with the nominal constants."""
+    return tile_prices(chip, nominal(load_constants().entries))
