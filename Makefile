@@ -14,7 +14,7 @@ export MPLBACKEND ?= Agg
 # Two workers share two cores: one thread each, and no spinning while another works.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: all demo test test-portable bench lint clean
+.PHONY: all demo test test-portable bench lint constants clean
 all: $(STAMP)
 
 # Reinstalled only when a version may have changed; the package itself is an editable install. The constraints are
@@ -57,6 +57,10 @@ bench: $(STAMP)
 	OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 $(BIN)/python benchmarks/tiles.py --chips 4 --times 2 --images 1000
 	$(BIN)/python benchmarks/micro_batches.py
 	$(BIN)/python benchmarks/pages.py
+
+# Writes the page of constants from the tables in devices.
+constants: $(STAMP)
+	$(BIN)/python -c "from imc_ssm.costs.constants_page import constants_page; print(constants_page(), end='')" > docs/constants.md
 
 clean:
 	rm -rf $(VENV) results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,7 +8,6 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.plots import styled
-from imc_ssm.plots.panels import legend_below
 from imc_ssm.plots.reading import GREY, accuracy_label
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _CHANCE = 10.0
+_WORDS = "Bits of weights and activations (W4A6), poles (A) and state (x)"
 _NAMES = {
     "half_even": "to nearest",
     "stochastic": "stochastic",
@@ -52,7 +52,8 @@ def _lines(ax: Axes, values: xr.DataArray, over: str, line: str) -> None:
         mean = np.nanmean(shown, axis=1)
         ax.plot(at[there], mean, marker=_MARKERS[k % len(_MARKERS)], color=colour, label=_name(one))
         ax.fill_between(at[there], np.nanmin(shown, 1), np.nanmax(shown, 1), color=colour, alpha=0.15, lw=0)
-    ax.set_xticks(at, [f"{v:g}" for v in values[over].values])
+    zero = "every\nstep" if over == "rate_limit" else "0"
+    ax.set_xticks(at, [f"{v:g}" if v else zero for v in values[over].values])
     ax.set_xlabel(_axis(values[over]))
 
 
@@ -88,15 +89,20 @@ def rates(ds: xr.Dataset) -> Figure:
 
 
 def poles(ds: xr.Dataset) -> Figure:
-    """Accuracy over the word length of the poles by their form."""
-    with styled(7.0, 5.4) as figure:
-        ax = figure.subplots()
-        _lines(ax, ds["accuracy"], "bits_poles", "form")
-        ax.axhline(_CHANCE, color=GREY, ls=":", lw=1)
-        ax.set_ylim(0, 102)
-        ax.set_ylabel(accuracy_label(ds))
-        ax.set_title("State dithered, 8 bits; no training")
-        legend_below(ax, columns=2)
+    """Accuracy over the word length of the poles by their form; on the right the forms that lie together."""
+    with styled(11.2, 5.2) as figure:
+        whole, near = figure.subplots(1, 2)
+        for ax in (whole, near):
+            _lines(ax, ds["accuracy"], "bits_poles", "form")
+        whole.axhline(_CHANCE, color=GREY, ls=":", lw=1)
+        whole.set_ylim(0, 102)
+        whole.set_ylabel(accuracy_label(ds))
+        decays = ds["accuracy"].sel(form=[form for form in ds["form"].values if form != "cartesian"])
+        near.set_ylim(float(decays.min()) - 0.5, float(decays.max()) + 0.5)
+        whole.set_title("All forms")
+        near.set_title("The upper end")
+        figure.suptitle("State dithered, 8 bits; no training")
+        figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -143,7 +149,7 @@ def _bars(ds: xr.Dataset, values: xr.DataArray, label: str, line: str, title: st
     stacked = values.stack(case=rest).transpose("case", line, "seed")
     names = ["\n".join(_case(name, v) for name, v in zip(rest, case, strict=True)) for case in stacked.case.values]
     count = stacked.sizes[line]
-    with styled(max(9.0, 1.5 * len(names)), 5.4) as figure:
+    with styled(max(6.4 if count == 1 else 9.0, 1.5 * len(names)), 5.4) as figure:
         ax = figure.subplots()
         for k, one in enumerate(stacked[line].values):
             here = stacked.sel({line: one}).values
@@ -151,11 +157,16 @@ def _bars(ds: xr.Dataset, values: xr.DataArray, label: str, line: str, title: st
             means = np.nanmean(np.where(np.isnan(here).all(1, keepdims=True), 0.0, here), axis=1)
             ax.bar(at, means, width=0.72 / count, color=_COLOURS[k % len(_COLOURS)], label=_name(one))
             ax.plot(np.repeat(at, here.shape[1]), here.ravel(), ".", color="#222222", ms=4)
+            if count == 1:  # few, wide and alike: the number says more than the height
+                for x, mean in zip(at, means, strict=True):
+                    ax.text(x, mean / 2, f"{mean:.1f} %", ha="center", color="white", fontsize=16)
         ax.set_xticks(np.arange(len(names)), names)
+        ax.set_xlabel("; ".join(_WORDS if name == "words" else _axis(values[name]) for name in rest))
         ax.set_ylabel(label)
         ax.set_ylim(0, 1.04 * float(values.max()) if values.notnull().any() else 1)
         ax.set_title(title)
-        legend_below(ax, columns=3)
+        if count > 1:
+            figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -174,7 +185,7 @@ def rows(ds: xr.Dataset) -> Figure:
 
 def qat(ds: xr.Dataset) -> Figure:
     """Published rows after QAT."""
-    return _bars(ds, ds["accuracy"], accuracy_label(ds), "unit", "After QAT")
+    return _bars(ds, ds["accuracy"], accuracy_label(ds), "unit", "Dithered, after QAT")
 
 
 def grid(ds: xr.Dataset) -> Figure:
@@ -190,12 +201,37 @@ def grid(ds: xr.Dataset) -> Figure:
             ax.axhline(_CHANCE, color=GREY, ls=":", lw=1)
             ax.set_ylim(0, 102)
             ax.set_title(
-                ", ".join(_case(n, v).replace("power_of_two", "powers of two") for n, v in at.items()), fontsize=9
+                ", ".join(_case(n, v).replace("power_of_two", "powers of two") for n, v in at.items()), fontsize=12
             )
             ax.label_outer()
         for ax in panels[:, 0]:
             ax.set_ylabel(accuracy_label(ds))
+        figure.suptitle("No training; bands where there is more than one seed")
         figure.legend(
             *panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
         )
+    return figure
+
+
+def spoken(ds: xr.Dataset) -> Figure:
+    """Accuracy of long sequences by form of the unit: a bar for each word length, full precision dashed."""
+    ds = ds.isel(model=0)
+    values, at = ds["accuracy"], np.arange(ds.sizes["unit"])
+    with styled(9.0, 5.4) as figure:
+        ax = figure.subplots()
+        for k, bits in enumerate(values["bits_state"].values):
+            here = values.sel(bits_state=bits).values
+            place = at + (k - (values.sizes["bits_state"] - 1) / 2) * 0.4
+            ax.barh(place, here, height=0.36, color=_COLOURS[k], label=f"state of {bits} bits")
+            for y, value in zip(place, here, strict=True):
+                ax.text(value - 0.8, y, f"{value:.1f}", va="center", ha="right", color="white", fontsize=13)
+        exact = float(ds["accuracy_exact"])
+        ax.axvline(exact, color=GREY, ls="--", lw=1.5, label=f"full precision, {exact:.1f} %")
+        ax.axvline(_CHANCE, color=GREY, ls=":", lw=1, label="chance")
+        ax.set_yticks(at, values["unit"].values)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 102)
+        ax.set_xlabel(accuracy_label(ds))
+        ax.set_title("Spoken digits, 4,096 steps, no training")
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure

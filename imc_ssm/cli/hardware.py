@@ -14,6 +14,7 @@ from imc_ssm.cli.macros import cost_of_macro
 from imc_ssm.cli.options import Chips, DataDir, DesignName, Device, HeadsPerTile, Recurrence, Seed, TaskName, Times
 from imc_ssm.cli.report import console, print_whole, stages, updates, write_result, yield_table
 from imc_ssm.cli.resume import checkpoint_of, resumable
+from imc_ssm.cli.timing import check_timing, print_timing
 from imc_ssm.errors import ConfigError, FileError
 from imc_ssm.units import quantity
 
@@ -175,6 +176,16 @@ def cost(
         bool,
         typer.Option("--baselines", help="Also the same model on digital machines: accelerators, arrays, a core."),
     ] = False,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Also what runs when: streaming (one sample after the other) or throughput (pipelined)."
+        ),
+    ] = None,
+    sample_rate: Annotated[
+        float | None,
+        typer.Option(help="Also whether it keeps up with so many samples a second, and at what average power."),
+    ] = None,
     recurrence: Recurrence = "digital",
     heads_per_tile: HeadsPerTile = 1,
     out: Annotated[Path | None, typer.Option(help="Dataset to write (.nc).")] = None,
@@ -188,7 +199,8 @@ def cost(
     or one that you describe, takes per product.
     """
     if macro is not None:
-        if model is not None or design is not None or operations or baselines or dataset is not None:
+        timed = schedule is not None or sample_rate is not None
+        if model is not None or design is not None or operations or baselines or dataset is not None or timed:
             raise ConfigError(f"--macro {macro} takes the place of a model and its design; leave those out")
         return cost_of_macro(macro, published=published, constants=constants, out=out, seed=seed)
     if model is None:
@@ -206,6 +218,7 @@ def cost(
 
     if out is not None:
         writable(out, ".nc")
+    check_timing(schedule, sample_rate, out)
     model = model_file(model)
     try:
         placed = Deployment.load(model)
@@ -244,6 +257,7 @@ def cost(
             console.print(f"{operator.name}: {quantity(joules, 'J')}, {share} of the energy{slow}", soft_wrap=True)
     if baselines:
         print_baselines(placed)
+    print_timing(placed, schedule, sample_rate, out)
     if out is not None:
         config = {"model": model.name, "design": placed.design.model_dump(mode="json")}
         ds.attrs |= {"model": placed.name, **provenance(config, seed)}

@@ -124,6 +124,10 @@ def _of_dataset(path: Path) -> tuple[xr.Dataset, list[RenderableType]]:
         return ds, [inspection_tables(ds)]
     if kind == "grid":
         return ds, _of_grid(ds)
+    if kind == "schedule":
+        from imc_ssm.cli.timing import schedule_table
+
+        return ds, [schedule_table(ds)]
     if kind == "cost":
         from imc_ssm.costs import table
 

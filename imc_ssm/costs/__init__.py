@@ -10,6 +10,9 @@ from imc_ssm.costs.macros import Macro, MacroLayer, Published, Workload, load_ma
 from imc_ssm.costs.model import COMPONENTS, by_operator, cost, energies
 from imc_ssm.costs.plan import CostPlan, Totals
 from imc_ssm.costs.prediction import predict
+from imc_ssm.costs.realtime import real_time
+from imc_ssm.costs.schedules import Schedule, schedule, schedule_of
+from imc_ssm.costs.stages import Stage, stages_of
 from imc_ssm.costs.tables import operation_table, table
 from imc_ssm.costs.work import Work
 
@@ -22,6 +25,8 @@ __all__ = [
     "Macro",
     "MacroLayer",
     "Published",
+    "Schedule",
+    "Stage",
     "Taken",
     "Totals",
     "Work",
@@ -39,5 +44,9 @@ __all__ = [
     "macro_names",
     "operation_table",
     "predict",
+    "real_time",
+    "schedule",
+    "schedule_of",
+    "stages_of",
     "table",
 ]

@@ -50,7 +50,7 @@ from imc_ssm.costs.plan import ANALOG, CostPlan, Prices, weight
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import ConfigError
 from imc_ssm.graph import COMPONENTS, Operator, Recurrence
-from imc_ssm.pricing.intervals import Values, bounds, nominal, scenarios
+from imc_ssm.pricing.intervals import bounds, scenarios
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
@@ -196,7 +196,7 @@ def energies(
 
     Control is the share of what the tiles of its operator take among `operations`.
     """
-    prices = Prices(deployment.chip, stores(deployment), _nominal())
+    prices = Prices.nominal(deployment.chip, stores(deployment))
     taken = list(operations)
     joules, analog = [], dict[int, float]()
     for one in taken:
@@ -219,7 +219,3 @@ def by_operator(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -
     for taken, joules in zip(operations, energies(deployment, operations, activity), strict=True):
         out[taken.operator][taken.action.component] += joules
     return out
-
-
-def _nominal() -> Values:
-    return nominal(load_constants().entries)

@@ -31,6 +31,8 @@ __all__ = ["ANALOG", "NUMBERS", "CostPlan", "Prices", "Totals"]
 
 ANALOG = ("cells", "lines", "dac", "adc")
 """Components of which control takes a share."""
+ON_TILES_PARTS = (*ANALOG, "control")
+"""Components of tiles."""
 LOGIC = ("multiply", "add", "shift", "register", "lookup", "bus")
 """Verbs of the digital table."""
 NUMBERS = ("clock", "lanes", "columns_per_adc")
@@ -69,6 +71,11 @@ class Prices:
         self.chip, self.k = chip, k
         self.memories = memories_of(chip.digital, chip.design.lanes, parts)
         self._tiles: TilePrices | None = None
+
+    @classmethod
+    def nominal(cls, chip: Chip, parts: dict[str, int]) -> Prices:
+        """With the nominal constants."""
+        return cls(chip, parts, nominal(load_constants().entries))
 
     @property
     def tiles(self) -> TilePrices:
@@ -232,7 +239,7 @@ class _Times:
                 self.products.append((operator.rate, max(shared.values()), widest))
         others = set(chip.digital.others)
         self.sequence = _Serial((t for t in taken if t.action.rate == "sequence"), others)
-        kinds = _kinds_of_steps(taken, deployment.steps)
+        kinds = kinds_of_steps(taken, deployment.steps)
         self.kinds = [
             (
                 count / deployment.steps,
@@ -258,7 +265,7 @@ class _Times:
         return step, sequence, analog + longest
 
 
-def _kinds_of_steps(operations: Iterable[Taken], steps: int) -> dict[int, int]:
+def kinds_of_steps(operations: Iterable[Taken], steps: int) -> dict[int, int]:
     """Longest period that is due (of those in use, each of which divides the next) -> steps at which it is."""
     periods = sorted({1} | {taken.action.period for taken in operations})
     due = [steps // period for period in periods]
@@ -317,6 +324,11 @@ class _Serial:
             memory = prices.memories[store]
             out["memories"] += sum(math.ceil(bits / memory.port) for bits in all_bits) * memory.latency
         return out
+
+
+def serial(prices: Prices, operations: Iterable[Taken]) -> dict[str, Number]:
+    """s of digital operators that run one after the other, by component."""
+    return _Serial(operations, set(prices.chip.digital.others)).priced(prices)
 
 
 class _Area:

@@ -28,6 +28,7 @@ from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, co
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.populations import quantiles_over_time, yield_over_time
 from imc_ssm.plots.reading import GREY
+from imc_ssm.plots.timeline import timeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,8 +55,10 @@ __all__ = [
     "population",
     "quantiles_over_time",
     "save_figure",
+    "scheduled",
     "styled",
     "summary",
+    "timeline",
     "together",
     "training",
     "word_lengths",
@@ -138,6 +141,8 @@ def draw(result: xr.Dataset | Mapping[str, Any] | Any) -> Figure:
         return training(ds)
     if kind == "cost":
         return costs(ds)
+    if kind == "schedule":
+        return scheduled(ds)
     if kind == "grid":
         return grid(ds)
     if "yield" in ds:
@@ -198,6 +203,15 @@ def costs(ds: xr.Dataset) -> Figure:
         panels = figure.subplots(1, 4, sharey=True)
         for ax, name in zip(panels, ("energy", "latency", "area", "memory"), strict=True):
             component_bars(ds, name, ax)
+    return figure
+
+
+def scheduled(ds: xr.Dataset) -> Figure:
+    """What `Schedule.to_dataset` returns: a row a stage, 12 inches wide."""
+    stages = len(set(ds["stage"].values.tolist()))
+    with styled(12.0, 2.0 + 0.3 * stages, "schedule") as figure:
+        timeline(ds, figure.subplots())
+        figure.suptitle(str(ds.attrs["title"]))
     return figure
 
 
@@ -295,7 +309,7 @@ def made_here(path: str | Path) -> bool:
         head = Path(path).read_bytes()
     except OSError:
         return False
-    kinds = ("summary", "chips", "population", "costs", "grid", "training", "inspection")
+    kinds = ("summary", "chips", "population", "costs", "grid", "training", "inspection", "schedule")
     return any(f"{MADE} {kind}".encode() in head for kind in kinds)
 
 

@@ -6,10 +6,10 @@ pulses as (2^b - 1) mean input pulses. With R rows, C columns of cells of pitch 
 
     cells, resistive   phases pulses V_read^2 a t          per S of conductance in use
     cells, capacitive  pulses cell_cap area V^2            per cell; no data dependence
-    cells, discharge   d (wire_cap + line_junction) V^2/2  per cell: half of the bit line's swing
+    cells, discharge   pulses d (wire_cap + junction_cap) V^2/2   per cell: half of the bit line's swing
     word line          phases pulses a driver_self C (d wire_cap + gate_cap access_width node) V_line^2   per row
     bit line           phases pulses R d wire_cap V_read^2                                       per column
-    inputs             a width: 2^b comparisons with a shared counter; an amplitude: 2 x 1/2 dac_bit b V^2
+    inputs             by circuit (`costs.inputs`): widths are compared with a counter, amplitudes take capacitors
     settling           (n + 1) ln 2 (driver_res + R_wire / 2) C_line: the pulse is at least as long
 
 Word lines that run along the outputs (NeuRRAM) toggle with every pulse, whatever the input is.
@@ -21,8 +21,9 @@ import functools
 import math
 from dataclasses import dataclass
 
+from imc_ssm.pricing.inputs import BY_CODING, input_of
 from imc_ssm.pricing.intervals import Number, Values, least, most
-from imc_ssm.pricing.nodes import leakage_density, logic_scale
+from imc_ssm.pricing.nodes import leakage_density
 from imc_ssm.pricing.presets import preset_of
 
 __all__ = ["ArrayPrices", "ArraySpec", "prices"]
@@ -77,8 +78,8 @@ class ArraySpec:
     """V, swing of a word line; None: `v_logic`."""
     activity: float | None = None
     """Mean input in its coding; None: of Gaussian inputs, full scale at three deviations."""
-    dac: str = "driver"
-    """Input circuit: "driver", "pulse-width" or "capacitive"."""
+    dac: str = ""
+    """Input circuit, of `costs.inputs`; "": that of the coding."""
     phases: int = 1
     """Repetitions of all of it for one product."""
     phase_bits: tuple[int, ...] | None = None
@@ -188,13 +189,14 @@ class ArrayPrices:
 
 
 def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
-    """The prices of an array from constants; `ConfigError` for an unknown converter."""
+    """The prices of an array from constants; `ConfigError` for an unknown converter or input circuit."""
     preset = preset_of(spec.adc)
     phases, pulses, mean = spec.phases, spec.pulses, spec.mean_input
     pitch = spec.cell_area**0.5
     settle = _settle(spec, k, pitch)
     pulse = most(spec.pulse, settle)
-    found = preset(spec, k, pulse)
+    found = preset(spec, k, pulse * (2**spec.in_bits - 1) if spec.coding == "pulse-count" else pulse)
+    driven = input_of(spec.dac or BY_CODING.get(spec.coding, "driver"))(spec, k)
     serial = spec.magnitude if spec.coding == "bit-serial" and preset.serial else 1
     conversions = phases * serial
     one = _phase_time(spec, pulse, found.time, found.integration)
@@ -205,21 +207,22 @@ def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
     if spec.word_lines_along_outputs:
         word_line: Number = 0.0
         bit_line = phases * pulses * _line(spec, k, spec.rows, pitch, True) * k.driver_self * spec.v_line**2
-        driver = toggles * spec.cells_per_row * pitch * k.wire_cap * k.driver_self * spec.v_read**2
+        driver = driven.energy
+        driver = driver + toggles * spec.cells_per_row * pitch * k.wire_cap * k.driver_self * spec.v_read**2
     else:
         gates = spec.cell != "capacitive"
         word_line = toggles * _line(spec, k, spec.cells_per_row, pitch, gates) * k.driver_self * spec.v_line**2
         bit_line = phases * pulses * spec.rows * pitch * k.wire_cap * spec.v_read**2 * spec.lines_per_column
         if spec.cell == "discharge":  # in the price of its cells
             bit_line = 0.0
-        driver = _inputs(spec, k)
+        driver = driven.energy
     return ArrayPrices(
         driver=driver,
         word_line=word_line,
         bit_line=bit_line,
         convert=conversions * found.energy,
-        hold=k.hold if spec.share > 1 else 0.0,
-        siemens=phases * pulses * spec.v_read**2 * (1.0 if spec.coding == "pulse-count" else mean) * spec.pulse,
+        hold=conversions * k.hold if spec.share > 1 else 0.0,
+        siemens=phases * pulses * spec.v_read**2 * (1.0 if spec.coding == "pulse-count" else mean) * pulse,
         cell=_cell(spec, k, pitch),
         control=k.control,
         conversions=conversions,
@@ -232,7 +235,7 @@ def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
         period=spec.period if spec.period is not None else conversions * one,
         area_cell=spec.cell_area,
         area_row=k.line_area * spec.node**2,
-        area_input=_input_area(spec, k),
+        area_input=driven.area,
         area_column=2 * k.line_area * spec.node**2 if spec.word_lines_along_outputs else 0.0,
         area_converter=found.area,
         overhead=1.0 / k.utilised_area,
@@ -254,47 +257,33 @@ def _settle(spec: ArraySpec, k: Values, pitch: Number) -> Number:
 
 
 def _phase_time(spec: ArraySpec, pulse: Number, convert: Number, integration: Number) -> Number:
-    """s from one pulse to the next: charge on capacitors settles within the conversion; elsewhere a pulse, then
-    the conversions, which overlap where columns are held."""
+    """s from one pulse to the next: converters that integrate read one column after the other, since a current
+    cannot be held; charge on capacitors settles within the conversion; elsewhere columns are read, then converted,
+    and that overlaps with the next pulse where there is one."""
+    if not _held(spec):
+        return spec.share * (integration + convert)
     if spec.cell == "capacitive":
         return spec.share * convert
-    if spec.coding == "pulse-count":
-        return (2**spec.in_bits - 1) * pulse + spec.share * convert
     if _overlaps(spec):
         return most(pulse, spec.share * convert)
     return integration + spec.share * convert
 
 
+def _held(spec: ArraySpec) -> bool:
+    """Whether a column is sampled and then converted; else the converter integrates its current."""
+    return spec.adc not in ("cco", "duration", "charge-decrement")
+
+
 def _overlaps(spec: ArraySpec) -> bool:
     """Whether a held column is converted while the next pulse reads."""
-    held = spec.adc not in ("cco", "duration", "charge-decrement")
-    return held and spec.cell != "capacitive" and spec.coding != "pulse-count"
-
-
-def _inputs(spec: ArraySpec, k: Values) -> Number:
-    """J per driven row."""
-    if spec.coding == "pulse-width":
-        count = k.counter_bit * logic_scale(k, spec.node) * spec.in_bits
-        return spec.phases * 2**spec.in_bits * count
-    if spec.coding == "amplitude":
-        return spec.phases * k.dac_bit * spec.in_bits * spec.v_logic**2
-    return 0.0
-
-
-def _input_area(spec: ArraySpec, k: Values) -> Number:
-    """m2 per row: a register and comparison of the width's bits, or two DACs of 2^bits unit capacitors."""
-    if spec.coding == "pulse-width":
-        return 2 * spec.in_bits * k.ff_area * spec.node**2
-    if spec.coding == "amplitude":
-        return 2 * k.dac_area * (spec.node / 40e-9) * 2.0 ** (spec.in_bits - 8)
-    return 0.0
+    return _held(spec) and spec.cell != "capacitive" and spec.coding != "pulse-count"
 
 
 def _cell(spec: ArraySpec, k: Values, pitch: Number) -> Number:
     """J per cell in use, in one product."""
+    pulses = spec.phases * (spec.magnitude if spec.coding == "bit-serial" else 1)
     if spec.cell == "capacitive":
-        pulses = spec.phases * (spec.magnitude if spec.coding == "bit-serial" else 1)
         return pulses * k.cell_cap * spec.cell_area * spec.v_read**2
     if spec.cell == "discharge":
-        return spec.phases * 0.5 * pitch * (k.wire_cap + k.junction_cap) * spec.v_read**2
+        return pulses * 0.5 * pitch * (k.wire_cap + k.junction_cap) * spec.v_read**2
     return 0.0

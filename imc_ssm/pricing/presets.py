@@ -105,6 +105,15 @@ def _flip_flop(k: Values, spec: ArraySpec) -> Number:
 
 @PRESETS.add("sar")
 class _Sar:
+    """Successive approximation: n decisions against a capacitive divider of 2^n units.
+
+    E = (sar_bit n + sar_unit 2^n) V^2, J, with V the analog supply and no node in it. t = 1 / rate where that is
+    given, else n (sar_bit_time node / 28 nm + settle_row rows) d(V), s, with d the delay of gates at V. Area is
+    sar_area_bias times the survey's, m2. Holds for 5 to 10 bits, 14 to 65 nm: within a factor 2 of eight published
+    converters of macros (one of 4 bits takes 0.28 of it). Energy of 2^n units: Saberi et al., TCAS-I 58:1736
+    (2011), doi:10.1109/TCSI.2011.2107214; time: ZigZag-IMC, arXiv:2405.14978.
+    """
+
     serial = True
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
@@ -116,6 +125,13 @@ class _Sar:
 
 @PRESETS.add("sar-survey")
 class _SarSurvey:
+    """Successive approximation by the survey of stand-alone converters; a cross-check of `sar`.
+
+    E = survey_bias times the regression's, J; time as `sar`, s; area as `sar`, m2. Holds for 4 to 12 bits as the
+    survey does; published converters of macros take 0.24 to 3.1 of it, since it grows with node^1.88 and they do
+    not. Andrulis et al., arXiv:2404.06553.
+    """
+
     serial = True
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
@@ -142,6 +158,13 @@ def _sar_time(spec: ArraySpec, k: Values) -> Number:
 
 @PRESETS.add("cco")
 class _Cco:
+    """An oscillator whose frequency is the column's current counts while the column is read.
+
+    on = max(pulse, 2^n cco_lsb), E = cco_power (V / 0.8 V)^2 on, J; t = on - pulse + latch_time, s. Bits matter
+    once their counts are longer than the pulse. Area is the survey's at one conversion in `on`, m2. Holds for 5 to
+    9 bits, 14 to 65 nm. Khaddam-Aljameh et al., JSSC 57:1027 (2022), doi:10.1109/JSSC.2022.3140414.
+    """
+
     serial = True
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
@@ -153,6 +176,13 @@ class _Cco:
 
 @PRESETS.add("duration")
 class _Duration:
+    """Integrates the column, then a ramp turns the charge into the width of the next pulse.
+
+    E = duration_power (V / 0.8 V)^2 (pulse + ramp), J; t = ramp, s, as long as the pulse where not given. Bits
+    matter by the pulse, which their counts make as long. Area is the survey's, m2. Holds for 6 to 9 bits at 14 nm.
+    Ambrogio et al., Nature 620:768 (2023), doi:10.1038/s41586-023-06337-5.
+    """
+
     serial = True
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
@@ -164,6 +194,14 @@ class _Duration:
 
 @PRESETS.add("charge-decrement")
 class _ChargeDecrement:
+    """An amplifier integrates phase by phase, then takes charge off, one step a cycle.
+
+    integration = step sum(2^b - 1) + cycle phases for phases of b magnitude bits; t = cycle sum(n - bits of
+    earlier phases), s; E = P (integration + t), J, with P of an amplifier that settles to 8 bits within a cycle.
+    Area: 12 flip-flops, two amp_cap and amp_area, m2. Converts once a product. Holds for 3 to 10 bits at 130 nm.
+    Wan et al., Nature 608:504 (2022), doi:10.1038/s41586-022-04992-8.
+    """
+
     serial = False
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
@@ -180,6 +218,12 @@ class _ChargeDecrement:
 
 @PRESETS.add("ramp")
 class _Ramp:
+    """Single slope: a comparator a column, a shared ramp and counter of 2^n cycles, a latch of n bits.
+
+    t = 2^n cycle, s; E = P t + n latch_bit s(node), J, with P of a comparator that settles by one time constant in
+    a cycle. Area: 2 n flip-flops, m2. Holds for 4 to 10 bits; no published macro has checked it.
+    """
+
     serial = True
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
@@ -193,6 +237,13 @@ class _Ramp:
 
 @PRESETS.add("flash")
 class _Flash:
+    """2^n - 1 comparators at once.
+
+    E = (2^n - 1) flash_cmp V^2, J; t = one decision of a SAR without settling, s; area: two flip-flops a
+    comparator, m2. Holds for 1 to 5 bits. Checked by Sinangil et al., JSSC 56:188 (2021),
+    doi:10.1109/JSSC.2020.3031290, alone.
+    """
+
     serial = True
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
@@ -203,6 +254,12 @@ class _Flash:
 
 @PRESETS.add("sense")
 class _Sense:
+    """A current-sense amplifier that decides bit by bit against switched references.
+
+    E = n flash_cmp V^2, J; t = n decisions, s; area: 2 n flip-flops, m2. Holds for 1 to 6 bits. Of unseen macros
+    alone (Shanbhag and Roy, CICC 2022, doi:10.1109/CICC53496.2022.9772817).
+    """
+
     serial = True
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
