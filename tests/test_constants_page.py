@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from imc_ssm.costs.inputs import INPUTS
 from imc_ssm.costs.page import constants_page
-from imc_ssm.costs.presets import PRESETS
 from imc_ssm.devices import load_components
 from imc_ssm.devices.constants import load_constants
+from imc_ssm.pricing.inputs import INPUTS
+from imc_ssm.pricing.presets import PRESETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "constants.md"
 

@@ -47,7 +47,7 @@ def result(
         if name in deployed:
             loss = 1 + 0.3 * np.log10(np.maximum(times, 1.0))
             accuracy[i] = DIGITAL[name] - loss + rng.normal(0, 0.4, (chips, len(times)))
-            energy[i] = np.array([0.1, 0.4, 5, 120 + 9 * bits[i], 80, 1.4, 2.7]) * 1e-9
+            energy[i] = np.array([0.1, 0.2, 0.4, 5, 3, 120 + 9 * bits[i], 80, 1.4, 2.7, 8]) * 1e-9
     return xr.Dataset(
         {
             "accuracy_digital": ("model", [DIGITAL[name] for name in models]),

@@ -76,7 +76,7 @@ def test_what_evaluate_returns_is_drawn_as_it_is() -> None:
 
 def test_accuracy_and_cost_merged_are_a_summary() -> None:
     time, energy, trade = draw(evaluated().merge(priced())).axes
-    assert "280 nJ" in texts(energy)
+    assert "550 nJ" in texts(energy)
     assert not any("not in this dataset" in text for ax in (time, energy, trade) for text in texts(ax))
 
 
@@ -96,7 +96,7 @@ def test_costs_have_a_bar_for_every_component() -> None:
     widths = [bar.get_width() for bar in energy.patches]
     np.testing.assert_allclose(widths, ds["energy"].values * 1e9)
     assert energy.get_xlabel() == "Energy (nJ)"
-    assert legend(memory) == ["total 28.0 kbit"]
+    assert legend(memory) == ["total 55.0 kbit"]
     labels = [label.get_text() for label in energy.get_yticklabels()]
     assert labels == list(COMPONENTS)
 

@@ -29,7 +29,7 @@ _VECTORS = 2048
 """Input vectors of a batch from which the ranges of output converters are taken, drawn from all of them."""
 _PROSE = ("source", "sources", "description")
 _PRICED: Any = {
-    "design": {"node", "clock", "lanes", "components", "sample_hold"},
+    "design": {"node", "clock", "lanes", "components", "sample_hold", "electrics"},
     "cell": {"area", "v_read"},
     "dac": {"price"},
     "adc": {"price"},

@@ -190,9 +190,13 @@ class MappedMatrix:
         out = [
             at.other("movement", "bus", rows, dac, "inputs to the tiles"),
             at.other("dac", "dac", pulses * rows, dac, "one conversion per used row, tile and pulse"),
+            at.other("lines", "word line", rows, 1, "one per used row and tile, all pulses"),
+            at.other("lines", "bit line", columns, 1, "one per used column and tile, all pulses"),
             at.other("cells", "cell", self.device_count(chip), 1, "used devices"),
             at.other("adc", "sample hold", pulses * columns, adc, "one per used column, tile and pulse"),
             at.other("adc", "adc", pulses * columns, adc, "one conversion per used column, tile and pulse"),
+            at.other("control", "control", 1, 1, "share of all that the tiles take"),
+            at.other("control", "tile", len(self.parts), 1, "buffers, sequencer and clock of each tile in use"),
             at.other("movement", "bus", pulses * columns, adc, "codes to the digital unit"),
         ]
         if pulses * columns > scaled:

@@ -24,6 +24,7 @@ from imc_ssm.devices.moving import add_flicker, add_telegraph
 from imc_ssm.devices.spectra import Flicker, Switching
 from imc_ssm.errors import ConfigError, DesignError, unknown
 from imc_ssm.graph import Rate
+from imc_ssm.pricing import nominal_tiles
 from imc_ssm.units import seconds
 
 __all__ = ["MovingNoise", "Stream", "Within", "moving_noise", "step_latency", "stream_of"]
@@ -218,7 +219,8 @@ def step_latency(chip: Chip, matrices: Iterable[MappedMatrix]) -> float:
 
     The digital unit's own time is not in it: that of a whole step is `latency_step` of `costs.cost`.
     """
-    return sum(sum(chip.product_latency(m.widest()).values()) for m in matrices if m.rate == "step")
+    tiles = nominal_tiles(chip)
+    return float(sum(sum(tiles.times(m.widest()).values()) for m in matrices if m.rate == "step"))
 
 
 def stream_of(

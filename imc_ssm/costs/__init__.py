@@ -8,7 +8,7 @@ from imc_ssm.costs.counts import Taken, actions_of
 from imc_ssm.costs.machines import BASELINES, Baseline, Bill
 from imc_ssm.costs.macros import Macro, MacroLayer, Published, Workload, load_macro, macro_names
 from imc_ssm.costs.model import COMPONENTS, by_operator, cost, energies
-from imc_ssm.costs.plan import CostPlan, PlannedCost
+from imc_ssm.costs.plan import CostPlan, Totals
 from imc_ssm.costs.prediction import predict
 from imc_ssm.costs.realtime import real_time
 from imc_ssm.costs.schedules import Schedule, schedule, schedule_of
@@ -24,11 +24,11 @@ __all__ = [
     "CostPlan",
     "Macro",
     "MacroLayer",
-    "PlannedCost",
     "Published",
     "Schedule",
     "Stage",
     "Taken",
+    "Totals",
     "Work",
     "Workload",
     "actions_of",

@@ -28,9 +28,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from imc_ssm.config import read_toml
-from imc_ssm.costs.intervals import Number, Values, most
 from imc_ssm.costs.machines import BASELINES, PRODUCTS, WEIGHTS, Baseline, Bill, component_of
-from imc_ssm.costs.nodes import leakage_density
 from imc_ssm.costs.tabulated import Banked, Tabulated
 from imc_ssm.costs.work import Work, cycles, due
 from imc_ssm.devices.constants import CostConstant
@@ -38,6 +36,8 @@ from imc_ssm.devices.library import device_names, device_path
 from imc_ssm.errors import ConfigError
 from imc_ssm.graph import Action, Matrix, Operator, Recurrence
 from imc_ssm.graph.recurrences import GatedUpdate, StateUpdate
+from imc_ssm.pricing.intervals import Number, Values, most
+from imc_ssm.pricing.nodes import leakage_density
 
 __all__ = ["DigitalAccelerator", "Microcontroller", "SystolicArray", "baseline_names", "load_baseline"]
 

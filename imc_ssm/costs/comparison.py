@@ -13,7 +13,6 @@ import xarray as xr
 
 from imc_ssm.chip import Deployment, compile
 from imc_ssm.costs.baselines import baseline_names, load_baseline
-from imc_ssm.costs.intervals import Number, bounds, scenarios
 from imc_ssm.costs.machines import PARTS, Baseline
 from imc_ssm.costs.model import by_operator, cost
 from imc_ssm.costs.work import Work
@@ -22,6 +21,7 @@ from imc_ssm.devices.constants import Constants, load_constants
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.graph import Matrix
 from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.pricing.intervals import Number, bounds, scenarios
 from imc_ssm.quantization import Scheme, quantize
 
 if TYPE_CHECKING:

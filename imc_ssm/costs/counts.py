@@ -7,10 +7,12 @@ and drift compensation in one number) before the row tiles' partial sums and the
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imc_ssm.chip.crossbars import OnCrossbar
+from imc_ssm.chip.packing import pack
 from imc_ssm.errors import DesignError
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS
 from imc_ssm.graph import Action, Matrix, Operator, Stored
@@ -19,7 +21,7 @@ from imc_ssm.graph.actions import Actions
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment, MappedMatrix
 
-__all__ = ["Taken", "actions_of", "loaded", "loads_of", "matrix_of", "on_tiles", "stores"]
+__all__ = ["Taken", "actions_of", "loaded", "loads_of", "matrix_of", "on_tiles", "rounds_of", "stores"]
 
 
 @dataclass(frozen=True)
@@ -125,3 +127,13 @@ def stores(deployment: Deployment) -> dict[str, int]:
         for words in _stored_of(deployment, operator):
             held[words.content] += words.count * words.bits
     return held
+
+
+def rounds_of(deployment: Deployment) -> dict[Operator, int]:
+    """How often the tiles of an operator are read in one product: parts that share a tile run one by one."""
+    places = dict(zip(map(id, deployment.placed), pack(deployment.placed, deployment.chip), strict=True))
+    out = {}
+    for operator in deployment.graph:
+        shared = Counter(place.tile for matrix in on_tiles(deployment, operator) for place in places[id(matrix)])
+        out[operator] = max(shared.values(), default=0)
+    return out

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from imc_ssm.config import Config, Kinds
-from imc_ssm.costs.intervals import Number, Values
 from imc_ssm.costs.work import Work
 from imc_ssm.devices.constants import CostConstant
 from imc_ssm.graph import Action, Matrix, Operator
+from imc_ssm.pricing.intervals import Number, Values
 
 __all__ = ["BASELINES", "PARTS", "PRODUCTS", "WEIGHTS", "Baseline", "Bill", "component_of"]
 

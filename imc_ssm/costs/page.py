@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from imc_ssm.config import read_toml
-from imc_ssm.costs.inputs import INPUTS
-from imc_ssm.costs.nodes import POLYNOMIALS
-from imc_ssm.costs.presets import PRESETS
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.devices.library import devices_folder
+from imc_ssm.pricing.inputs import INPUTS
+from imc_ssm.pricing.nodes import POLYNOMIALS
+from imc_ssm.pricing.presets import PRESETS
 
 __all__ = ["constants_page"]
 

@@ -1,74 +1,105 @@
-"""The cost of a deployment as a function of numbers of its design, for sweeps: its graph is folded once.
+"""A deployment's costs as counts and weights, folded once, and priced as often as numbers of the design change.
 
-Energy does not depend on how many lanes there are, on their clock, or on how many columns share a converter. Time
-is ceil(slots / lanes) of every operator, and min(shared, columns) conversions of every product; area is linear in
-the lanes and in the converters. Resolutions change the words: each pair of them is folded once, and kept.
+What a model's structure and words decide is counted when a `CostPlan` is made. What is left depends on few numbers
+each: tiles on those of their circuits, the digital unit on its lanes, and time on the clock. Each of the two parts
+is priced once for every setting of its own numbers, so that a sweep over all of them adds few rows.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of
-from imc_ssm.costs.counts import actions_of, on_tiles
-from imc_ssm.costs.model import DEFAULT_ACTIVITY, _kinds_of_steps, _rounds, cost
+from imc_ssm.costs.counts import actions_of, on_tiles, rounds_of, stores
+from imc_ssm.costs.prices import ANALOG, ON_TILES, Prices, Serial, kinds_of_steps, stage_times, weight
 from imc_ssm.devices import Chip, device_names, load_components
-from imc_ssm.devices.converters import converter
-from imc_ssm.errors import ConfigError, DesignError
-from imc_ssm.graph import COMPONENTS
+from imc_ssm.devices.constants import load_constants
+from imc_ssm.devices.converters import Choice, Converter, converter
+from imc_ssm.errors import ConfigError, DesignError, unknown
+from imc_ssm.graph import COMPONENTS, Action
+from imc_ssm.pricing.intervals import Number, Values, nominal
+from imc_ssm.pricing.nodes import leakage_density
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
 
-__all__ = ["CostPlan", "PlannedCost"]
+__all__ = ["DEFAULT_ACTIVITY", "CostPlan", "Totals"]
 
-Numbers = npt.NDArray[np.float64]
+DEFAULT_ACTIVITY = 1.0 / 9.0
+"""Mean squared input over squared DAC full scale: the range of a centred input set at three deviations."""
 KINDS: tuple[Literal["adc", "dac"], ...] = ("adc", "dac")
+KEPT = 16384
+"""Settings of tiles or lanes whose prices a plan keeps."""
+Numbers = npt.NDArray[np.float64]
 _PLACE = {component: index for index, component in enumerate(COMPONENTS)}
+_ANALOG = [_PLACE[name] for name in ANALOG]
+_LEAKING = np.array([name != "cells" for name in COMPONENTS], float)
+"""Of memristive cells nothing leaks."""
 
 
 @dataclass(frozen=True, eq=False)
-class PlannedCost:
-    """What one inference costs, by component in the order of `COMPONENTS`, the last axis; `cost`'s numbers."""
+class Totals:
+    """Energy, time and area; the last axis in the order of `COMPONENTS`, before it those of designs."""
 
     energy: Numbers
-    """(component,), J: one for all designs of a sweep over lanes, clock and sharing."""
+    """(..., component), J per inference."""
+    energy_step: Numbers
+    """(..., component), J per time step, of operators of that rate."""
     latency: Numbers
-    """(..., component), s."""
+    """(..., component), s per inference."""
+    latency_step: Numbers
+    """(..., component), s per time step, the mean over steps."""
+    longest: Numbers
+    """(...), s of the longest step."""
+    area: Numbers
+    """(..., component), m2."""
+
+    def total(self, name: str) -> Numbers:
+        """The sum over components of one of the above, by its name."""
+        return np.asarray(getattr(self, name).sum(-1))
+
+
+@dataclass(frozen=True, eq=False)
+class _TilePart:
+    """What tiles take; rows are of `COMPONENTS`."""
+
+    energy: Numbers
+    """(..., rate, component), J: of a step and of a sequence."""
+    time: Numbers
+    """(..., rate, component), s, likewise."""
+    area: Numbers
+    """(..., component), m2."""
+    control: Numbers
+    """(...), 1: share of what tiles take."""
+    leakage: Numbers
+    """(...), W/m2."""
+
+
+@dataclass(frozen=True, eq=False)
+class _UnitPart:
+    """What the digital unit takes; `kind` is the sequence, then every kind of step."""
+
+    energy: Numbers
+    """(..., rate, component), J."""
+    cycles: Numbers
+    """(..., kind, component)."""
+    looks: Numbers
+    """(..., kind, component), cycles of look-up tables."""
+    fixed: Numbers
+    """(..., kind, component), s that no clock changes."""
     area: Numbers
     """(..., component), m2."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Folded:
-    """A deployment with converters of two resolutions, folded."""
-
-    energy: Numbers
-    """(component,), J."""
-    area: Numbers
-    """(component,), m2, without lanes and converters."""
-    area_lane: Numbers
-    """(component,), m2 of a lane."""
-    area_converter: float
-    """m2 of one converter on every tile."""
-    latency: Numbers
-    """(component,), s of what no number changes."""
-    slots: Numbers
-    """(work,), slots of an operator in one step."""
-    clocked: Numbers
-    """(work, component), how often in an inference, in cycles."""
-    timed: Numbers
-    """(work, component), how often in an inference, times the latency of components of one's own, s."""
-    widths: Numbers
-    """(product,), columns in use on its widest tile."""
-    conversions: Numbers
-    """(product,), s of one conversion times how often it is done in an inference."""
+Part = TypeVar("Part", _TilePart, _UnitPart)
 
 
 class CostPlan:
@@ -79,8 +110,8 @@ class CostPlan:
         >>> data = imc_ssm.load_dataset("digits")
         >>> model = imc_ssm.Classifier(imc_ssm.ModelConfig(heads=4, n_state=4))
         >>> plan = CostPlan(imc_ssm.compile_model(imc_ssm.quantize(model, "uniform", data), "pcm-256", data))
-        >>> plan(lanes=[8, 16, 32], clock=5e8, adc_bits=6).latency.shape
-        (3, 7)
+        >>> plan(lanes=[8, 16, 32], clock=5e8, adc_bits=6).total("latency").shape
+        (3,)
 
     `activity` as in `cost`. Fields that move weights to other tiles (rows, columns, slices, packing) need a new
     deployment. Raises what `cost` raises.
@@ -88,138 +119,294 @@ class CostPlan:
 
     def __init__(self, deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> None:
         self.deployment = deployment_of(deployment, "CostPlan")
+        if not 0.0 <= activity <= 1.0:
+            raise ConfigError(f"activity = {activity!r}; allowed is a mean square between 0 and 1")
         self.activity = activity
+        self._constants = nominal(load_constants().entries)
         self._folded: dict[tuple[int, int], _Folded] = {}
-        self._at(self.deployment.chip.adc.bits, self.deployment.chip.dac.bits)
+        self._at(None, None)
 
     def __call__(
-        self,
-        *,
-        lanes: npt.ArrayLike | None = None,
-        clock: npt.ArrayLike | None = None,
-        columns_per_adc: npt.ArrayLike | None = None,
-        adc_bits: int | None = None,
-        dac_bits: int | None = None,
-    ) -> PlannedCost:
-        """The cost with other lanes, clock (Hz), columns that share a converter, and resolutions; None: as it is.
+        self, *, adc_bits: int | None = None, dac_bits: int | None = None, **numbers: npt.ArrayLike
+    ) -> Totals:
+        """The cost with other numbers of the design, in SI units; without any, with its own.
 
-        The first three may be arrays that broadcast. Raises `ConfigError` for a number out of the range of the
-        design's field, `DesignError` for a resolution without a price.
+        `numbers` are `lanes`, `clock` (Hz), `columns_per_adc`, `node` (m) and the fields of `Design.electrics`:
+        numbers, or arrays that broadcast. Raises `ConfigError` for another name and a number that the design's
+        field does not allow, `DesignError` for a resolution without a price.
         """
+        return self._at(adc_bits, dac_bits).priced(self._constants, numbers)
+
+    def priced(self, k: Values) -> Totals:
+        """As it is, with constants `k`; of scenarios one row each."""
+        return self._at(None, None).priced(k, {})
+
+    def _at(self, adc: int | None, dac: int | None) -> _Folded:
         chip = self.deployment.chip
-        design = chip.design
-        many = _numbers("lanes", design.lanes if lanes is None else lanes, 1, 10**6, whole=True)
-        rate = _numbers("clock", design.clock.value if clock is None else clock, 1.0, math.inf)
-        shared = columns_per_adc if columns_per_adc is not None else design.columns_per_adc
-        share = _numbers("columns_per_adc", shared, 1, design.columns, whole=True)
-        folded = self._at(
-            chip.adc.bits if adc_bits is None else adc_bits, chip.dac.bits if dac_bits is None else dac_bits
+        at = (chip.adc.bits if adc is None else adc, chip.dac.bits if dac is None else dac)
+        if at not in self._folded:
+            case = replace(self.deployment, chip=_with_bits(chip, *at))
+            self._folded[at] = _Folded(case, self.activity)
+        return self._folded[at]
+
+
+class _Folded:
+    """A deployment with converters of two resolutions, folded."""
+
+    def __init__(self, deployment: Deployment, activity: float) -> None:
+        chip, taken = deployment.chip, actions_of(deployment)
+        self.chip, self.steps, self.parts = _plain(chip), deployment.steps, stores(deployment)
+        self.weights: dict[tuple[int, str, str, str | None], float] = {}
+        """Units by rate, component, verb and store."""
+        for one in taken:
+            action = one.action
+            key = int(action.rate == "sequence"), action.component, action.verb, action.store
+            share = action.times(self.steps) / self.steps if action.rate == "step" else 1.0
+            self.weights[key] = self.weights.get(key, 0.0) + share * weight(deployment, one, activity)
+        self.controlled = any(verb == "control" for _, _, verb, _ in self.weights)
+        rounds = rounds_of(deployment)
+        self.products = [
+            (int(op.rate == "sequence"), rounds[op], max(m.widest() for m in on_tiles(deployment, op)))
+            for op in deployment.graph
+            if rounds[op]
+        ]
+        """Rate, rounds and columns of each operator on tiles: parts that share a tile run one after the other."""
+        kinds = kinds_of_steps(taken, self.steps)
+        self.share = np.array([count / self.steps for count in kinds.values()])
+        """Of every kind of step."""
+        steps = [t for t in taken if t.action.rate == "step"]
+        once = [t for t in taken if t.action.rate == "sequence"]
+        due = [once, *([t for t in steps if t.action.period <= period] for period in kinds)]
+        self.serial = [Serial(each, chip.digital.others) for each in due]
+        self.area = _Area(deployment, [t.action for t in taken])
+        self.slowest = stage_times(chip.digital)
+        self.kept: dict[tuple[Any, ...], Any] = {}
+
+    def priced(self, k: Values, numbers: Mapping[str, npt.ArrayLike]) -> Totals:
+        """With constants `k`: floats, or scenarios where no numbers are given."""
+        given = {name: _number(name, value, self.chip.design) for name, value in numbers.items()}
+        clock = given.pop("clock", np.asarray(self.chip.design.clock.value))
+        lanes = given.pop("lanes", np.asarray(self.chip.design.lanes))
+        tiles = _gathered(given, lambda **own: self._once(("tiles", *own.items()), k, lambda: self._tiles(k, own)))
+        unit = _gathered(
+            {"lanes": lanes}, lambda lanes: self._once(("unit", lanes), k, lambda: self._unit(k, int(lanes)))
         )
-        rounds = np.ceil(folded.slots / many)
-        latency = folded.latency + (rounds @ folded.clocked) / rate + rounds @ folded.timed
-        area = folded.area + folded.area_lane * many
-        adc = np.zeros(len(COMPONENTS))
-        adc[_PLACE["adc"]] = 1.0
-        latency = latency + adc * (np.minimum(share, folded.widths) @ folded.conversions)[..., None]
-        area = area + adc * folded.area_converter * np.ceil(design.columns / share)
-        return PlannedCost(folded.energy, latency, area)
+        return self._sum(tiles, unit, clock)
 
-    def _at(self, adc: int, dac: int) -> _Folded:
-        if (adc, dac) not in self._folded:
-            chip = _with_bits(self.deployment.chip, adc, dac)
-            self._folded[adc, dac] = _fold(replace(self.deployment, chip=chip), self.activity)
-        return self._folded[adc, dac]
+    def _once(self, key: tuple[Any, ...], k: Values, make: Callable[[], Any]) -> Any:
+        if k.names:
+            return make()
+        if key not in self.kept:
+            if len(self.kept) >= KEPT:
+                self.kept.clear()
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def _sum(self, tiles: _TilePart, unit: _UnitPart, clock: Numbers) -> Totals:
+        cycle, look = (np.maximum(1.0 / clock, stage)[..., None, None] for stage in self.slowest)
+        serial = unit.cycles * cycle + unit.looks * look + unit.fixed
+        sequence, kinds = serial[..., 0, :], serial[..., 1:, :]
+        time_step = tiles.time[..., 0, :] + (self.share[:, None] * kinds).sum(-2)
+        longest = tiles.time[..., 0, :].sum(-1) + kinds.sum(-1).max(-1)
+        latency = self.steps * time_step + (tiles.time[..., 1, :] + sequence)
+        area = tiles.area + unit.area
+        joules = tiles.energy + unit.energy
+        joules[..., _PLACE["control"]] += tiles.control[..., None] * joules[..., _ANALOG].sum(-1)
+        shape = np.broadcast_shapes(joules.shape[:-2], latency.shape[:-1], area.shape[:-1])
+        step, once = (np.broadcast_to(joules[..., i, :], (*shape, len(COMPONENTS))).copy() for i in range(2))
+        whole = self.steps * step + once
+        power = tiles.leakage * (area @ _LEAKING)
+        step[..., _PLACE["leakage"]] = power * time_step.sum(-1)
+        whole[..., _PLACE["leakage"]] = power * latency.sum(-1)
+        return Totals(whole, step, latency, time_step, longest, area)
+
+    def _tiles(self, k: Values, numbers: Mapping[str, float]) -> _TilePart:
+        chip = _changed(self.chip, numbers)
+        prices = Prices(chip, self.parts, k, 1)
+        energy, time = _empty(2), _empty(2)
+        for (rate, component, verb, _), count in self.weights.items():
+            if verb in ON_TILES:
+                energy[rate][component] = energy[rate][component] + count * prices.of_tiles[verb]
+        for rate, rounds, columns in self.products:
+            for component, seconds in prices.tiles.times(columns).items():
+                time[rate][component] = time[rate][component] + rounds * seconds
+        return _TilePart(
+            _rows(energy),
+            _rows(time),
+            _rows(self.area.tile_parts(prices)) if self.area.tiles else np.zeros(len(COMPONENTS)),
+            np.asarray(prices.tiles.law.control if self.controlled else 0.0),
+            np.asarray(leakage_density(k, chip.design.node.value)),
+        )
+
+    def _unit(self, k: Values, lanes: int) -> _UnitPart:
+        digital = self.chip.digital
+        prices = Prices(self.chip, self.parts, k, lanes)
+        energy = _empty(2)
+        for (rate, component, verb, store), count in self.weights.items():
+            if verb != "control" and verb not in ON_TILES:
+                energy[rate][component] = energy[rate][component] + count * prices.digital(verb, store)
+        times = [one.on(lanes, digital, prices.memories) for one in self.serial]
+        cycles, looks, fixed = (np.array([list(each[i].values()) for each in times]) for i in range(3))
+        return _UnitPart(_rows(energy), cycles, looks, fixed, _rows(self.area.unit_parts(prices, lanes)))
 
 
-def _numbers(name: str, given: npt.ArrayLike, least: float, most: float, *, whole: bool = False) -> Numbers:
-    """As (..., 1)."""
-    values = np.asarray(given, np.float64)[..., None]
-    # Extremes, since comparing an empty or large array to a scalar twice costs more than the arithmetic.
-    if not (values.min() >= least and values.max() <= most) or (whole and (values % 1).any()):
+class _Area:
+    """What lies on the chip."""
+
+    def __init__(self, deployment: Deployment, actions: list[Action]) -> None:
+        digital, chip = deployment.chip.digital, deployment.chip
+        self.tiles = tiles_of([m for op in deployment.graph for m in on_tiles(deployment, op)], chip)
+        multiplier = max(
+            (digital.multiply.scale(*op.bits) for op in actions if op.verb == "multiply"), default=0.0
+        )
+        widest = max((op.bits[0] for op in actions if op.verb == "add" and not op.parallel), default=0)
+        shifter = max((digital.shift.scale(*op.bits) for op in actions if op.verb == "shift"), default=0.0)
+        lane = (
+            multiplier * digital.multiply.area.value
+            + digital.add.scale(widest) * digital.add.area.value
+            + digital.flip_flop.scale(widest) * digital.flip_flop.area.value
+            + shifter * digital.shift.area.value
+        )
+        beside: dict[tuple[str, str], float] = {}
+        for op in actions:
+            if op.parallel:
+                part = digital.add if op.verb == "add" else digital.flip_flop
+                key = op.verb, op.purpose
+                beside[key] = max(beside.get(key, 0.0), part.scale(*op.bits) * part.area.value)
+        lane += sum(beside.values())
+        for verb, other in digital.others.items():
+            own = max((other.scale(*op.bits) for op in actions if op.verb == verb), default=0.0)
+            lane += own * other.area.value
+        self.lane = lane
+        tables = (digital.lookup.scale(*op.bits) for op in actions if op.verb == "lookup")
+        self.lookup = max(tables, default=0.0) * digital.lookup.area.value
+
+    def tile_parts(self, prices: Prices) -> dict[str, Number]:
+        """m2 of tiles by component."""
+        design, tiles = prices.chip.design, prices.tiles
+        converters = math.ceil(design.columns / design.columns_per_adc)
+        parts = {
+            "cells": design.rows * design.bit_lines * tiles.law.area_cell,
+            "lines": design.rows * tiles.law.area_row + design.columns * tiles.law.area_column,
+            "dac": design.rows * tiles.area_input,
+            "adc": converters * tiles.area_converter + design.columns * tiles.area_hold,
+        }
+        out: dict[str, Number] = dict.fromkeys(COMPONENTS, 0.0)
+        out |= {name: self.tiles * area for name, area in parts.items()}
+        out["control"] = (tiles.law.overhead - 1.0) * sum(out[name] for name in ANALOG)
+        return out
+
+    def unit_parts(self, prices: Prices, lanes: int) -> dict[str, Number]:
+        """m2 of the digital unit by component."""
+        spread, digital = prices.k.logic_spread, prices.chip.digital
+        out: dict[str, Number] = dict.fromkeys(COMPONENTS, 0.0)
+        out["digital update"] = lanes * self.lane * spread
+        out["memories"] = sum(memory.area for memory in prices.memories.values()) * spread
+        out["nonlinearity"] = lanes * self.lookup * spread
+        out["movement"] = digital.bus.area.value * spread
+        return out
+
+
+def _empty(count: int) -> list[dict[str, Number]]:
+    return [dict.fromkeys(COMPONENTS, 0.0) for _ in range(count)]
+
+
+def _rows(values: Any) -> Numbers:
+    """Rows of components, one or several, as an array (..., component); scenarios become its first axis."""
+    many = isinstance(values, list)
+    flat = [number for row in (values if many else [values]) for number in row.values()]
+    if any(isinstance(number, np.ndarray) for number in flat):
+        out = np.stack(np.broadcast_arrays(*flat), axis=-1)
+    else:
+        out = np.array(flat, float)
+    return out.reshape(*out.shape[:-1], len(values), len(COMPONENTS)) if many else out
+
+
+def _gathered(numbers: Mapping[str, Numbers], make: Callable[..., Part]) -> Part:
+    """What `make` gives of numbers, once for each setting of them; the axes that they broadcast to come first."""
+    if all(value.ndim == 0 for value in numbers.values()):
+        return make(**{name: float(value) for name, value in numbers.items()})
+    shape = np.broadcast_shapes(*(value.shape for value in numbers.values()))
+    rows = np.stack([np.broadcast_to(value, shape).ravel() for value in numbers.values()], axis=-1)
+    settings, at = np.unique(rows, axis=0, return_inverse=True)
+    parts = [make(**dict(zip(numbers, row, strict=True))) for row in settings.tolist()]
+    found = {}
+    for field in fields(parts[0]):
+        values = np.stack([getattr(part, field.name) for part in parts])
+        found[field.name] = values[at.ravel()].reshape(*shape, *values.shape[1:])
+    return type(parts[0])(**found)
+
+
+def _number(name: str, given: npt.ArrayLike, design: Any) -> Numbers:
+    """A number of a design, checked as its field is."""
+    allowed = {
+        "lanes": (1, 10**6, True),
+        "columns_per_adc": (1, design.columns, True),
+        "clock": (1.0, math.inf, False),
+        "node": (1e-9, 1e-3, False),
+    } | dict.fromkeys(vars(design.electrics), (0.0, math.inf, False))
+    if name not in allowed:
+        raise ConfigError(unknown("number of a design", name, ("adc_bits", "dac_bits", *allowed)))
+    least, top, whole = allowed[name]
+    values = np.asarray(given, np.float64)
+    fits = values.size > 0 and values.min() >= least and values.max() <= top and values.min() > 0
+    if not fits or (whole and (values % 1).any()):
         kind = "whole numbers" if whole else "numbers"
-        raise ConfigError(f"{name} = {given!r}; allowed are {kind} from {least:g} to {most:g}")
+        raise ConfigError(f"{name} = {given!r}; allowed are {kind} from {least:g} to {top:g}, more than 0")
     return values
 
 
 def _with_bits(chip: Chip, adc: int, dac: int) -> Chip:
-    """The chip with converters of other resolutions, from the shipped table that it was resolved with.
+    """The chip with converters of other resolutions: by their laws, or from the shipped table's own rows.
 
-    Raises `DesignError` for a chip of another table: it embeds the prices of its own resolutions alone.
+    Raises `DesignError` for a chip with prices of another table: it embeds those of its own resolutions alone.
     """
     if (adc, dac) == (chip.adc.bits, chip.dac.bits):
         return chip
+    design = chip.design.with_(adc_bits=adc, dac_bits=dac)
+    return chip.with_(design=design, **{kind: _with_price(chip, kind, getattr(design, kind)) for kind in KINDS})
+
+
+def _with_price(chip: Chip, kind: Literal["adc", "dac"], choice: Choice) -> Converter:
+    now: Converter = getattr(chip, kind)
     name = chip.design.components
+    if now.price is None:
+        return now.with_(bits=choice.bits)
     table = load_components(name) if name in device_names("components") else None
-    own = chip.adc.price, chip.dac.price
-    if table is None or own != tuple(converter(k, getattr(chip.design, k), table).price for k in KINDS):
+    if table is None or converter(kind, getattr(chip.design, kind), table).price != now.price:
         raise DesignError(
             f"the chip has prices at its own resolutions alone, its table {name!r} is not the shipped one; "
-            f"compile for the design with adc_bits={adc}, dac_bits={dac}, and plan that"
+            f"compile for the design with {kind}_bits={choice.bits}, and plan that"
         )
-    design = chip.design.with_(adc_bits=adc, dac_bits=dac)
-    return chip.with_(
-        design=design, adc=converter("adc", design.adc, table), dac=converter("dac", design.dac, table)
+    return converter(kind, choice, table)
+
+
+def _plain(chip: Chip) -> Any:
+    """What prices read of a chip, as an object whose numbers can be exchanged without validation."""
+    design = chip.design
+    names = ("rows", "columns", "bit_lines", "node", "clock", "lanes", "columns_per_adc")
+    electrics = {name: getattr(design.electrics, name) for name in type(design.electrics).model_fields}
+    plain = SimpleNamespace(
+        **{name: getattr(design, name) for name in names}, electrics=SimpleNamespace(**electrics)
     )
+    parts = {name: getattr(chip, name) for name in ("cell", "dac", "adc", "sample_hold", "digital")}
+    return SimpleNamespace(design=plain, **parts)
 
 
-def _fold(deployment: Deployment, activity: float) -> _Folded:
-    ds = cost(deployment, activity=activity)
-    chip, steps = deployment.chip, deployment.steps
-    design, digital = chip.design, chip.digital
-    operations = actions_of(deployment)
-    kinds = _kinds_of_steps(operations, steps)
+def _changed(chip: Any, numbers: Mapping[str, float]) -> Any:
+    """`_plain` with other numbers."""
+    design, electrics = dict(vars(chip.design)), dict(vars(chip.design.electrics))
+    for name, value in numbers.items():
+        if name in electrics:
+            electrics[name] = _Given(value)
+        else:
+            design[name] = int(value) if name == "columns_per_adc" else _Given(value)
+    design["electrics"] = SimpleNamespace(**electrics)
+    return SimpleNamespace(**{**vars(chip), "design": SimpleNamespace(**design)})
 
-    slots: list[int] = []
-    rows: list[tuple[int, float, float]] = []  # component, cycles, seconds
-    for rate, period, often in (("sequence", 1, 1), *(("step", p, n) for p, n in kinds.items())):
-        due = [
-            t for t in operations if t.action.rate == rate and (rate == "sequence" or t.action.period <= period)
-        ]
-        work: dict[tuple[str, str, str], int] = {}
-        for taken in due:
-            own = taken.action
-            place = own.component, taken.operator.output.name
-            if own.slots:
-                work[*place, ""] = work.get((*place, ""), 0) + own.slots
-            if own.verb == "lookup" or own.verb in digital.others:
-                work[*place, own.verb] = work.get((*place, own.verb), 0) + own.count
-        for (component, _, verb), count in work.items():
-            slots.append(count)
-            timed = digital.others[verb].latency.value if verb in digital.others else 0.0
-            rows.append((_PLACE[component], 0.0 if timed else often, timed * often))
-    clocked, timed_ = np.zeros((len(rows), len(COMPONENTS))), np.zeros((len(rows), len(COMPONENTS)))
-    for i, (place_, cycles, seconds) in enumerate(rows):
-        clocked[i, place_], timed_[i, place_] = cycles, seconds
 
-    rounds = _rounds(deployment)
-    widths, conversions = [], []
-    for operator in deployment.graph:
-        if placed := on_tiles(deployment, operator):
-            widths.append(max(m.widest() for m in placed))
-            often = steps if operator.rate == "step" else 1
-            one = chip.dac.pulses * chip.adc.priced().latency.value
-            conversions.append(often * rounds[operator] * one)
+@dataclass(frozen=True)
+class _Given:
+    """A number in the place of a cited one."""
 
-    now = np.ceil(np.array(slots, float) / design.lanes)
-    adc = np.zeros(len(COMPONENTS))
-    adc[_PLACE["adc"]] = 1.0
-    width, each = np.array(widths, float), np.array(conversions, float)
-    moving = (now @ clocked) / design.clock.value + now @ timed_
-    moving = moving + adc * float(np.minimum(design.columns_per_adc, width) @ each)
-    by_lane = np.isin(COMPONENTS, ("digital update", "nonlinearity"))
-    area = np.asarray(ds["area"].values, float)
-    tiles = tiles_of([m for op in deployment.graph for m in on_tiles(deployment, op)], chip)
-    converters = math.ceil(design.columns / design.columns_per_adc)
-    one_each = tiles * chip.adc.priced().area.value
-    return _Folded(
-        energy=np.asarray(ds["energy"].values, float),
-        area=np.where(by_lane, 0.0, area - adc * one_each * converters),
-        area_lane=np.where(by_lane, area / design.lanes, 0.0),
-        area_converter=one_each,
-        latency=np.asarray(ds["latency"].values, float) - moving,
-        slots=np.array(slots, float),
-        clocked=clocked,
-        timed=timed_,
-        widths=width,
-        conversions=each,
-    )
+    value: float

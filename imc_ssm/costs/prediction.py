@@ -1,6 +1,6 @@
 """What a macro takes, predicted: energy by component, times, throughput and area, each with its interval.
 
-Energy of one product of one array, with the prices of `costs.arrays` for R rows that are driven and N conversions:
+Energy of one product of one array, prices of `pricing.arrays`, R rows that are driven, N conversions:
 
     E = (R (driver + word line) + N (bit line + convert + hold) + sum of G siemens + cells cell + digital)
         x (1 + control) + traffic to buffers and links + (power of the tile's control + leakage) x period
@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from imc_ssm.costs.arrays import ArrayPrices, ArraySpec, prices
-from imc_ssm.costs.intervals import Number, Values, bounds, most, nominal, scenarios
 from imc_ssm.costs.macros import Macro
-from imc_ssm.costs.nodes import logic_scale, supply
 from imc_ssm.devices.constants import Constants, load_constants
+from imc_ssm.pricing.arrays import ArrayPrices, ArraySpec, prices
+from imc_ssm.pricing.intervals import Number, Values, bounds, most, nominal, scenarios
+from imc_ssm.pricing.nodes import logic_scale, supply
 from imc_ssm.units import quantity
 
 __all__ = ["MEASURED", "PARTS", "defaulted", "predict", "spec_of_macro"]

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from imc_ssm.costs.intervals import bounds, scenarios
 from imc_ssm.costs.model import cost
-from imc_ssm.costs.nodes import leakage_density
 from imc_ssm.costs.schedules import Mode, schedule_of
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import ConfigError
+from imc_ssm.pricing.intervals import bounds, scenarios
+from imc_ssm.pricing.nodes import leakage_density
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
-    from imc_ssm.costs.intervals import Number
     from imc_ssm.devices.constants import Constants
+    from imc_ssm.pricing.intervals import Number
 
 __all__ = ["PARTS", "real_time"]
 

@@ -15,20 +15,19 @@ from typing import TYPE_CHECKING
 
 from imc_ssm.chip.crossbars import OnCrossbar
 from imc_ssm.chip.packing import pack
-from imc_ssm.costs.counts import Taken, actions_of, on_tiles, stores
-from imc_ssm.costs.model import _kinds_of_steps, _memories, _rounds, _serial, energies
+from imc_ssm.costs.counts import Taken, actions_of, on_tiles, rounds_of, stores
+from imc_ssm.costs.model import energies
+from imc_ssm.costs.prices import ON_TILES_PARTS, Prices, kinds_of_steps, serial
 from imc_ssm.errors import DesignError
 from imc_ssm.graph.signals import Rate
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
-    from imc_ssm.devices import Memory
 
 __all__ = ["UNIT", "Stage", "stages_of"]
 
 UNIT = "digital unit"
 """The resource that all digital work shares."""
-_ANALOG = ("cells", "dac", "adc")
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,9 @@ def stages_of(deployment: Deployment) -> list[Stage]:
     operations = actions_of(deployment)
     joules = energies(deployment, operations)
     whole = tuple(t for t in operations if t.action.rate == "step")
-    steps, kinds = deployment.steps, _kinds_of_steps(whole, deployment.steps)
-    memories = _memories(deployment.chip.digital, stores(deployment))
-    named, rounds = _tiles(deployment), _rounds(deployment)
+    steps, kinds = deployment.steps, kinds_of_steps(whole, deployment.steps)
+    prices = Prices.nominal(deployment.chip, stores(deployment))
+    named, rounds = _tiles(deployment), rounds_of(deployment)
     out: list[Stage] = []
     ends: dict[str, tuple[str, ...]] = {}  # signal -> stages after which it is there
     known: Counter[str] = Counter()
@@ -90,25 +89,25 @@ def stages_of(deployment: Deployment) -> list[Stage]:
         known[op.name] += 1
         matrices = on_tiles(deployment, op)
         if matrices:
-            parts = deployment.chip.product_latency(max(m.widest() for m in matrices))
+            parts = prices.tiles.times(max(m.widest() for m in matrices))
             parts = {part: rounds[op] * time for part, time in parts.items()}
-            spent = sum(e for t, e in own if t.action.component in _ANALOG) / (steps if op.rate == "step" else 1)
+            spent = sum(e for t, e in own if t.action.component in ON_TILES_PARTS) / (
+                steps if op.rate == "step" else 1
+            )
             name, place = f"{label}: product", named[op.output.name]
-            time = sum(parts.values())
+            time = float(sum(parts.values()))
             out.append(Stage(name, op.name, _most(parts), place, time, time, spent, op.rate, after, carried))
             after = (name,)
-            own = [(t, e) for t, e in own if t.action.component not in _ANALOG]
+            own = [(t, e) for t, e in own if t.action.component not in ON_TILES_PARTS]
         rates: tuple[Rate, ...] = ("step", "sequence")
         for rate in rates:  # a mean sums in every step, and divides once
             works = [t for t, _ in own if t.action.rate == rate]
-            each = {
-                kind: _times(deployment, memories, works, kind) for kind in (kinds if rate == "step" else (1,))
-            }
+            each = {kind: _times(prices, works, kind) for kind in (kinds if rate == "step" else (1,))}
             longest = each[max(each)]
-            time = sum(longest.values())
+            time = float(sum(longest.values()))
             mean = time
             if rate == "step":
-                mean = sum(count * sum(each[kind].values()) for kind, count in kinds.items()) / steps
+                mean = float(sum(count * sum(each[kind].values()) for kind, count in kinds.items()) / steps)
             spent = sum(e for t, e in own if t.action.rate == rate) / (steps if rate == "step" else 1)
             if time > 0 or spent > 0:
                 name = f"{label}: digital" if matrices else label
@@ -124,11 +123,9 @@ def _most(parts: Mapping[str, float]) -> str:
     return max(parts, key=lambda part: parts[part])
 
 
-def _times(
-    deployment: Deployment, memories: dict[str, Memory], works: Iterable[Taken], kind: int
-) -> dict[str, float]:
+def _times(prices: Prices, works: Iterable[Taken], kind: int) -> dict[str, float]:
     """Digital time of an operator by component where periods up to `kind` are due, s."""
-    return _serial(deployment.chip, memories, (t for t in works if t.action.period <= kind))
+    return serial(prices, (t for t in works if t.action.period <= kind))
 
 
 def _tiles(deployment: Deployment) -> dict[str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from imc_ssm.costs.intervals import Number, Values
 from imc_ssm.devices import Digital
 from imc_ssm.devices.components import Component
 from imc_ssm.errors import DesignError
+from imc_ssm.pricing.intervals import Number, Values
 
 __all__ = ["Banked", "Tabulated"]
 

@@ -7,7 +7,7 @@ says itself what the action costs at another one. Leakage is not part of a table
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Self
@@ -193,6 +193,16 @@ class Memory:
     """Access time, s."""
     area: float
     """Area, m2."""
+    port: int = 64
+    """Bits of one access."""
+
+
+PORT = 64
+"""Bits that one bank reads or writes at once: what CACTI's rows of the shipped table are for."""
+BANK = 65_536
+"""Most bits of a bank, 8 KB."""
+SMALLEST = 1024
+"""Bits below which a memory gets no smaller: its decoder and sense amplifiers stay."""
 
 
 class Digital(Config):
@@ -252,11 +262,22 @@ class Digital(Config):
             area=share(self.add.area, 0.44),
         )
 
-    def memory(self, capacity: int) -> Memory:
-        """A memory of `capacity` bits: log-log interpolation between the rows.
+    def banked(self, capacity: int, least: int) -> Memory:
+        """A memory of `capacity` bits in at least so many equal banks, each of `BANK` bits at most.
 
-        Below the smallest row: that row (a smaller macro saves nothing). Above the largest: banks of the
-        largest, so energy per bit and access time stay and the area grows with the capacity.
+        Energy per bit, latency: of one bank. Area: of all. All banks are read at once, each through a port of
+        `PORT` bits.
+        """
+        banks = max(least, -(-capacity // BANK))
+        one = self.memory(-(-capacity // banks))
+        return replace(one, capacity=capacity, area=banks * one.area, port=banks * PORT)
+
+    def memory(self, capacity: int) -> Memory:
+        """A memory of `capacity` bits in one bank: log-log interpolation between the rows.
+
+        Below the smallest row: the smallest one's energy and time, and an area in proportion to the capacity, but
+        not below `SMALLEST` bits (flip-flops would be smaller). Above the largest: banks of the largest, so energy
+        per bit and access time stay and the area grows with the capacity.
         """
         rows = self.sram
         if capacity >= rows[-1].capacity:
@@ -269,6 +290,7 @@ class Digital(Config):
                 area=last.area.value * capacity / last.capacity,
             )
         size = max(capacity, rows[0].capacity)
+        part = min(1.0, max(capacity, SMALLEST) / rows[0].capacity)
         upper = next(i for i, row in enumerate(rows) if row.capacity > size)
         low, high = rows[upper - 1], rows[upper]
         t = math.log(size / low.capacity) / math.log(high.capacity / low.capacity)
@@ -281,17 +303,17 @@ class Digital(Config):
             read=between(low.read, high.read),
             write=between(low.write, high.write),
             latency=between(low.latency, high.latency),
-            area=between(low.area, high.area),
+            area=part * between(low.area, high.area),
         )
 
 
 class Components(Digital):
     """A table of peripheral components for one process node."""
 
-    adc: dict[str, ConverterType]
-    """Analog-to-digital converters by type."""
-    dac: dict[str, ConverterType]
-    """Digital-to-analog converters by type; one action is one conversion of one row."""
+    adc: dict[str, ConverterType] = Field(default_factory=dict)
+    """Analog-to-digital converters by type, in the place of the laws of `costs`."""
+    dac: dict[str, ConverterType] = Field(default_factory=dict)
+    """Digital-to-analog converters by type, likewise; one action is one conversion of one row."""
     sample_hold: dict[str, Component]
     """Sample-and-hold stages by name; one action holds one column once."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONVERTERS",
+    "LAWS",
     "Adc",
     "AnyConverter",
     "Choice",
@@ -256,6 +257,11 @@ class ChargeDecrement(Converter):
         return np.broadcast_to(levels * (1 - np.abs(levels)), (len(draws.seeds), count, len(levels)))
 
 
+LAWS: dict[str, tuple[str, ...]] = {
+    "adc": ("sar", "sar-survey", "cco", "duration", "charge-decrement", "ramp", "flash", "sense"),
+    "dac": ("capacitive", "driver", "pulse-width", "bipolar"),
+}
+"""Types whose price is a law of `costs`, at any resolution; a row of a component table takes its place."""
 CONVERTERS: dict[str, type[Converter]] = {
     "driver": Driver,
     "ideal": Ideal,
@@ -287,9 +293,10 @@ def converter(kind: Literal["adc", "dac"], choice: Choice, table: Components) ->
     cls = CONVERTERS.get(choice.type, Converter)
     known: dict[str, Any] = getattr(table, kind)
     price = None
-    if choice.type in known or cls is Converter:
+    lawful = choice.type in LAWS[kind]
+    if choice.type in known or (cls is Converter and not lawful):
         if choice.type not in known:
-            own = [name for name in CONVERTERS if name not in known]
+            own = [name for name in (*LAWS[kind], *CONVERTERS) if name not in known]
             raise DesignError(f"table {table.name!r}: {unknown(f'{kind} type', choice.type, [*known, *own])}")
         one_bit = getattr(choice, "encoding", "amplitude") == "bit-serial"  # each pulse is driven by itself
         price = table.conversion(kind, choice.type, 1 if one_bit else choice.bits)

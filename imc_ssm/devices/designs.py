@@ -19,7 +19,9 @@ from imc_ssm.devices.library import (
     Kind,
     Length,
     Number,
+    Pulse,
     Resistance,
+    Voltage,
     beside,
     device_names,
     device_path,
@@ -33,6 +35,7 @@ __all__ = [
     "Chip",
     "Compensation",
     "Design",
+    "Electrics",
     "Slicing",
     "Wires",
     "load_design",
@@ -75,6 +78,24 @@ class Wires(Config):
                 "aihwkit's time-stepped wires are columns; give row the value 0, or solve in closed form"
             )
         return self
+
+
+class Electrics(Config):
+    """Voltages and times of the tiles' circuits, where the laws of `costs` shall not take their own."""
+
+    analog_supply: Voltage | None = None
+    """Supply of converters and amplifiers, V; None: the node's nominal one."""
+    logic_supply: Voltage | None = None
+    """Supply of drivers and logic beside the array, V; None: the node's nominal one."""
+    line_voltage: Voltage | None = None
+    """Swing of the word lines that open a row's access devices, V; None: that of `logic_supply`."""
+    pulse: Pulse | None = None
+    """Longest input pulse, s; None: the cell's `t_read`."""
+    conversion_rate: Frequency | None = None
+    """Conversions of one output converter in a second, Hz; None: what its law says."""
+    cycle: Pulse | None = None
+    """Cycle of a converter that decides step by step (SAR: a bit, charge-decrement, ramp), s; None: what its law
+    says."""
 
 
 class Design(Config):
@@ -127,6 +148,8 @@ class Design(Config):
     """Component table: name of a shipped one, or the path of a TOML (in a file: relative to the file)."""
     sample_hold: str
     """Entry of the sample-and-hold circuit in the component table."""
+    electrics: Electrics = Field(default_factory=Electrics)
+    """Voltages and times that prices follow from."""
     sources: dict[str, str] = Field(default_factory=dict)
     """Where the numbers without a source of their own come from, by field name."""
 
@@ -227,29 +250,6 @@ class Chip(Config):
                 f"{levels.value:g}; use slices of fewer bits"
             )
         return self
-
-    def product_latency(self, columns: int) -> dict[str, float]:
-        """Serial time of one product by component, s, for tiles of which the widest uses so many columns.
-
-        Every pulse of the inputs (`Converter.pulses`) is driven, read and converted by itself.
-        """
-        shared, pulses = min(self.design.columns_per_adc, columns), self.dac.pulses
-        return {
-            "dac": pulses * self.dac.priced().latency.value,
-            "cells": pulses * self.cell.t_read.value,
-            "adc": pulses * (self.sample_hold.latency.value + shared * self.adc.priced().latency.value),
-        }
-
-    def tile_area(self) -> dict[str, float]:
-        """Area of one whole tile by component, m2."""
-        design = self.design
-        converters = math.ceil(design.columns / design.columns_per_adc)
-        hold = design.columns * self.sample_hold.area.value
-        return {
-            "cells": design.rows * design.bit_lines * self.cell.area.value,
-            "dac": design.rows * self.dac.priced().area.value,
-            "adc": converters * self.adc.priced().area.value + hold,
-        }
 
 
 def load_design(name: str | Path) -> Design:

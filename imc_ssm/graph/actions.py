@@ -2,15 +2,12 @@
 
 Conventions
   * a product of p x q bits has p + q bits; where products of different scales meet, each is multiplied by an
-    integer
-    before one shift: in a recurrence by the multipliers of its own plan, elsewhere by one of 24 bits, the widest
-    of the unit;
+    integer before one shift: in a recurrence by the multipliers of its own plan, elsewhere by one of 24 bits, the
+    widest of the unit;
   * each product and each sum that follows no product takes one slot of one lane; the sum behind a product shares
-    its
-    slot (multiply-accumulate) and writes one accumulator register;
+    its slot (multiply-accumulate) and writes one accumulator register;
   * every operator reads its inputs from, and writes its outputs to, the activation buffer; multipliers of
-    elementwise
-    operators that hold for the whole tensor sit in registers at the lane and are not read again;
+    elementwise operators that hold for the whole tensor sit in registers at the lane and are not read again;
   * where all scales are powers of two, a shift takes the place of each multiplier, behind its product in the same
     slot: a left shift by up to l bits in front of the sum (none where l = 0 throughout), and the right shift
     behind it, each by a barrel shifter of ceil(log2 bits) stages for its word. The right shift behind a multiplier
@@ -27,7 +24,18 @@ from imc_ssm.graph.signals import Rate
 
 __all__ = ["COMPONENTS", "Action", "Actions", "Store", "Stored", "grown"]
 
-COMPONENTS = ("cells", "dac", "adc", "digital update", "memories", "nonlinearity", "movement")
+COMPONENTS = (
+    "cells",
+    "lines",
+    "dac",
+    "adc",
+    "control",
+    "digital update",
+    "memories",
+    "nonlinearity",
+    "movement",
+    "leakage",
+)
 """The parts of a cost breakdown, in the order of every result."""
 
 Store = Literal["coefficients", "state", "activations"]
@@ -40,8 +48,8 @@ class Action:
     component: str
     """Who pays: one of `COMPONENTS`."""
     verb: str
-    """What is done: "cell", "dac", "adc", "sample hold", "multiply", "shift", "add", "register", "lookup", "read",
-    "write", "bus", or the name of a component of the chip's table."""
+    """What is done: "cell", "word line", "bit line", "dac", "adc", "sample hold", "control", "tile", "multiply",
+    "shift", "add", "register", "lookup", "read", "write", "bus", or the name of a component of the table."""
     count: int
     """How often, each time the operator runs."""
     bits: tuple[int, ...]

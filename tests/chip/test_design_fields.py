@@ -24,65 +24,94 @@ from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.devices import Chip, Design, device_path, load_design, resolve
 from imc_ssm.devices.converters import Adc, Dac
+from imc_ssm.devices.designs import Electrics
 from imc_ssm.devices.pcm import PcmLike
 from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Scheme, calibration_batch
 
 DAY = 86400.0
 DIGITAL = ("energy/digital update", "energy/memories", "energy/movement")
+DERIVED = {"control", "leakage"}
+"""Components that follow from others: a share of what tiles take, and of area and time."""
 SHARE = {"value": 0.1, "unit": "1", "source": "assumed: a test"}
 STUCK = {"value": 1e-6, "unit": "S", "source": "assumed: a test"}
 OHM = {"value": 20.0, "unit": "ohm", "source": "assumed: a test"}
+
+
+def cited(value: float, unit: str) -> dict[str, Any]:
+    return {"value": value, "unit": unit, "source": "assumed: a test"}
+
+
 DESIGN: dict[str, tuple[Any, set[str]]] = {
     "name": ("other", set()),
     "description": ("other", set()),
     "sources": ({}, set()),
-    "cell": ("reram-cmo-falcone", {"programmed", "output", "energy/cells", "latency/cells", "area/cells"}),
+    "cell": (
+        "reram-cmo-falcone",
+        {"programmed", "output", "energy/cells", "energy/lines", "latency/cells", "area/cells"},
+    ),
     # Two row tiles in place of one: twice the columns to hold, convert, move, scale and add up; the inputs are
     # converted as often as before. Tiles of half the size, twice as many where the matrix needs them. More
     # constants to store. The codes still fit one transfer of the bus; the widest word is that of the recurrence.
     "rows": (
         4,
         {"output", "energy/adc", *DIGITAL, "latency/digital update", "latency/memories"}
-        | {"area/cells", "area/dac", "area/adc", "area/memories", "memory"},
+        | {"energy/lines", "area/lines", "area/cells", "area/dac", "area/adc", "memory"},
     ),
     # More column blocks, each of which takes its inputs anew; 10 outputs leave 2 columns unused, not 6.
-    "columns": (4, {"output", "energy/dac", "energy/movement", "area/dac", "area/cells", "area/adc"}),
+    "columns": (
+        4,
+        {"output", "energy/dac", "energy/lines", "energy/movement"}
+        | {f"area/{part}" for part in ("lines", "dac", "cells", "adc")},
+    ),
     "dac.type": ("pulse", {"energy/dac", "latency/dac", "area/dac"}),
     # Two devices for each polarity: half the variance, twice the devices.
-    "devices": (2, {"programmed", "output", "energy/cells", "area/cells"}),
+    "devices": (2, {"programmed", "output", "energy/cells", "energy/lines", "area/cells"}),
     # One bit line a weight and one of references a tile; all devices stand in the middle of their range.
-    "polarity": ("reference", {"programmed", "output", "energy/cells", "area/cells"}),
+    "polarity": ("reference", {"programmed", "output", "energy/cells", "energy/lines", "area/cells"}),
     # Two digits on columns of their own: tiles hold half the weights, columns are converted twice, codes added.
     # The codes need a second transfer; a converter is shared by as many columns as before.
     "slicing": (
         {"cells": 2, "bits": 3},
         {"programmed", "output", "energy/cells", "energy/dac", "energy/adc", *DIGITAL}
-        | {"latency/digital update", "latency/movement", "latency/memories"}
-        | {"area/cells", "area/dac", "area/adc", "area/memories", "memory"},
+        | {"latency/digital update", "latency/movement"}
+        | {"energy/lines", "area/lines", "area/cells", "area/dac", "area/adc", "memory"},
     ),
     "wires": ({"row": OHM, "column": OHM}, {"programmed", "output"}),
     "packing": (True, set()),  # the parts of this model fill their tiles in one direction
-    "dac.encoding": ("pulse-width", {"energy/cells"}),
+    "dac.encoding": ("pulse-width", {"energy/cells", "energy/dac", "area/dac"}),
     "adc.offset": (1.0, {"output"}),
     "adc.gain_error": (0.02, {"output"}),
     "adc.inl": (1.0, {"output"}),
     "adc.noise": (0.5, {"output"}),
     "dac.bits": (6, {"output", "energy/dac", "area/dac", "energy/movement"}),
-    "adc.type": ("cco", {"energy/adc", "latency/adc", "area/adc"}),
-    "adc.bits": (6, {"output", "energy/adc", "latency/adc", "area/adc", *DIGITAL, "memory"}),
+    # An oscillator integrates: rows are driven again for every column that shares one.
+    "adc.type": ("cco", {"energy/adc", "latency/adc", "area/adc", "energy/dac", "energy/lines"}),
+    "adc.bits": (6, {"output", "energy/adc", "latency/adc", "area/adc", *DIGITAL, "memory", "latency/memories"}),
     "read_noise": (0.08, {"output"}),
     "drift_compensation": ("none", {"output"}),
     "tiles": (128, set()),  # the area is that of the tiles in use
     "columns_per_adc": (2, {"latency/adc", "area/adc"}),
-    "node": (28e-9, set()),  # with a table for that node: its numbers decide, not the node
+    # With a table for that node, whose numbers decide for logic; lines and converters follow the node.
+    "node": (28e-9, {"energy/lines", "area/lines", "area/dac", "area/adc"}),
     "clock": (5e8, {"latency/digital update", "latency/nonlinearity"}),
+    # A lane has a bank of coefficients and states.
     "lanes": (
         4,
-        {"latency/digital update", "latency/nonlinearity"} | {"area/digital update", "area/nonlinearity"},
+        {
+            f"{name}/{part}"
+            for name in ("latency", "area")
+            for part in ("digital update", "nonlinearity", "memories")
+        },
     ),
     "components": ("dear.toml", {"energy/digital update", "energy/nonlinearity"}),
     "sample_hold": ("slow", {"energy/adc", "latency/adc", "area/adc"}),
+    "electrics.analog_supply": (cited(0.8, "V"), {"energy/adc"}),
+    "electrics.logic_supply": (cited(0.8, "V"), {"energy/dac", "energy/lines"}),
+    "electrics.line_voltage": (cited(1.8, "V"), {"energy/lines"}),
+    "electrics.pulse": (cited(64e-9, "s"), {"energy/cells", "latency/cells"}),
+    "electrics.conversion_rate": (cited(6e8, "Hz"), {"latency/adc", "area/adc"}),
+    "electrics.cycle": (cited(2e-10, "s"), {"latency/adc", "area/adc"}),
 }
 """Field of a design: another value, and what it changes."""
 CELL: dict[str, tuple[Any, set[str]]] = {
@@ -99,10 +128,10 @@ CELL: dict[str, tuple[Any, set[str]]] = {
     "stuck_high": (SHARE, {"programmed", "output"}),
     "g_stuck_low": (STUCK, set()),  # no device is
     "g_stuck_high": (STUCK, set()),
-    "v_read": (0.3, {"energy/cells"}),
+    "v_read": (0.3, {"energy/cells", "energy/lines"}),
     "t_read": (64e-9, {"energy/cells", "latency/cells"}),
     "levels": (8, {"programmed", "output", "energy/cells"}),
-    "area": (1e-13, {"area/cells"}),
+    "area": (1e-13, {"area/cells", "energy/lines"}),  # longer lines
     "t_0": (10.0, {"output"}),
     "programming_scale": (0.5, {"programmed", "output"}),
     "read_scale": (0.5, {"output"}),
@@ -183,7 +212,7 @@ def measure(quantized: Callable[[Scheme], Classifier], digits: SequenceDataset) 
         quantities = {name: np.concatenate(parts) for name, parts in out.items()}
         priced = cost(placed)
         for name in ("energy", "latency", "area"):
-            for component in priced["component"].values:
+            for component in set(priced["component"].values.tolist()) - DERIVED:
                 quantities[f"{name}/{component}"] = priced[name].sel(component=component).values
         return quantities | {"memory": priced["memory_total"].values}
 
@@ -196,9 +225,10 @@ def _changed(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> set[str]
 
 
 def test_every_field_is_expected() -> None:
-    inner = {"dac", "adc"}
+    inner = {"dac", "adc", "electrics"}
     fields = set(Design.model_fields) - inner
     fields |= {f"dac.{field}" for field in Dac.model_fields} | {f"adc.{field}" for field in Adc.model_fields}
+    fields |= {f"electrics.{field}" for field in Electrics.model_fields}
     assert set(DESIGN) == fields
     assert set(CELL) == set(PcmLike.model_fields) - {"model"}
 

@@ -18,6 +18,7 @@ from imc_ssm.chip.wires import effective
 from imc_ssm.devices import Draws
 from imc_ssm.devices.converters import CONVERTERS
 from imc_ssm.errors import ConfigError, DataError, DesignError
+from imc_ssm.pricing import nominal_tiles
 
 PURE = {"programming_scale": 0.0, "read_scale": 0.0, "drift_scale": 0.0}
 """A PCM cell that does what it is told."""
@@ -248,11 +249,10 @@ def test_what_does_not_fit_is_refused() -> None:
         chip_of(dac={"type": "capacitive", "bits": 8, "offset": 1.0})
     with pytest.raises(DesignError, match="unknown adc type 'slope'"):
         chip_of(adc={"type": "slope", "bits": 8})
-    with pytest.raises(DesignError, match="dac 'capacitive' has no numbers at 1 bits"):
-        chip_of(dac={"type": "capacitive", "bits": 8, "encoding": "bit-serial"})
-    chip = _exact(adc={"type": "ramp", "bits": 8})
-    with pytest.raises(DesignError, match="'ramp' has no price"):
-        chip.adc.priced()
+    with pytest.raises(DesignError, match="dac 'capacitive-brahms' has no numbers at 1 bits"):
+        chip_of(dac={"type": "capacitive-brahms", "bits": 8, "encoding": "bit-serial"})
+    with pytest.raises(DesignError, match="type 'ideal' has no price"):
+        nominal_tiles(_exact(adc={"type": "ideal", "bits": 8}))
     bad = _exact(adc={"type": "sar", "bits": 8, "inl": 1.0})
     mapped = map_matrix("m", "m", _weight(), None, bad, input_range=1.0)
     with pytest.raises(DesignError, match="nonlinearity"):
@@ -311,6 +311,8 @@ def test_every_pulse_and_slice_is_priced() -> None:
     assert one["multiply", "scale"] == many["multiply", "scale"] == 2 * 10
     assert one["cell", "used devices"] == 2 * 500
     assert many["cell", "used devices"] == 2 * 2 * 2 * 500
-    assert cut.product_latency(16)["cells"] == 7 * plain.product_latency(16)["cells"]
-    assert cut.product_latency(16)["adc"] == pytest.approx(7 * plain.product_latency(16)["adc"])
-    assert cut.tile_area()["cells"] == 2 * plain.tile_area()["cells"]
+    prices = [nominal_tiles(chip) for chip in (plain, cut)]
+    for component, time in prices[0].times(16).items():
+        assert prices[1].times(16)[component] == pytest.approx(7 * time)
+    areas = [p.law.area_cell * chip.design.bit_lines for p, chip in zip(prices, (plain, cut), strict=True)]
+    assert areas[1] == 2 * areas[0]

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from imc_ssm.costs.arrays import ArrayPrices, ArraySpec, mean_bit, prices
-from imc_ssm.costs.intervals import nominal, scenarios
-from imc_ssm.costs.presets import PRESETS
 from imc_ssm.devices.constants import load_constants
+from imc_ssm.pricing.arrays import ArrayPrices, ArraySpec, mean_bit, prices
+from imc_ssm.pricing.intervals import nominal, scenarios
+from imc_ssm.pricing.presets import PRESETS
 
 ENTRIES = load_constants().entries
 ONE, ALL = nominal(ENTRIES), scenarios(ENTRIES)

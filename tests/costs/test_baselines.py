@@ -15,10 +15,10 @@ import torch
 from imc_ssm.chip import Deployment, compile
 from imc_ssm.costs import BASELINES, Work, baseline_cost, baseline_names, compare, load_baseline
 from imc_ssm.costs.baselines import DigitalAccelerator, Microcontroller, SystolicArray
-from imc_ssm.costs.intervals import nominal
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import ConfigError, DesignError
 from imc_ssm.graph import Graph, Matrix, Recurrence
+from imc_ssm.pricing.intervals import nominal
 
 Factory = Callable[..., Deployment]
 STEPS = 10

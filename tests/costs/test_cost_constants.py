@@ -7,12 +7,12 @@ import re
 import pytest
 
 from imc_ssm.costs import Macro, load_macro, macro_names
-from imc_ssm.costs.arrays import prices
-from imc_ssm.costs.intervals import nominal, scenarios, swings
-from imc_ssm.costs.nodes import logic_scale, supply
 from imc_ssm.costs.prediction import spec_of_macro
-from imc_ssm.costs.presets import survey
 from imc_ssm.devices.constants import load_constants
+from imc_ssm.pricing.arrays import prices
+from imc_ssm.pricing.intervals import nominal, scenarios, swings
+from imc_ssm.pricing.nodes import logic_scale, supply
+from imc_ssm.pricing.presets import survey
 
 ENTRIES = load_constants().entries
 UNITS = {"1", "1/V", "F", "F/m", "F/m2", "J", "S", "V", "W", "W/m2", "m2", "ohm", "ohm m", "s"}

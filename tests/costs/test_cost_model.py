@@ -30,14 +30,15 @@ def test_steps_double_the_step_energy(deployment: Factory) -> None:
     one, two = cost(deployment(steps=8)), cost(deployment(steps=16))
     end = one["energy"] - 8 * one["energy_step"]
     # The running sum is one bit wider over 16 steps; all else is equal.
-    same = [name for name in COMPONENTS if name != "digital update"]
+    same = [name for name in COMPONENTS if name not in ("digital update", "leakage")]
     doubled = 2 * (one["energy"] - end).sel(component=same)
     xr.testing.assert_allclose(doubled + end.sel(component=same), two["energy"].sel(component=same))
     wider = (two["energy_step"] - one["energy_step"]).sel(component="digital update")
     assert float(wider) == pytest.approx(
         4 * (0.019230 / 8 + 0.00683) * 1e-12
     )  # one bit of four sums and registers
-    assert bool((two["latency"] > one["latency"]).all())
+    longer = (two["latency"] > one["latency"]) | (one["latency"] == 0)  # where lines, inputs and leakage take none
+    assert bool(longer.all())
 
 
 @pytest.mark.parametrize("part", OTHERS)
@@ -95,7 +96,8 @@ def test_sharing_converters_trades_area_for_time(deployment: Factory) -> None:
     adc = {"component": "adc"}
     assert float(own["area"].sel(adc)) > float(shared["area"].sel(adc))
     assert float(own["latency"].sel(adc)) < float(shared["latency"].sel(adc))
-    assert float(own["energy"].sel(adc)) == float(shared["energy"].sel(adc))
+    held = float(shared["energy"].sel(adc) - own["energy"].sel(adc))  # a column that waits is held
+    assert held == pytest.approx((10 * (4 * 2 + 8 * 2) + 5 * 2) * 0.00098e-12)
 
 
 def test_activity_scales_the_cells(deployment: Factory) -> None:
@@ -103,7 +105,8 @@ def test_activity_scales_the_cells(deployment: Factory) -> None:
     base = cost(case, activity=0.1)["energy"]
     twice = cost(case, activity=0.2)["energy"]
     assert float(twice[0]) == pytest.approx(2 * float(base[0]))
-    np.testing.assert_array_equal(twice[1:], base[1:])
+    others = [name for name in COMPONENTS if name not in ("cells", "control")]
+    np.testing.assert_array_equal(twice.sel(component=others), base.sel(component=others))
     own = replace(case, matrices=tuple(replace(matrix, input_activity=0.3) for matrix in case.matrices))
     assert float(cost(own, activity=0.1)["energy"][0]) == pytest.approx(3 * float(base[0]))
 
@@ -112,7 +115,9 @@ def test_units_names_and_meaning(deployment: Factory) -> None:
     ds = cost(deployment())
     assert list(ds["component"].values) == list(COMPONENTS)
     for name, variable in ds.data_vars.items():
-        assert variable.attrs["units"] in {"J", "s", "m2", "bit", "1"}, name
+        assert variable.attrs["units"] in {"J", "s", "m2", "bit", "1", "1/s", "W", "TOPS", "TOPS/W", "TOPS/mm2"}, (
+            name
+        )
         assert variable.attrs["long_name"], name
     meaningless = [name for name in COMPONENTS if name != "memories"]
     assert bool(ds["memory"].sel(component=meaningless).isnull().all())
@@ -170,7 +175,7 @@ def test_tables(deployment: Factory) -> None:
     assert table(cost(case)).row_count == len(COMPONENTS) + 1
     taken = actions_of(case)
     assert operation_table(case).row_count == len(taken)
-    assert {t.action.component for t in taken} == set(COMPONENTS)
+    assert {t.action.component for t in taken} == set(COMPONENTS) - {"leakage"}
     assert [t.operator for t in taken] == sorted((t.operator for t in taken), key=list(case.graph).index)
 
 
@@ -178,8 +183,8 @@ def test_an_action_without_a_price_is_refused(deployment: Factory, monkeypatch: 
     case = deployment()
     last = actions_of(case)[-1]
     strange = [replace(last, action=replace(last.action, verb="teleport"))]
-    monkeypatch.setattr("imc_ssm.costs.model.actions_of", lambda _: strange)
-    with pytest.raises(DesignError, match="action 'teleport' has no price; known: cell, read"):
+    monkeypatch.setattr("imc_ssm.costs.plan.actions_of", lambda _: strange)
+    with pytest.raises(DesignError, match="action 'teleport' has no price; known: cell, word line"):
         cost(case)
 
 
@@ -187,7 +192,7 @@ def test_refusals(deployment: Factory) -> None:
     for activity in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match=r"activity = .* between 0 and 1"):
             cost(deployment(), activity=activity)
-    with pytest.raises(DesignError, match="type 'ideal' has no price; give the design one of its component table"):
+    with pytest.raises(DesignError, match="type 'ideal' has no price; known: sar"):
         cost(deployment(adc={"type": "ideal", "bits": 8}))
     case = deployment()
     with pytest.raises(DesignError, match=r"operator 'decoder' \(decoder\) has no mapped matrix"):

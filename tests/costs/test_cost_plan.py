@@ -12,28 +12,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imc_ssm.chip import Deployment
-from imc_ssm.costs import CostPlan, cost
+from imc_ssm.costs import COMPONENTS, CostPlan, cost
 from imc_ssm.devices import load_components
 from imc_ssm.devices.converters import converter
+from imc_ssm.devices.designs import Electrics
 from imc_ssm.errors import ConfigError, DesignError
 
 Factory = Callable[..., Deployment]
 
 
-def changed(case: Deployment, clock: float | None = None, **fields: Any) -> Deployment:
+def changed(case: Deployment, **fields: Any) -> Deployment:
     """The deployment on the re-resolved design; its cell, which is no shipped one, as it is."""
-    design = case.design.with_(**fields)
-    if clock is not None:
-        design = design.with_(clock=design.clock.with_(value=clock))
+    design = case.design
+    for name, value in fields.items():
+        if name in Electrics.model_fields:
+            cited = {"value": value, "unit": UNITS[name], "source": "a number of this test"}
+            design = design.with_(electrics=design.electrics.with_(**{name: cited}))
+        elif name in ("clock", "node"):
+            design = design.with_(**{name: getattr(design, name).with_(value=value)})
+        else:
+            design = design.with_(**{name: value})
     table = load_components(design.components)
     parts = {kind: converter(kind, getattr(design, kind), table) for kind in ("adc", "dac")}
     return replace(case, chip=case.chip.with_(design=design, **parts))
 
 
+UNITS = {
+    "analog_supply": "V",
+    "logic_supply": "V",
+    "line_voltage": "V",
+    "pulse": "s",
+    "conversion_rate": "Hz",
+    "cycle": "s",
+}
+
+
 def same(plan: CostPlan, case: Deployment, **fields: Any) -> None:
     one, two = plan(**fields), cost(changed(case, **fields))
-    for name in ("energy", "latency", "area"):
+    for name in ("energy", "energy_step", "latency", "latency_step", "area"):
         np.testing.assert_allclose(getattr(one, name), two[name].values, rtol=1e-9, atol=0)
+    np.testing.assert_allclose(one.longest, two["latency_longest_step"], rtol=1e-9)
 
 
 @pytest.fixture(scope="module", params=["plain", "packed", "s5", "slow", "serial"])
@@ -61,6 +79,22 @@ def test_a_plan_is_the_cost(case: Deployment, lanes: int, clock: float, shared: 
     same(CostPlan(case), case, **fields)
 
 
+@given(
+    node=st.floats(7e-9, 130e-9),
+    analog_supply=st.floats(0.5, 2),
+    line_voltage=st.floats(0.5, 2),
+    pulse=st.floats(1e-9, 1e-6),
+    conversion_rate=st.floats(1e6, 1e9),
+)
+@settings(max_examples=12, deadline=None)
+def test_a_plan_is_the_cost_of_other_circuits(case: Deployment, **fields: float) -> None:
+    same(CostPlan(case), case, **fields)
+
+
+def test_every_field_of_the_circuits_is_a_number_of_a_plan() -> None:
+    assert set(UNITS) == set(Electrics.model_fields)
+
+
 def test_as_it_is_without_numbers(case: Deployment) -> None:
     same(CostPlan(case), case)
 
@@ -69,11 +103,11 @@ def test_arrays_are_the_single_designs(deployment: Factory) -> None:
     plan = CostPlan(deployment())
     lanes, clocks = np.array([1, 7, 64])[:, None], np.array([1e8, 1e9])
     grid = plan(lanes=lanes, clock=clocks, columns_per_adc=2, adc_bits=6)
-    assert grid.latency.shape == (3, 2, 7)
+    assert grid.latency.shape == (3, 2, len(COMPONENTS))
     for i, j in np.ndindex(3, 2):
         one = plan(lanes=int(lanes[i, 0]), clock=float(clocks[j]), columns_per_adc=2, adc_bits=6)
         np.testing.assert_allclose(grid.latency[i, j], one.latency, rtol=1e-12)
-        np.testing.assert_allclose(np.broadcast_to(grid.area, (3, 1, 7))[i, 0], one.area, rtol=1e-12)
+        np.testing.assert_allclose(np.broadcast_to(grid.area, (3, 1, len(COMPONENTS)))[i, 0], one.area, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +118,9 @@ def test_arrays_are_the_single_designs(deployment: Factory) -> None:
         ({"lanes": [4, float("nan")]}, ConfigError),
         ({"clock": -1.0}, ConfigError),
         ({"columns_per_adc": 5}, ConfigError),
-        ({"adc_bits": 16}, DesignError),
+        ({"adc_bits": 17}, ConfigError),
+        ({"cycle": 0.0}, ConfigError),
+        ({"lane": 4}, ConfigError),
     ],
 )
 def test_what_a_design_refuses(deployment: Factory, fields: dict[str, Any], error: type[Exception]) -> None:
@@ -94,7 +130,7 @@ def test_what_a_design_refuses(deployment: Factory, fields: dict[str, Any], erro
 
 def test_a_chip_of_another_table_is_planned_at_its_own_resolutions(deployment: Factory) -> None:
     """It embeds no other prices: those of the shipped table would be silently wrong."""
-    case = deployment()
+    case = deployment(adc={"type": "sar-isaac", "bits": 8})
     price = case.chip.adc.priced()
     dear = price.with_(energy=price.energy.with_(value=2 * price.energy.value))
     own = replace(case, chip=case.chip.with_(adc=case.chip.adc.with_(price=dear)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,11 @@ def in_powers(case: Deployment) -> Deployment:
         scale = np.exp2(np.ceil(np.log2(fmt.scale.astype(float)))).astype(np.float32)
         powers[path] = Format(fmt.bits, scale, fmt.zero_point, fmt.symmetric, fmt.clip)
     return replace(case, formats=Formats(powers))
+
+
+def spent(ds: xr.Dataset) -> float:
+    """Energy without leakage, J: that of the actions."""
+    return float(ds["energy_total"] - ds["energy"].sel(component="leakage"))
 
 
 def unit(case: Deployment) -> Recurrence:
@@ -104,7 +110,7 @@ def test_slow_heads_by_hand(deployment: Factory) -> None:
     assert stores(case)["state"] == 24 * 10 + 2 * 6 + 7
     ds = cost(case)
     assert float(ds["updates"]) == pytest.approx(0.5625)
-    assert float(ds["energy_total"]) == pytest.approx(sum(sum(v.values()) for v in by_operator(case).values()))
+    assert spent(ds) == pytest.approx(sum(sum(v.values()) for v in by_operator(case).values()))
 
 
 def test_slow_heads_take_less_time_but_not_in_the_longest_step(deployment: Factory) -> None:
@@ -172,9 +178,10 @@ def test_nothing_is_negative_and_parts_add_up(
         assert t.action.count > 0
         assert all(bits > 0 for bits in t.action.bits)
     ds = cost(case)
-    for name in ("energy", "latency", "area"):
-        assert float(ds[name].min()) > 0
-    assert sum(sum(v.values()) for v in by_operator(case).values()) == pytest.approx(float(ds["energy_total"]))
+    assert float(ds["energy"].min()) > 0
+    for name in ("latency", "area"):
+        assert float(ds[name].min()) >= 0
+    assert sum(sum(v.values()) for v in by_operator(case).values()) == pytest.approx(spent(ds))
     fast = with_unit(case, periods=None)
     assert joules(case) <= joules(fast) * (1 + 1e-12)
     nearest = with_unit(case, rounding="half_even")

@@ -12,8 +12,8 @@ import xarray as xr
 
 from imc_ssm import results
 from imc_ssm.costs import load_macro, macro_names
-from imc_ssm.costs.intervals import scenarios, swings
 from imc_ssm.costs.prediction import _product, _step
+from imc_ssm.pricing.intervals import scenarios, swings
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "cost_validation"
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from imc_ssm.costs.arrays import ArraySpec, prices
-from imc_ssm.costs.inputs import BY_CODING, INPUTS, Driven, input_of
-from imc_ssm.costs.intervals import Values, nominal, scenarios
-from imc_ssm.costs.presets import PRESETS, Conversion, preset_of
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import ConfigError
+from imc_ssm.pricing.arrays import ArraySpec, prices
+from imc_ssm.pricing.inputs import BY_CODING, INPUTS, Driven, input_of
+from imc_ssm.pricing.intervals import Values, nominal, scenarios
+from imc_ssm.pricing.presets import PRESETS, Conversion, preset_of
 
 ENTRIES = load_constants().entries
 ONE, ALL = nominal(ENTRIES), scenarios(ENTRIES)

@@ -24,7 +24,7 @@ def test_power_by_hand(deployment: Factory) -> None:
     got = real_time(placed, rate, leakage=10.0, wake_energy=1e-9, wake_time=1e-6).isel(sample_rate=0)
     area = ds["area"]
     leaks, kept = float(area.sum() - area.sel(component="cells")), float(area.sel(component="memories"))
-    work = rate * float(ds["energy_total"]) / steps
+    work = rate * float(ds["energy_total"] - ds["energy"].sel(component="leakage")) / steps
     power = got["power_total"].sel(bound="nominal")
     assert float(power.sel(idle="on")) == pytest.approx(work + 10 * leaks, rel=1e-9, abs=0)
     duty = rate * (float(ds["latency_total"]) / steps + 1e-6)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imc_ssm.costs.intervals import bounds, least, most, nominal, scenarios, swings
 from imc_ssm.devices.constants import Constants, CostConstant, load_constants
 from imc_ssm.errors import ConfigError
+from imc_ssm.pricing.intervals import bounds, least, most, nominal, scenarios, swings
 
 
 def constant(value: float, low: float, high: float, **more: str) -> CostConstant:

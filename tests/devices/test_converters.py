@@ -34,7 +34,7 @@ def test_a_driver_is_on_or_off() -> None:
     one = converter("dac", Choice(type="driver", bits=1), TABLE)
     codes = one.transfer(torch.tensor([-1.0, 0.0, 0.4, 0.6, 1.0, 3.0]), 1.0)
     assert codes.tolist() == [0, 0, 0, 1, 1, 1]
-    assert one.priced().energy.value == 0.4167e-12
+    assert one.price is None  # by law
 
 
 def test_an_ideal_converter_has_no_price() -> None:
@@ -45,6 +45,7 @@ def test_an_ideal_converter_has_no_price() -> None:
 
 @given(st.integers(4, 10))
 def test_a_resolution_decides_codes_and_price(bits: int) -> None:
-    one = converter("adc", Choice(type="sar", bits=bits), TABLE)
+    one = converter("adc", Choice(type="sar-isaac", bits=bits), TABLE)
     assert one.codes[1] == 2 ** (bits - 1) - 1
-    assert one.priced() == TABLE.conversion("adc", "sar", bits)
+    assert one.priced() == TABLE.conversion("adc", "sar-isaac", bits)
+    assert converter("adc", Choice(type="sar", bits=bits), TABLE).price is None  # by law

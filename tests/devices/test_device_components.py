@@ -92,12 +92,12 @@ def test_memory_grows_with_capacity(first: int, second: int) -> None:
 def test_the_published_converters_are_as_published() -> None:
     """ISAAC's 8-bit SAR, BRAHMS' capacitive DAC, ISAAC's driver: J, s, m2."""
     for kind, name, bits, numbers in (
-        ("adc", "sar", 8, (1.667e-12, 0.833e-9, 1200e-12)),
-        ("adc", "sar", 6, (1.2e-12, 0.833e-9 * 6 / 8, 627e-12)),
-        ("adc", "sar", 4, (0.79e-12, 0.833e-9 * 4 / 8, 361e-12)),
-        ("adc", "cco", 8, (48.8e-12, 2e-9, 2480e-12)),
-        ("dac", "capacitive", 8, (0.291e-12, 0.909e-9, 438e-12)),
-        ("dac", "driver", 1, (0.4167e-12, 1e-9, 0.166e-12)),
+        ("adc", "sar-isaac", 8, (1.667e-12, 0.833e-9, 1200e-12)),
+        ("adc", "sar-isaac", 6, (1.2e-12, 0.833e-9 * 6 / 8, 627e-12)),
+        ("adc", "sar-isaac", 4, (0.79e-12, 0.833e-9 * 4 / 8, 361e-12)),
+        ("adc", "cco-hermes", 8, (48.8e-12, 2e-9, 2480e-12)),
+        ("dac", "capacitive-brahms", 8, (0.291e-12, 0.909e-9, 438e-12)),
+        ("dac", "driver-isaac", 1, (0.4167e-12, 1e-9, 0.166e-12)),
     ):
         found = TABLE.conversion(kind, name, bits)  # type: ignore[arg-type]
         assert (found.energy.value, found.latency.value, found.area.value) == pytest.approx(numbers, rel=1e-12)
@@ -117,7 +117,7 @@ def test_more_bits_never_cost_less(name: str) -> None:
 
 def test_a_scaled_converter_says_from_what_and_why() -> None:
     """50 fF V^2 a bit: half the energy at half the bits; 2^bits unit capacitors."""
-    four, eight = (TABLE.conversion("dac", "capacitive", bits) for bits in (4, 8))
+    four, eight = (TABLE.conversion("dac", "capacitive-brahms", bits) for bits in (4, 8))
     assert four.energy.value == pytest.approx(eight.energy.value / 2)
     assert four.area.value == pytest.approx(eight.area.value / 16)
     assert four.latency.value == eight.latency.value
@@ -126,12 +126,14 @@ def test_a_scaled_converter_says_from_what_and_why() -> None:
 
 
 def test_converters_that_the_table_does_not_have() -> None:
-    with pytest.raises(DesignError, match=r"'sar' has no numbers at 12 bits .* it has 4, 5, 6, 7, 8, 9, 10 "):
-        TABLE.conversion("adc", "sar", 12)
-    with pytest.raises(DesignError, match=r"'cco' has no numbers at 6 bits .* it has 8 "):
-        TABLE.conversion("adc", "cco", 6)
-    with pytest.raises(DesignError, match="unknown adc type 'sra'; did you mean 'sar'"):
-        TABLE.conversion("adc", "sra", 8)
+    with pytest.raises(
+        DesignError, match=r"'sar-isaac' has no numbers at 12 bits .* it has 4, 5, 6, 7, 8, 9, 10 "
+    ):
+        TABLE.conversion("adc", "sar-isaac", 12)
+    with pytest.raises(DesignError, match=r"'cco-hermes' has no numbers at 6 bits .* it has 8 "):
+        TABLE.conversion("adc", "cco-hermes", 6)
+    with pytest.raises(DesignError, match="unknown adc type 'sar-isac'; did you mean 'sar-isaac'"):
+        TABLE.conversion("adc", "sar-isac", 8)
     with pytest.raises(DesignError, match="unknown sample-and-hold 'hold'"):
         TABLE.hold("hold")
 

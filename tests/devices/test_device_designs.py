@@ -158,7 +158,7 @@ def test_a_design_finds_what_it_refers_to_beside_it(tmp_path: Path, monkeypatch:
     table = device_path("components", "periphery-32nm").read_text(encoding="utf-8")
     design = device_path("designs", "pcm-256").read_text(encoding="utf-8")
     (tmp_path / "mine/cells/mine.toml").write_text(cell.replace("25e-6", "20e-6"), encoding="utf-8")
-    (tmp_path / "mine/tables/mine.toml").write_text(table.replace("1.667e-12", "2e-12"), encoding="utf-8")
+    (tmp_path / "mine/tables/mine.toml").write_text(table.replace("0.12820e-12", "2e-12"), encoding="utf-8")
     text = design.replace('"pcm-nandakumar-2019"', '"cells/mine.toml"')
     path = tmp_path / "mine" / "chip.toml"
     path.write_text(text.replace('"periphery-32nm"', '"../mine/tables/mine.toml"'), encoding="utf-8")
@@ -166,7 +166,7 @@ def test_a_design_finds_what_it_refers_to_beside_it(tmp_path: Path, monkeypatch:
         monkeypatch.chdir(here)
         chip = resolve(name)
         assert chip.cell.g_max.value == 20e-6
-        assert chip.adc.priced().energy.value == 2e-12
+        assert chip.digital.multiply.energy.value == 2e-12
         assert resolve(load_design(name)) == chip
         assert str(tmp_path) not in chip.to_json()  # where the files lie decides nothing
     path.write_text(text.replace("cells/mine", "cells/yours"), encoding="utf-8")
@@ -185,7 +185,9 @@ def test_what_does_not_fit_together_is_refused() -> None:
         resolve(design.with_(components="periphery-7nm"))
     with pytest.raises(DesignError, match="unknown sample-and-hold"):
         resolve(design.with_(sample_hold="hold"))
-    with pytest.raises(DesignError, match="'capacitive' has no numbers at 1 bits"):
+    with pytest.raises(DesignError, match="'capacitive-brahms' has no numbers at 1 bits"):
+        resolve(design.with_(dac={"type": "capacitive-brahms", "bits": 1}))
+    with pytest.raises(ConfigError, match="at least 2 bits"):
         resolve(design.with_(dac={"type": "capacitive", "bits": 1}))
     with pytest.raises(ConfigError, match="at least 2 bits"):
         resolve(design.with_(dac={"type": "ideal", "bits": 1}))

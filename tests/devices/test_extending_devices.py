@@ -36,7 +36,7 @@ def own_design(folder: Path, **replaced: str) -> Path:
     leaky = texts["cells"].replace('model = "pcm-like"', 'model = "leaky"\ntau = 1e6')
     start, end = leaky.index("[t_0]"), leaky.index("[v_read]")
     (folder / "leaky.toml").write_text(leaky[:start] + leaky[end:], encoding="utf-8")
-    row = texts["components"].split("[[adc.cco.sizes]]")[1].split("\n\n")[0]
+    row = texts["components"].split("[[adc.cco-hermes.sizes]]")[1].split("\n\n")[0]
     (folder / "mine.toml").write_text(texts["components"] + f"\n[[adc.skewed.sizes]]{row}\n", encoding="utf-8")
     design = texts["designs"].replace('"periphery-32nm"', '"mine.toml"')
     for old, new in replaced.values():

@@ -11,6 +11,7 @@ from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.devices import device_names, load_cell, load_design, resolve
 from imc_ssm.layers import Classifier
+from imc_ssm.pricing import nominal_tiles
 from imc_ssm.quantization import Scheme, calibration_batch
 
 
@@ -48,4 +49,5 @@ def test_the_cells_of_hermes_are_halves_and_wholes() -> None:
     assert two.area.value == pytest.approx(2 * one.area.value)
     assert two.read_energy(two.g_max.value, 1.0) == pytest.approx(2 * one.read_energy(one.g_max.value, 1.0))
     single, dual = resolve("hermes-256-single"), resolve("hermes-256")
-    assert dual.tile_area()["cells"] == pytest.approx(2 * single.tile_area()["cells"])
+    areas = [nominal_tiles(chip).law.area_cell * chip.design.bit_lines for chip in (single, dual)]
+    assert areas[1] == pytest.approx(2 * areas[0])

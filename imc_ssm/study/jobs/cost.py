@@ -41,6 +41,7 @@ class Cost(FromModel):
     kind = "cost"
     word = "cost"
     variables = (*PRICES, *UNIT, *BITS)
+    numerics = 2  # laws of arrays and converters, lines, control and leakage
 
     design: OnDesign
     """Chip design: a name, a path, or the design itself."""

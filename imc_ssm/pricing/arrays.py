@@ -21,10 +21,10 @@ import functools
 import math
 from dataclasses import dataclass
 
-from imc_ssm.costs.inputs import BY_CODING, input_of
-from imc_ssm.costs.intervals import Number, Values, least, most
-from imc_ssm.costs.nodes import leakage_density
-from imc_ssm.costs.presets import preset_of
+from imc_ssm.pricing.inputs import BY_CODING, input_of
+from imc_ssm.pricing.intervals import Number, Values, least, most
+from imc_ssm.pricing.nodes import leakage_density
+from imc_ssm.pricing.presets import preset_of
 
 __all__ = ["ArrayPrices", "ArraySpec", "prices"]
 

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from imc_ssm.costs.intervals import Number, Values, least, most
-from imc_ssm.costs.nodes import gate_delay, logic_scale
 from imc_ssm.errors import ConfigError, unknown
+from imc_ssm.pricing.intervals import Number, Values, least, most
+from imc_ssm.pricing.nodes import gate_delay, logic_scale
 
 if TYPE_CHECKING:
-    from imc_ssm.costs.arrays import ArraySpec
+    from imc_ssm.pricing.arrays import ArraySpec
 
 __all__ = ["PRESETS", "Conversion", "Preset", "amplifier_power", "preset_of", "survey"]
 
@@ -119,7 +119,7 @@ class _Sar:
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
         n, volt = spec.out_bits, spec.v_analog
         time = _sar_time(spec, k)
-        _, area = survey(n, spec.node_periphery, 1.0 / time)
+        _, area = survey(n, spec.node_periphery, _rate(n, time))
         return Conversion((k.sar_bit * n + k.sar_unit * 2**n) * volt * volt, time, k.sar_area_bias * area, pulse)
 
 
@@ -136,14 +136,22 @@ class _SarSurvey:
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
         time = _sar_time(spec, k)
-        energy, area = survey(spec.out_bits, spec.node_periphery, 1.0 / time)
+        energy, _ = survey(spec.out_bits, spec.node_periphery, 1.0 / time)
+        _, area = survey(spec.out_bits, spec.node_periphery, _rate(spec.out_bits, time))
         return Conversion(k.survey_bias * energy, time, k.sar_area_bias * area, pulse)
 
 
+def _rate(bits: int, time: Number) -> Number:
+    """Hz for a SAR's area: of 8 bits with its decisions, so that fewer bits in less time need no more area."""
+    return bits / (8.0 * time)
+
+
 def _sar_time(spec: ArraySpec, k: Values) -> Number:
-    """s: a decision takes its own time, and that to settle with the rows of the array."""
+    """s: a decision takes its own time, and that to settle with the rows of the array; or a given cycle a bit."""
     if spec.adc_rate is not None:
         return 1.0 / spec.adc_rate
+    if spec.t_cycle is not None:
+        return spec.out_bits * spec.t_cycle
     decision = k.sar_bit_time * (spec.node_periphery / 28e-9) + k.settle_row * spec.rows
     return spec.out_bits * decision * gate_delay(k, spec.node_periphery, spec.v_analog)
 

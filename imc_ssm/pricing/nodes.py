@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from imc_ssm.costs.intervals import Number, Values, most
+from imc_ssm.pricing.intervals import Number, Values, most
 
 __all__ = ["gate_delay", "leakage_density", "logic_scale", "supply"]
 

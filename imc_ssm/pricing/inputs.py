@@ -1,6 +1,6 @@
 """Input circuits of rows, one class each: what turns an input's code into levels, widths or amplitudes of a line.
 
-Charging the line itself is the array's (`costs.arrays`); a circuit's price is what it takes beside that. Adding
+Charging the line itself is the array's (`arrays`); a circuit's price is what it takes beside that. Adding
 one is one class with `@INPUTS.add`.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from imc_ssm.costs.intervals import Number, Values
-from imc_ssm.costs.nodes import logic_scale
 from imc_ssm.errors import ConfigError, unknown
+from imc_ssm.pricing.intervals import Number, Values
+from imc_ssm.pricing.nodes import logic_scale
 
 if TYPE_CHECKING:
-    from imc_ssm.costs.arrays import ArraySpec
+    from imc_ssm.pricing.arrays import ArraySpec
 
 __all__ = ["BY_CODING", "INPUTS", "Driven", "InputCircuit", "input_of"]
 
@@ -110,10 +110,10 @@ class _PulseWidth:
 class _Capacitive:
     """Amplitudes: two capacitive or R-2R converters of b bits, one of each sign, half of whose charge moves.
 
-    E = phases 2 (1/2) dac_bit b V_logic^2, J; area = 2 dac_area node / 40 nm, m2. Holds for 2 to 8 bits. Energy of
-    ZigZag-IMC (arXiv:2405.14978), which has no node in it; area of an 8-bit converter at 40 nm.
+    E = phases 2 (1/2) dac_bit b V_logic^2, J; area = 2 dac_area 2^(b - 8) node / 40 nm, m2. Holds for 2 to 8 bits.
+    Energy of ZigZag-IMC (arXiv:2405.14978), which has no node in it; area of an 8-bit converter at 40 nm.
     """
 
     def __call__(self, spec: ArraySpec, k: Values) -> Driven:
         energy = spec.phases * k.dac_bit * spec.in_bits * spec.v_logic**2
-        return Driven(energy, 2 * k.dac_area * (spec.node / 40e-9))
+        return Driven(energy, 2 * k.dac_area * (spec.node / 40e-9) * 2.0 ** (spec.in_bits - 8))
