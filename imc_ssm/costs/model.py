@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -46,6 +46,7 @@ import xarray as xr
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of, utilisation
 from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores
+from imc_ssm.costs.metrics import macs_of, metrics
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import ANALOG, Prices, weight
 from imc_ssm.devices.constants import load_constants
@@ -79,10 +80,11 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     any); their totals; over `bound` (low, nominal, high) the intervals `energy_bounds`, `latency_bounds`,
     `area_bounds` and those of the totals (`energy_total_bounds` ...), and `throughput` (inferences a second),
     `tops` (1e12 operations a second, two a multiply-accumulate), `tops_per_watt`, `tops_per_mm2`,
-    `energy_per_mac` (J), `power` (W, while it runs without a pause); `macs` of an inference; `memory_part` (part),
-    `devices`, `tiles`, `utilisation`; `latency_longest_step` (s), `updates` (share of the state updates that slow
-    heads leave), `energy_load` (J, once when the model is loaded) and `memory_loaded` (bits of parameters as they
-    come from outside). NaN: the quantity has no meaning there.
+    `energy_per_mac` (J), `power` (W, while it runs without a pause), and the peak of its tiles, whole and never
+    idle, without the digital unit: `tops_peak`, `tops_per_watt_peak`, `tops_per_mm2_peak`; `macs` of an
+    inference; `memory_part` (part), `devices`, `tiles`, `utilisation`; `latency_longest_step` (s), `updates`
+    (share of the state updates that slow heads leave), `energy_load` (J, once when the model is loaded) and
+    `memory_loaded` (bits of parameters as they come from outside). NaN: the quantity has no meaning there.
 
     Raises `ConfigError` for an activity outside [0, 1], `DesignError` for an operator that is not mapped, or an
     action or a converter without a price.
@@ -91,9 +93,11 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     chip, parts = deployment.chip, stores(deployment)
     k = scenarios(load_constants().entries)
     found = CostPlan(deployment, activity=activity).priced(k)
-    bits = dict.fromkeys(COMPONENTS, math.nan) | {"memories": float(sum(parts.values()))}
+    out: dict[str, Any] = {}
 
-    out = xr.Dataset(coords={"component": list(COMPONENTS), "bound": list(BOUNDS), "part": list(parts)})
+    def put(name: str, dims: Any, values: Any, units: str, label: str) -> None:
+        out[name] = (dims, values, {"units": units, "long_name": label})
+
     for name, units, label in (
         ("energy", "J", "Energy per inference"),
         ("energy_step", "J", "Energy per time step"),
@@ -102,76 +106,41 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
         ("area", "m2", "Silicon area"),
     ):
         each = np.stack(bounds(getattr(found, name).T, k), axis=-1)
-        out[name] = ("component", each[:, 1], {"units": units, "long_name": label})
+        put(name, "component", each[:, 1], units, label)
         if not name.endswith("_step"):
-            text = {"units": units, "long_name": f"{label}, all components"}
             total = np.array(bounds(found.total(name), k))
-            out[f"{name}_total"] = ((), float(total[1]), text)
-            out[f"{name}_bounds"] = (("component", "bound"), each, {"units": units, "long_name": label})
-            out[f"{name}_total_bounds"] = ("bound", total, text)
-    text = {"units": "bit", "long_name": "Digital memory"}
-    out["memory"] = ("component", np.array([bits[component] for component in COMPONENTS]), text)
-    text = {"units": "bit", "long_name": "Digital memory, all components"}
-    out["memory_total"] = ((), float(sum(parts.values())), text)
-    out["memory_part"] = (
-        "part",
-        np.array([float(value) for value in parts.values()]),
-        {"units": "bit", "long_name": "Digital memory by content"},
-    )
-    out["latency_longest_step"] = (
-        (),
-        float(bounds(found.longest, k).nominal),
-        {"units": "s", "long_name": "Serial time of the longest step: one at which every head is updated"},
-    )
-    macs = _macs(deployment)
-    out["macs"] = ((), macs, {"units": "1", "long_name": "Multiply-accumulates of matrices and states"})
-    energy, time, area = (found.total(name) for name in ("energy", "latency", "area"))
-    tops = 2 * macs / time / 1e12
-    for name, values, units, label in (
-        ("throughput", 1.0 / time, "1/s", "Inferences one after the other"),
-        ("tops", tops, "TOPS", "Throughput, 1e12 operations (two a multiply-accumulate) per second"),
-        ("tops_per_watt", 2 * macs / energy / 1e12, "TOPS/W", "Operations per energy"),
-        ("tops_per_mm2", tops / (area * 1e6), "TOPS/mm2", "Throughput by area"),
-        ("energy_per_mac", energy / macs, "J", "Energy per multiply-accumulate"),
-        ("power", energy / time, "W", "Power while inferences follow one another"),
-    ):
-        out[name] = ("bound", np.array(bounds(values, k)), {"units": units, "long_name": label})
+            put(f"{name}_total", (), float(total[1]), units, f"{label}, all components")
+            put(f"{name}_bounds", ("component", "bound"), each, units, label)
+            put(f"{name}_total_bounds", "bound", total, units, f"{label}, all components")
+    bits = [float(sum(parts.values())) if name == "memories" else math.nan for name in COMPONENTS]
+    put("memory", "component", np.array(bits), "bit", "Digital memory")
+    put("memory_total", (), float(sum(parts.values())), "bit", "Digital memory, all components")
+    put("memory_part", "part", np.array([float(b) for b in parts.values()]), "bit", "Digital memory by content")
+    longest = float(bounds(found.longest, k).nominal)
+    label = "Serial time of the longest step: one at which every head is updated"
+    put("latency_longest_step", (), longest, "s", label)
+    put("macs", (), macs_of(deployment), "1", "Multiply-accumulates of matrices and states")
+    for name, values, units, label in metrics(deployment, found, k, activity):
+        put(name, "bound", np.array(bounds(values, k)), units, label)
     load = sum(energies(deployment, loads_of(deployment), activity))
-    out["energy_load"] = ((), load, {"units": "J", "long_name": "Energy of making coefficients, once, at loading"})
-    out["memory_loaded"] = (
-        (),
-        float(loaded(deployment)),
-        {"units": "bit", "long_name": "Parameters of the digital unit as stored outside and loaded"},
-    )
+    put("energy_load", (), load, "J", "Energy of making coefficients, once, at loading")
+    label = "Parameters of the digital unit as stored outside and loaded"
+    put("memory_loaded", (), float(loaded(deployment)), "bit", label)
     used = [matrix for op in deployment.graph for matrix in on_tiles(deployment, op)]
-    out["updates"] = ((), _updates(deployment), {"units": "1", "long_name": "State updates, of one a step each"})
+    put("updates", (), _updates(deployment), "1", "State updates, of one a step each")
     devices = float(sum(matrix.device_count(chip) for matrix in used))
-    out["devices"] = ((), devices, {"units": "1", "long_name": "Memristive devices in use"})
-    out["utilisation"] = (
-        (),
-        utilisation(used, chip),
-        {"units": "1", "long_name": "Share of the tiles' places that hold a weight"},
-    )
-    out["tiles"] = ((), float(tiles_of(used, chip)), {"units": "1", "long_name": "Tiles in use"})
-    out.attrs = {
+    put("devices", (), devices, "1", "Memristive devices in use")
+    put("utilisation", (), utilisation(used, chip), "1", "Share of the tiles' places that hold a weight")
+    put("tiles", (), float(tiles_of(used, chip)), "1", "Tiles in use")
+    attrs = {
         "title": f"Cost on {chip.design.name}",
         "design": chip.design.name,
         "components": chip.digital.name,
         "steps": deployment.steps,
         "activity": activity,
     }
-    return out
-
-
-def _macs(deployment: Deployment) -> float:
-    """Multiply-accumulates of an inference: of every weight, and 8 of every update of a complex state (a x: 4,
-    b u: 2, the real part of c x: 2)."""
-    each = {"step": 0.0, "sequence": 0.0}
-    for op in deployment.graph:
-        each[op.rate] += sum(m.inputs * m.outputs for m in on_tiles(deployment, op))
-        if isinstance(op, Recurrence):
-            each[op.rate] += 8 * op.updates * op.heads * op.states
-    return deployment.steps * each["step"] + each["sequence"]
+    coords = {"component": list(COMPONENTS), "bound": list(BOUNDS), "part": list(parts)}
+    return xr.Dataset(out, coords, attrs)
 
 
 def _updates(deployment: Deployment) -> float:

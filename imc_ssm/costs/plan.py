@@ -222,7 +222,7 @@ class _Folded:
 
     def _tiles(self, k: Values, numbers: Mapping[str, float]) -> _TilePart:
         chip = _changed(self.chip, numbers)
-        prices = Prices(chip, self.parts, k, 1)
+        prices = Prices(chip, self.parts, k)
         energy, time = _empty(2), _empty(2)
         for (rate, component, verb, _), count in self.weights.items():
             if verb in ON_TILES:

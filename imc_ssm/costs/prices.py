@@ -31,7 +31,6 @@ __all__ = [
     "Prices",
     "Serial",
     "kinds_of_steps",
-    "memories_of",
     "serial",
     "stage_times",
     "weight",
@@ -62,13 +61,23 @@ class Prices:
     """What one action costs on a chip, J, with constants `k` and memories as large as `parts` on so many lanes."""
 
     def __init__(self, chip: Any, parts: Mapping[str, int], k: Values, lanes: int | None = None) -> None:
-        self.chip, self.k = chip, k
-        self.memories = memories_of(chip.digital, chip.design.lanes if lanes is None else lanes, parts)
+        self.chip, self.parts, self.k = chip, parts, k
+        self.lanes = chip.design.lanes if lanes is None else lanes
 
     @classmethod
     def nominal(cls, chip: Chip, parts: Mapping[str, int]) -> Prices:
         """With the nominal constants."""
         return cls(chip, parts, nominal(load_constants().entries))
+
+    @cached_property
+    def memories(self) -> dict[str, Memory]:
+        """Coefficients and state in a bank a lane, activations in one that all lanes share."""
+        digital, parts = self.chip.digital, self.parts
+        return {
+            "coefficients": digital.banked(parts["parameters"] + parts["requantization"], self.lanes),
+            "state": digital.banked(parts["state"], self.lanes),
+            "activations": digital.banked(parts["activations"], 1),
+        }
 
     @cached_property
     def tiles(self) -> TilePrices:
@@ -103,15 +112,6 @@ class Prices:
     def unit(self, verb: str, store: str | None = None) -> Number:
         """J of one unit of any verb but control."""
         return self.of_tiles[verb] if verb in ON_TILES else self.digital(verb, store)
-
-
-def memories_of(digital: Digital, lanes: int, parts: Mapping[str, int]) -> dict[str, Memory]:
-    """The static memories: coefficients and state in a bank a lane, activations in one that all lanes share."""
-    return {
-        "coefficients": digital.banked(parts["parameters"] + parts["requantization"], lanes),
-        "state": digital.banked(parts["state"], lanes),
-        "activations": digital.banked(parts["activations"], 1),
-    }
 
 
 def weight(deployment: Deployment, taken: Taken, activity: float) -> float:
