@@ -15,9 +15,11 @@ from imc_ssm.costs.schedules import Schedule, schedule, schedule_of
 from imc_ssm.costs.stages import Stage, stages_of
 from imc_ssm.costs.tables import operation_table, table
 from imc_ssm.costs.work import Work
+from imc_ssm.pricing.intervals import BOUNDS
 
 __all__ = [
     "BASELINES",
+    "BOUNDS",
     "COMPONENTS",
     "Baseline",
     "Bill",

@@ -21,7 +21,7 @@ from imc_ssm.devices.constants import Constants, load_constants
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.graph import Matrix
 from imc_ssm.layers import Classifier, ModelConfig
-from imc_ssm.pricing.intervals import Number, bounds, scenarios
+from imc_ssm.pricing.intervals import BOUNDS, Number, bounds, scenarios
 from imc_ssm.quantization import Scheme, quantize
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Axis", "baseline_cost", "break_even", "compare"]
 
-BOUNDS = ("low", "nominal", "high")
 BOUNDED = {
     "energy": ("J", "Energy per inference"),
     "energy_step": ("J", "Energy per time step"),

@@ -51,15 +51,12 @@ from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import ANALOG, Prices, weight
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.graph import COMPONENTS, Operator, Recurrence
-from imc_ssm.pricing.intervals import bounds, scenarios
+from imc_ssm.pricing.intervals import BOUNDS, bounds, scenarios
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
 
-__all__ = ["BOUNDS", "COMPONENTS", "DEFAULT_ACTIVITY", "by_operator", "cost", "energies"]
-
-BOUNDS = ("low", "nominal", "high")
-"""Labels of the dimension `bound`."""
+__all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "by_operator", "cost", "energies"]
 
 
 def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Dataset:

@@ -22,7 +22,7 @@ import xarray as xr
 from imc_ssm.costs.macros import Macro
 from imc_ssm.devices.constants import Constants, load_constants
 from imc_ssm.pricing.arrays import ArrayPrices, ArraySpec, prices
-from imc_ssm.pricing.intervals import Number, Values, bounds, most, nominal, scenarios
+from imc_ssm.pricing.intervals import BOUNDS, Number, Values, bounds, most, nominal, scenarios
 from imc_ssm.pricing.nodes import logic_scale, supply
 from imc_ssm.units import quantity
 
@@ -32,7 +32,6 @@ PARTS = ("cells", "lines", "dac", "adc", "digital", "control", "movement", "tile
 """Who takes the energy; "tile" and the links of "movement" are a chip's."""
 MEASURED = ("energy", "latency", "tops", "tops_per_watt", "tops_per_mm2", "area")
 """Quantities that papers publish, as `Published` names them; of the dataset `energy_total` and `area_total`."""
-BOUNDS = ("low", "nominal", "high")
 
 
 def predict(macro: Macro, constants: Constants | None = None) -> xr.Dataset:

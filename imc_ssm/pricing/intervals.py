@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from imc_ssm.devices.constants import CostConstant
 
-__all__ = ["Bounds", "Number", "Values", "bounds", "least", "most", "nominal", "scenarios", "swings"]
+__all__ = ["BOUNDS", "Bounds", "Number", "Values", "bounds", "least", "most", "nominal", "scenarios", "swings"]
 
 Number: TypeAlias = Any
 """A float, or a NumPy array of scenarios or designs."""
@@ -48,6 +48,10 @@ class Bounds(NamedTuple):
     low: npt.NDArray[np.float64]
     nominal: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
+
+
+BOUNDS = Bounds._fields
+"""Labels of the dimension `bound`: low, nominal, high."""
 
 
 def nominal(constants: Mapping[str, CostConstant]) -> Values:

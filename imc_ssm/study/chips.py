@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator
 
 from imc_ssm.chip import TIMES, ChipTraining, Deployment, compile, digest, evaluate, priced_digest, training_for
-from imc_ssm.costs import COMPONENTS, by_operator
+from imc_ssm.costs import BOUNDS, COMPONENTS, by_operator
 from imc_ssm.costs import cost as price
 from imc_ssm.devices import Design, load_design, resolve, stream_seed
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imc_ssm.layers import Classifier
 
 __all__ = [
+    "BOUNDS",
     "COMPONENTS",
     "TIMES",
     "ChipTraining",

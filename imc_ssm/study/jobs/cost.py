@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from imc_ssm.graph import Recurrence, StateUpdate
-from imc_ssm.study.chips import COMPONENTS, Deployment, OnDesign, by_operator, described_price, place, price
+from imc_ssm.study.chips import (
+    BOUNDS,
+    COMPONENTS,
+    Deployment,
+    OnDesign,
+    by_operator,
+    described_price,
+    place,
+    price,
+)
 from imc_ssm.study.jobs.base import Bench, Dimension, FromModel, Variable
 
 if TYPE_CHECKING:
@@ -24,6 +33,16 @@ PRICES = (
     Variable("area", "m2", "Silicon area", COMPONENT),
     Variable("memory", "bit", "Digital memory", COMPONENT),
 )
+BOUND = (Dimension("bound", "End of the interval", labels=BOUNDS),)
+INTERVALS = (
+    Variable("energy_total_bounds", "J", "Energy per inference, all components", BOUND),
+    Variable("latency_total_bounds", "s", "Serial time per inference, all components", BOUND),
+    Variable("area_total_bounds", "m2", "Silicon area, all components", BOUND),
+    Variable("throughput", "1/s", "Inferences one after the other", BOUND),
+    Variable("tops_per_watt", "TOPS/W", "Operations per energy", BOUND),
+    Variable("tops_per_mm2", "TOPS/mm2", "Throughput by area", BOUND),
+    Variable("energy_per_mac", "J", "Energy per multiply-accumulate", BOUND),
+)
 UNIT = (
     Variable("energy_recurrence", "J", "Energy of the recurrences per time step"),
     Variable("updates", "1", "State updates, of one a step each"),
@@ -35,12 +54,12 @@ BITS = (
 
 
 class Cost(FromModel):
-    """Energy, latency, area and memory of one inference by component, the energy of the recurrences, and word
-    lengths, without any accuracy."""
+    """Energy, latency, area and memory of one inference by component, the totals with their intervals, the energy
+    of the recurrences, and word lengths, without any accuracy."""
 
     kind = "cost"
     word = "cost"
-    variables = (*PRICES, *UNIT, *BITS)
+    variables = (*PRICES, *INTERVALS, *UNIT, *BITS)
     numerics = 2  # laws of arrays and converters, lines, control and leakage
 
     design: OnDesign
@@ -72,4 +91,4 @@ def cost_of(deployment: Deployment) -> xr.Dataset:
     recurrences = [p for op, p in by_operator(deployment).items() if isinstance(op, Recurrence | StateUpdate)]
     joules = sum(sum(parts.values()) for parts in recurrences)
     unit = {"energy_recurrence": joules / deployment.steps, "updates": priced["updates"].values}
-    return Cost.dataset({v.name: priced[v.name].values for v in PRICES} | unit | words)
+    return Cost.dataset({v.name: priced[v.name].values for v in (*PRICES, *INTERVALS)} | unit | words)
