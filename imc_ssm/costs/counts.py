@@ -21,7 +21,7 @@ from imc_ssm.graph.actions import Actions
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment, MappedMatrix
 
-__all__ = ["Taken", "actions_of", "loaded", "loads_of", "matrix_of", "on_tiles", "rounds_of", "stores"]
+__all__ = ["Taken", "actions_of", "loaded", "loads_of", "matrix_of", "on_tiles", "rounds_of", "stores", "widest"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ def on_tiles(deployment: Deployment, operator: Operator) -> tuple[MappedMatrix, 
     if isinstance(operator, Matrix):
         return (matrix_of(deployment, operator),)
     return operator.matrices if isinstance(operator, OnCrossbar) else ()
+
+
+def widest(deployment: Deployment, operator: Operator) -> int:
+    """Most columns that a product of an operator on tiles reads of one tile."""
+    return max(matrix.widest() for matrix in on_tiles(deployment, operator))
 
 
 def actions_of(deployment: Deployment) -> list[Taken]:

@@ -54,7 +54,7 @@ def metrics(
     tile = siemens * unit["cell"]
     tile = tile + design.rows * (unit["word line"] + pulses * unit["dac"])
     tile = tile + design.columns * (unit["bit line"] + pulses * (unit["adc"] + unit["sample hold"]))
-    tile = tile * (1.0 + prices.tiles.law.control) + unit["tile"]
+    tile = tile * (1.0 + prices.tiles.law.control) + prices.tile(design.columns)
     operations = 2 * design.rows * (design.columns // design.slices) / 1e12
     peak = operations * tiles_of(used, deployment.chip) / sum(prices.tiles.times(design.columns).values())
     analog = found.area[..., [COMPONENTS.index(name) for name in (*ANALOG, "control")]].sum(-1)

@@ -45,7 +45,7 @@ import xarray as xr
 
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of, utilisation
-from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores
+from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores, widest
 from imc_ssm.costs.metrics import macs_of, metrics
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import ANALOG, Prices, weight
@@ -163,7 +163,12 @@ def energies(
     for one in taken:
         action, place = one.action, id(one.operator)
         times = action.times(deployment.steps) * weight(deployment, one, activity)
-        joules.append(0.0 if action.verb == "control" else float(times * prices.unit(action.verb, action.store)))
+        price: Any = 0.0
+        if action.verb == "tile":
+            price = prices.tile(widest(deployment, one.operator))
+        elif action.verb != "control":
+            price = prices.unit(action.verb, action.store)
+        joules.append(float(times * price))
         if action.component in ANALOG:
             analog[place] = analog.get(place, 0.0) + joules[-1]
     for i, one in enumerate(taken):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of
-from imc_ssm.costs.counts import actions_of, on_tiles, rounds_of, stores
+from imc_ssm.costs.counts import actions_of, on_tiles, rounds_of, stores, widest
 from imc_ssm.costs.prices import ANALOG, ON_TILES, Prices, Serial, kinds_of_steps, stage_times, weight
 from imc_ssm.devices import Chip, device_names, load_components
 from imc_ssm.devices.constants import load_constants
@@ -41,6 +41,8 @@ KEPT = 16384
 Numbers = npt.NDArray[np.float64]
 _PLACE = {component: index for index, component in enumerate(COMPONENTS)}
 _ANALOG = [_PLACE[name] for name in ANALOG]
+_SPREAD = ("memories", "movement")
+"""Components whose times are those of the table's logic."""
 _LEAKING = np.array([name != "cells" for name in COMPONENTS], float)
 """Of memristive cells nothing leaks."""
 
@@ -94,7 +96,7 @@ class _UnitPart:
     looks: Numbers
     """(..., kind, component), cycles of look-up tables."""
     fixed: Numbers
-    """(..., kind, component), s that no clock changes."""
+    """(..., kind, component), s that no clock changes; of memories and bus with the spread of logic."""
     area: Numbers
     """(..., component), m2."""
 
@@ -158,15 +160,20 @@ class _Folded:
         self.chip, self.steps, self.parts = _plain(chip), deployment.steps, stores(deployment)
         self.weights: dict[tuple[int, str, str, str | None], float] = {}
         """Units by rate, component, verb and store."""
+        self.held: list[tuple[int, int, int]] = []
+        """Rate, tiles and columns of each operator that keeps tiles awake."""
         for one in taken:
             action = one.action
+            if action.verb == "tile":
+                self.held.append((int(action.rate == "sequence"), action.count, widest(deployment, one.operator)))
+                continue
             key = int(action.rate == "sequence"), action.component, action.verb, action.store
             share = action.times(self.steps) / self.steps if action.rate == "step" else 1.0
             self.weights[key] = self.weights.get(key, 0.0) + share * weight(deployment, one, activity)
         self.controlled = any(verb == "control" for _, _, verb, _ in self.weights)
         rounds = rounds_of(deployment)
         self.products = [
-            (int(op.rate == "sequence"), rounds[op], max(m.widest() for m in on_tiles(deployment, op)))
+            (int(op.rate == "sequence"), rounds[op], widest(deployment, op))
             for op in deployment.graph
             if rounds[op]
         ]
@@ -191,7 +198,7 @@ class _Folded:
         unit = _gathered(
             {"lanes": lanes}, lambda lanes: self._once(("unit", lanes), k, lambda: self._unit(k, int(lanes)))
         )
-        return self._sum(tiles, unit, clock)
+        return self._sum(tiles, unit, clock, k.logic_spread)
 
     def _once(self, key: tuple[Any, ...], k: Values, make: Callable[[], Any]) -> Any:
         if k.names:
@@ -202,8 +209,8 @@ class _Folded:
             self.kept[key] = make()
         return self.kept[key]
 
-    def _sum(self, tiles: _TilePart, unit: _UnitPart, clock: Numbers) -> Totals:
-        cycle, look = (np.maximum(1.0 / clock, stage)[..., None, None] for stage in self.slowest)
+    def _sum(self, tiles: _TilePart, unit: _UnitPart, clock: Numbers, spread: Number) -> Totals:
+        cycle, look = (np.maximum(1.0 / clock, stage * spread)[..., None, None] for stage in self.slowest)
         serial = unit.cycles * cycle + unit.looks * look + unit.fixed
         sequence, kinds = serial[..., 0, :], serial[..., 1:, :]
         time_step = tiles.time[..., 0, :] + (self.share[:, None] * kinds).sum(-2)
@@ -227,6 +234,8 @@ class _Folded:
         for (rate, component, verb, _), count in self.weights.items():
             if verb in ON_TILES:
                 energy[rate][component] = energy[rate][component] + count * prices.of_tiles[verb]
+        for rate, tiles, columns in self.held:
+            energy[rate]["control"] = energy[rate]["control"] + tiles * prices.tile(columns)
         for rate, rounds, columns in self.products:
             for component, seconds in prices.tiles.times(columns).items():
                 time[rate][component] = time[rate][component] + rounds * seconds
@@ -247,6 +256,9 @@ class _Folded:
                 energy[rate][component] = energy[rate][component] + count * prices.digital(verb, store)
         times = [one.on(lanes, digital, prices.memories) for one in self.serial]
         cycles, looks, fixed = (np.array([list(each[i].values()) for each in times]) for i in range(3))
+        fixed = (
+            fixed * _rows(dict.fromkeys(COMPONENTS, 1.0) | dict.fromkeys(_SPREAD, k.logic_spread))[..., None, :]
+        )
         return _UnitPart(_rows(energy), cycles, looks, fixed, _rows(self.area.unit_parts(prices, lanes)))
 
 

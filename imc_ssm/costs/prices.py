@@ -95,10 +95,8 @@ class Prices:
 
     @cached_property
     def of_tiles(self) -> dict[str, Number]:
-        """J of one unit of each verb of `ON_TILES`."""
-        tiles, pulses, k, design = self.tiles, self.chip.dac.pulses, self.k, self.chip.design
-        power = k.tile_power * logic_scale(k, design.node.value) / logic_scale(k, 14e-9)
-        power = power * (design.rows * design.columns / TILE)
+        """J of one unit of each verb of `ON_TILES` but "tile"."""
+        tiles, pulses = self.tiles, self.chip.dac.pulses
         return {
             "cell": tiles.pulse_energy,
             "word line": tiles.law.word_line,
@@ -106,11 +104,16 @@ class Prices:
             "dac": tiles.driver / pulses,
             "adc": tiles.convert / pulses,
             "sample hold": tiles.hold / pulses,
-            "tile": power * sum(tiles.times(tiles.spec.columns).values()),
         }
 
+    def tile(self, columns: int) -> Number:
+        """J that a tile's buffers, sequencer and clock take while so many of its columns are read."""
+        k, design = self.k, self.chip.design
+        power = k.tile_power * logic_scale(k, design.node.value) / logic_scale(k, 14e-9)
+        return power * (design.rows * design.columns / TILE) * sum(self.tiles.times(columns).values())
+
     def unit(self, verb: str, store: str | None = None) -> Number:
-        """J of one unit of any verb but control."""
+        """J of one unit of any verb but control and "tile"."""
         return self.of_tiles[verb] if verb in ON_TILES else self.digital(verb, store)
 
 
