@@ -46,7 +46,7 @@ import xarray as xr
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of, utilisation
 from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores, widest
-from imc_ssm.costs.metrics import macs_of, metrics
+from imc_ssm.costs.merits import macs_of, metrics
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import ANALOG, Prices, weight
 from imc_ssm.devices.constants import load_constants

@@ -12,7 +12,7 @@ from imc_ssm.plots.reading import METRICS
 __all__ = ["Kind", "kind_of"]
 
 Kind = Literal["inspection", "training", "models", "cost", "schedule", "grid"]
-_OF_MODELS = {"model", "chip", "time", "component", "part", "class", "quantile", "above"}
+_OF_MODELS = {"model", "chip", "time", "component", "part", "class", "quantile", "above", "bound"}
 
 
 def kind_of(ds: xr.Dataset) -> Kind:
@@ -35,7 +35,7 @@ def kind_of(ds: xr.Dataset) -> Kind:
     measured = names & {*METRICS, *(f"{name}_digital" for name in METRICS)}
     if dims <= _OF_MODELS and measured:
         return "models"
-    if "component" in dims and "energy" in names and dims <= _OF_MODELS:
+    if "component" in dims and "energy" in names and dims <= _OF_MODELS and "bound" not in ds["energy"].dims:
         return "cost"
     if any(ds[name].dims and ds[name].dtype.kind in "biuf" for name in names):
         return "grid"

@@ -20,7 +20,7 @@ from imc_ssm.chip import Deployment, compile, evaluate
 from imc_ssm.costs import cost
 from imc_ssm.datasets import SequenceDataset
 from imc_ssm.datasets.sequence import SPLITS
-from imc_ssm.devices import device_path
+from imc_ssm.devices import device_path, load_components
 from imc_ssm.layers import Classifier
 from imc_ssm.quantization import Bits, QuantizedDense, Scheme, calibration_batch
 
@@ -86,11 +86,13 @@ def test_the_digest_covers_cell_converters_and_components(quantized: Make, few: 
     chip = one.chip
     multiply = chip.digital.multiply
     dearer = multiply.with_(energy=multiply.energy.with_(value=1e-12))
+    table = load_components(chip.design.components)
+    sar, cco = (table.conversion("adc", name, 8) for name in ("sar-isaac", "cco-hermes"))
     others = [
         chip.with_(cell=chip.cell.with_(v_read=chip.cell.v_read.with_(value=0.3))),
-        chip.with_(adc=chip.adc.with_(price=chip.dac.price)),
-        chip.with_(dac=chip.dac.with_(price=chip.adc.price)),
-        chip.with_(sample_hold=chip.adc.price),
+        chip.with_(adc=chip.adc.with_(price=sar)),
+        chip.with_(dac=chip.dac.with_(price=sar)),
+        chip.with_(sample_hold=cco),
         chip.with_(digital=chip.digital.with_(multiply=dearer)),
     ]
     assert len({d.digest() for d in (one, *(replace(one, chip=other) for other in others))}) == 6

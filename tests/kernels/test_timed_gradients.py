@@ -40,9 +40,11 @@ def real(codes: Any, tables: Tables, zero: Any) -> Tensor:
 
 
 def close(found: Any, exact: Any) -> None:
+    # Terms that cancel to zero in one order of summation leave a rounding of their own size in another.
+    rounding = 1e-7 * max(two.abs().max() for two in exact)
     for one, two in zip(found, exact, strict=True):
         assert one.shape == two.shape
-        assert (one - two).abs().max() <= 2e-5 * two.abs().max()
+        assert (one - two).abs().max() <= 2e-5 * two.abs().max() + rounding
 
 
 def compare(fused: Any, case: CodeCase, bound: float) -> None:
