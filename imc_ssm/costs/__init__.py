@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from imc_ssm.costs.baselines import baseline_names, load_baseline
+from imc_ssm.costs.breakdown import by_layer
 from imc_ssm.costs.comparison import baseline_cost, break_even, compare
 from imc_ssm.costs.counts import Taken, actions_of
 from imc_ssm.costs.machines import BASELINES, Baseline, Bill
@@ -37,6 +38,7 @@ __all__ = [
     "baseline_cost",
     "baseline_names",
     "break_even",
+    "by_layer",
     "by_operator",
     "compare",
     "cost",

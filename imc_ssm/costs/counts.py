@@ -21,7 +21,18 @@ from imc_ssm.graph.actions import Actions
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment, MappedMatrix
 
-__all__ = ["Taken", "actions_of", "loaded", "loads_of", "matrix_of", "on_tiles", "rounds_of", "stores", "widest"]
+__all__ = [
+    "Taken",
+    "actions_of",
+    "bits_of",
+    "loaded",
+    "loads_of",
+    "matrix_of",
+    "on_tiles",
+    "rounds_of",
+    "stores",
+    "widest",
+]
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,11 @@ def stores(deployment: Deployment) -> dict[str, int]:
         for words in _stored_of(deployment, operator):
             held[words.content] += words.count * words.bits
     return held
+
+
+def bits_of(deployment: Deployment, operator: Operator) -> int:
+    """Bits of digital memory of one operator."""
+    return sum(words.count * words.bits for words in _stored_of(deployment, operator))
 
 
 def rounds_of(deployment: Deployment) -> dict[Operator, int]:

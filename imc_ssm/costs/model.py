@@ -51,7 +51,7 @@ from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import ANALOG, Prices, weight
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.graph import COMPONENTS, Operator, Recurrence
-from imc_ssm.pricing.intervals import BOUNDS, bounds, scenarios
+from imc_ssm.pricing.intervals import BOUNDS, Number, Values, bounds, nominal, scenarios
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
@@ -151,15 +151,20 @@ def _updates(deployment: Deployment) -> float:
 
 
 def energies(
-    deployment: Deployment, operations: Iterable[Taken], activity: float = DEFAULT_ACTIVITY
-) -> list[float]:
+    deployment: Deployment,
+    operations: Iterable[Taken],
+    activity: float = DEFAULT_ACTIVITY,
+    k: Values | None = None,
+) -> list[Number]:
     """Energy per inference of every one of the deployment's actions, J; with leakage they add up to `cost`'s.
 
-    Control is the share of what the tiles of its operator take among `operations`.
+    Control is the share of what the tiles of its operator take among `operations`. With constants `k`, the nominal
+    ones where None.
     """
-    prices = Prices.nominal(deployment.chip, stores(deployment))
+    prices = Prices(deployment.chip, stores(deployment), nominal(load_constants().entries) if k is None else k)
     taken = list(operations)
-    joules, analog = [], dict[int, float]()
+    joules: list[Number] = []
+    analog: dict[int, Number] = {}
     for one in taken:
         action, place = one.action, id(one.operator)
         times = action.times(deployment.steps) * weight(deployment, one, activity)
@@ -168,12 +173,12 @@ def energies(
             price = prices.tile(widest(deployment, one.operator))
         elif action.verb != "control":
             price = prices.unit(action.verb, action.store)
-        joules.append(float(times * price))
+        joules.append(times * price)
         if action.component in ANALOG:
             analog[place] = analog.get(place, 0.0) + joules[-1]
     for i, one in enumerate(taken):
         if one.action.verb == "control":
-            joules[i] = float(prices.tiles.law.control * analog.get(id(one.operator), 0.0))
+            joules[i] = prices.tiles.law.control * analog.get(id(one.operator), 0.0)
     return joules
 
 
