@@ -15,6 +15,7 @@ from imc_ssm.costs.realtime import real_time
 from imc_ssm.costs.schedules import Schedule, schedule, schedule_of
 from imc_ssm.costs.stages import Stage, stages_of
 from imc_ssm.costs.tables import operation_table, table
+from imc_ssm.costs.uncertainty import swings
 from imc_ssm.costs.work import Work
 from imc_ssm.pricing.intervals import BOUNDS
 
@@ -52,5 +53,6 @@ __all__ = [
     "schedule",
     "schedule_of",
     "stages_of",
+    "swings",
     "table",
 ]

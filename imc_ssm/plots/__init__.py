@@ -28,6 +28,7 @@ from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, co
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.populations import quantiles_over_time, yield_over_time
 from imc_ssm.plots.reading import GREY
+from imc_ssm.plots.spreads import component_stacks, tornado
 from imc_ssm.plots.timelines import timeline
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ __all__ = [
     "cells_compared",
     "chips",
     "component_bars",
+    "component_stacks",
     "costs",
     "curves",
     "draw",
@@ -58,8 +60,10 @@ __all__ = [
     "scheduled",
     "styled",
     "summary",
+    "swung",
     "timeline",
     "together",
+    "tornado",
     "training",
     "word_lengths",
     "yield_over_time",
@@ -143,6 +147,8 @@ def draw(result: xr.Dataset | Mapping[str, Any] | Any) -> Figure:
         return costs(ds)
     if kind == "schedule":
         return scheduled(ds)
+    if kind == "swings":
+        return swung(ds)
     if kind == "grid":
         return grid(ds)
     if "yield" in ds:
@@ -203,6 +209,15 @@ def costs(ds: xr.Dataset) -> Figure:
         panels = figure.subplots(1, 4, sharey=True)
         for ax, name in zip(panels, ("energy", "latency", "area", "memory"), strict=True):
             component_bars(ds, name, ax)
+    return figure
+
+
+def swung(ds: xr.Dataset) -> Figure:
+    """What `costs.swings` returns: which constants move energy, time and area, one panel each, 15 x 4.6 inches."""
+    with styled(15.0, 4.6, "swings") as figure:
+        for ax, name in zip(figure.subplots(1, 3), ("energy", "latency", "area"), strict=True):
+            tornado(ds, name, ax)
+        figure.suptitle(str(ds.attrs["title"]))
     return figure
 
 
@@ -309,7 +324,7 @@ def made_here(path: str | Path) -> bool:
         head = Path(path).read_bytes()
     except OSError:
         return False
-    kinds = ("summary", "chips", "population", "costs", "grid", "training", "inspection", "schedule")
+    kinds = ("summary", "chips", "population", "costs", "grid", "training", "inspection", "schedule", "swings")
     return any(f"{MADE} {kind}".encode() in head for kind in kinds)
 
 

@@ -11,7 +11,7 @@ from imc_ssm.plots.reading import METRICS
 
 __all__ = ["Kind", "kind_of"]
 
-Kind = Literal["inspection", "training", "models", "cost", "schedule", "grid"]
+Kind = Literal["inspection", "training", "models", "cost", "schedule", "swings", "grid"]
 _OF_MODELS = {"model", "chip", "time", "component", "part", "class", "quantile", "above", "bound"}
 
 
@@ -19,7 +19,7 @@ def kind_of(ds: xr.Dataset) -> Kind:
     """What a dataset is, by what it holds.
 
     "inspection" of `inspect_model`; "training", curves over `epoch`; "models", a metric on chips, with or without
-    costs; "cost", components without a metric; "schedule", rows with a start and an end;
+    costs; "cost", components without a metric; "schedule", rows with a start and an end; "swings", over constants;
     "grid", anything else that was varied, such as a study.
 
     Raises `ConfigError` for a dataset without a number over any dimension.
@@ -30,6 +30,8 @@ def kind_of(ds: xr.Dataset) -> Kind:
         return "inspection"
     if "epoch" in dims and "loss_train" in names and dims == {"epoch"}:
         return "training"
+    if {"constant", "end"} <= dims:
+        return "swings"
     if {"start", "end"} <= names and "row" in dims:
         return "schedule"
     measured = names & {*METRICS, *(f"{name}_digital" for name in METRICS)}

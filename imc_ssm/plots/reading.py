@@ -38,12 +38,15 @@ MODELS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 COMPONENT_COLOURS = {
     "cells": "#D55E00",
+    "lines": "#882255",
     "dac": "#E69F00",
     "adc": "#F0E442",
+    "control": "#AAAAAA",
     "digital update": "#0072B2",
     "memories": "#56B4E9",
     "nonlinearity": "#CC79A7",
     "movement": "#009E73",
+    "leakage": "#444444",
 }
 GREY = "#555555"
 METRICS = ("accuracy", "r2", "mae")
