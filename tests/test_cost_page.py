@@ -59,7 +59,7 @@ def test_a_wrong_line_is_found(arithmetic: ModuleType) -> None:
     assert arithmetic.rewritten(text) == text.replace("7 bit", "6 bit")
     assert arithmetic.rewritten(text, {"a": "4"}) == text.replace("a = 3", "a = 4").replace("7 bit", "8 bit")
     for wrong in ("b = 2 * c = 1", "b = open(1) = 1", "b = a", "a = 4"):
-        with pytest.raises(ValueError, match="is not arithmetic|cannot read|stands twice"):
+        with pytest.raises(ValueError, match=r"is not arithmetic|cannot read|stands twice"):
             arithmetic.evaluated(f"```text\na = 3\n{wrong}\n```\n")
 
 
@@ -106,7 +106,9 @@ def test_the_dataset_is_todays(study: ModuleType, ds: xr.Dataset) -> None:
     assert set(again.data_vars) == set(ds.data_vars)
     for name in ds.data_vars:
         np.testing.assert_allclose(again[name].values, ds[name].values, rtol=1e-3, err_msg=str(name))
-    assert sorted(ds["design"].values) == sorted(path.stem for path in (ROOT / "devices" / "designs").glob("*.toml"))
+    assert sorted(ds["design"].values) == sorted(
+        path.stem for path in (ROOT / "devices" / "designs").glob("*.toml")
+    )
 
 
 def test_the_tables_of_the_page_are_the_dataset(study: ModuleType, ds: xr.Dataset) -> None:

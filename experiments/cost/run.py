@@ -2,8 +2,8 @@
 
     python experiments/cost/run.py
 
-The models are the full-precision ones that ship (sequential MNIST, seed 0), quantized to 8 bits without training and
-calibrated on the 8 x 8 digits, each pixel drawn 3.5 times as wide and high: 784 steps, and nothing to download.
+The models are the full-precision ones that ship (sequential MNIST, seed 0), quantized to 8 bits without training
+and calibrated on the 8 x 8 digits, each pixel drawn 3.5 times as wide and high: 784 steps, and nothing to download.
 Half a minute. `arithmetic.py` evaluates the hand calculation of the page.
 """
 
@@ -57,7 +57,9 @@ def sequences(count: int = 64) -> torch.Tensor:
 
 
 @functools.cache
-def quantized(model: str, scheme: str = "uniform", options: tuple[tuple[str, Any], ...] = ()) -> imc_ssm.Classifier:
+def quantized(
+    model: str, scheme: str = "uniform", options: tuple[tuple[str, Any], ...] = ()
+) -> imc_ssm.Classifier:
     """A shipped model in the words of a scheme."""
     shipped = imc_ssm.load_model(pretrained_path(model)).model
     return imc_ssm.quantize(shipped, imc_ssm.Scheme.named(scheme, **dict(options)), sequences())
@@ -65,9 +67,7 @@ def quantized(model: str, scheme: str = "uniform", options: tuple[tuple[str, Any
 
 def deployed(model: str, design: Any = DESIGN, scheme: str = "uniform", **options: Any) -> imc_ssm.Deployment:
     """It on a chip."""
-    return imc_ssm.compile_model(
-        quantized(model, scheme, tuple(options.items())), design, sequences(), name=model
-    )
+    return imc_ssm.compile_model(quantized(model, scheme, tuple(options.items())), design, sequences(), name=model)
 
 
 def dataset() -> xr.Dataset:
@@ -118,7 +118,7 @@ def figure(ds: xr.Dataset) -> Any:
 
 def chips_table(ds: xr.Dataset) -> Iterator[str]:
     """Totals of every model and chip with their intervals."""
-    yield "| Model | Chip | Energy (uJ) | Latency (us) | Area (mm2) | TOPS/W | pJ per MAC | Peak of its tiles, TOPS/W |"
+    yield "| Model | Chip | Energy (uJ) | Latency (us) | Area (mm2) | TOPS/W | pJ per MAC | Peak, TOPS/W |"
     yield "|---|---|---|---|---|---|---|---|"
     columns = (
         *((f"{name}_total_bounds", factor) for name, factor in zip(PRICES, (1e6, 1e6, 1e6), strict=True)),
@@ -187,7 +187,9 @@ def changes() -> dict[str, imc_ssm.Deployment | dict[str, Any]]:
         "all words of 6 bits": deployed(first, state=6, poles=6, weights=6, activations=6),
         "scales of powers of two": deployed(first, scales="power_of_two"),
         "the recommended form of the unit": deployed(first, scheme="recommended"),
-        "the last, 64 lanes, one tile": deployed(first, design.with_(packing=True, lanes=64), scheme="recommended"),
+        "the last, 64 lanes, one tile": deployed(
+            first, design.with_(packing=True, lanes=64), scheme="recommended"
+        ),
     }
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of
 from imc_ssm.costs.counts import actions_of, on_tiles, rounds_of, stores, widest
-from imc_ssm.costs.prices import ANALOG, ON_TILES, Prices, Serial, kinds_of_steps, stage_times, weight
+from imc_ssm.costs.prices import ANALOG, ON_TILES, SPREAD, Prices, Serial, kinds_of_steps, stage_times, weight
 from imc_ssm.devices import Chip, device_names, load_components
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.devices.converters import Choice, Converter, converter
@@ -41,8 +41,6 @@ KEPT = 16384
 Numbers = npt.NDArray[np.float64]
 _PLACE = {component: index for index, component in enumerate(COMPONENTS)}
 _ANALOG = [_PLACE[name] for name in ANALOG]
-_SPREAD = ("memories", "movement")
-"""Components whose times are those of the table's logic."""
 _LEAKING = np.array([name != "cells" for name in COMPONENTS], float)
 """Of memristive cells nothing leaks."""
 
@@ -256,9 +254,7 @@ class _Folded:
                 energy[rate][component] = energy[rate][component] + count * prices.digital(verb, store)
         times = [one.on(lanes, digital, prices.memories) for one in self.serial]
         cycles, looks, fixed = (np.array([list(each[i].values()) for each in times]) for i in range(3))
-        fixed = (
-            fixed * _rows(dict.fromkeys(COMPONENTS, 1.0) | dict.fromkeys(_SPREAD, k.logic_spread))[..., None, :]
-        )
+        fixed = fixed * _rows(dict.fromkeys(COMPONENTS, 1.0) | dict.fromkeys(SPREAD, k.logic_spread))[..., None, :]
         return _UnitPart(_rows(energy), cycles, looks, fixed, _rows(self.area.unit_parts(prices, lanes)))
 
 

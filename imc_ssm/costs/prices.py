@@ -17,7 +17,7 @@ from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import DesignError
 from imc_ssm.graph import COMPONENTS
-from imc_ssm.pricing.intervals import Number, Values, nominal
+from imc_ssm.pricing.intervals import Number, Values, most, nominal
 from imc_ssm.pricing.nodes import logic_scale
 from imc_ssm.pricing.tiles import TilePrices, tile_prices
 
@@ -28,6 +28,7 @@ __all__ = [
     "ANALOG",
     "ON_TILES",
     "ON_TILES_PARTS",
+    "SPREAD",
     "Prices",
     "Serial",
     "kinds_of_steps",
@@ -40,6 +41,8 @@ ANALOG = ("cells", "lines", "dac", "adc")
 """Components of which control takes a share."""
 ON_TILES_PARTS = (*ANALOG, "control")
 """Components of tiles."""
+SPREAD = ("memories", "movement")
+"""Components whose times are those of the table's logic."""
 TILE = 512 * 2048
 """Weights of the tile that `tile_power` is for (Ambrogio et al. 2023, doi:10.1038/s41586-023-06337-5)."""
 
@@ -195,12 +198,13 @@ def stage_times(digital: Digital) -> tuple[float, float]:
     return max(part.latency.value for part in parts), digital.lookup.latency.value
 
 
-def serial(prices: Prices, operations: Iterable[Taken]) -> dict[str, float]:
+def serial(prices: Prices, operations: Iterable[Taken]) -> dict[str, Number]:
     """s of digital operators that run one after the other, by component."""
     digital, design = prices.chip.digital, prices.chip.design
     parts = Serial(operations, digital.others).on(design.lanes, digital, prices.memories)
-    cycle, look = (max(1.0 / design.clock.value, stage) for stage in stage_times(digital))
+    spread = prices.k.logic_spread
+    cycle, look = (most(1.0 / design.clock.value, stage * spread) for stage in stage_times(digital))
     return {
-        name: cycle * c + look * x + s
+        name: cycle * c + look * x + (s * spread if name in SPREAD else s)
         for name, c, x, s in zip(COMPONENTS, *(p.values() for p in parts), strict=True)
     }

@@ -55,4 +55,3 @@ def swings(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.
     return xr.Dataset(
         out, {"constant": names, "end": ["low", "high"]}, {"title": f"Swings on {design}", "design": design}
     )
-

@@ -45,3 +45,16 @@ def test_layers_are_modules_in_order(deployment: Factory) -> None:
     assert float(leaks.sel(layer="leakage")) > 0 == float(leaks.drop_sel(layer="leakage").sum())
     assert str(parts["memory"].idxmax("layer").values) == "blocks.0"
     assert all({"units", "long_name"} <= set(parts[name].attrs) for name in parts)
+
+
+def test_intervals_of_times_are_those_of_cost(deployment: Callable[..., Deployment]) -> None:
+    """Logic's own times have its range: a slower stage stretches the cycle, the clock bounds a faster one."""
+    ds = cost(deployment())
+    low, nominal, high = ds["latency_bounds"].sel(component="digital update").values
+    assert low == nominal < high == pytest.approx(1.4 * nominal)
+    low, nominal, high = ds["latency_bounds"].sel(component="memories").values
+    assert (low / nominal, high / nominal) == pytest.approx((0.7, 1.4))
+    layers = by_layer(deployment())["latency"].sum("layer")
+    for component in ("digital update", "memories", "movement"):
+        own = layers.sel(component=component).values
+        assert own == pytest.approx(ds["latency_bounds"].sel(component=component).values)
