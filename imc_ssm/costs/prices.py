@@ -94,7 +94,7 @@ class Prices:
             return getattr(self.memories[str(store)], verb) * k.logic_spread
         if verb in _DIGITAL:
             return getattr(digital, _DIGITAL[verb]).energy.value * k.logic_spread
-        return digital.others[verb].energy.value
+        return digital.others[verb].energy.value * k.logic_spread
 
     @cached_property
     def of_tiles(self) -> dict[str, Number]:

@@ -263,14 +263,14 @@ class Digital(Config):
         )
 
     def banked(self, capacity: int, least: int) -> Memory:
-        """A memory of `capacity` bits in at least so many equal banks, each of `BANK` bits at most.
+        """A memory of `capacity` bits behind `least` ports of `PORT` bits, in at least so many banks.
 
-        Energy per bit, latency: of one bank. Area: of all. All banks are read at once, each through a port of
-        `PORT` bits.
+        Energy per bit, latency: of one bank, which has `BANK` bits at most. Further banks share the ports of the
+        first, and their area is in proportion to the bits: a larger memory never takes less.
         """
-        banks = max(least, -(-capacity // BANK))
-        one = self.memory(-(-capacity // banks))
-        return replace(one, capacity=capacity, area=banks * one.area, port=banks * PORT)
+        one = self.memory(min(-(-capacity // least), BANK))
+        banks = max(float(least), capacity / BANK)
+        return replace(one, capacity=capacity, area=banks * one.area, port=least * PORT)
 
     def memory(self, capacity: int) -> Memory:
         """A memory of `capacity` bits in one bank: log-log interpolation between the rows.

@@ -92,10 +92,12 @@ class Electrics(Config):
     pulse: Pulse | None = None
     """Longest input pulse, s; None: the cell's `t_read`."""
     conversion_rate: Frequency | None = None
-    """Conversions of one output converter in a second, Hz; None: what its law says."""
+    """Conversions of one output converter in a second, Hz; None: what its law says. It takes the place of `cycle`,
+    and is refused for a converter that integrates while a column is read ("cco", "duration", "charge-decrement").
+    Taken as given, however fast: the area of a SAR grows with its rate, its energy only as type "sar-survey"."""
     cycle: Pulse | None = None
-    """Cycle of a converter that decides step by step (SAR: a bit, charge-decrement, ramp), s; None: what its law
-    says."""
+    """Cycle of a converter that decides step by step (SAR, "sense": a bit; "flash": all; charge-decrement; a count
+    of a ramp) or, of "duration", its ramp, s; None: what its law says. A "cco" has none, and leaves it aside."""
 
 
 class Design(Config):
@@ -141,7 +143,8 @@ class Design(Config):
     node: Length
     """Process node of the periphery, m."""
     clock: Frequency
-    """Clock of the digital unit, Hz."""
+    """Clock of the digital unit, Hz. No cycle is shorter than the slowest stage of the component table (adder,
+    multiplier, register; the look-up table by itself): a clock faster than that changes no cost."""
     lanes: int = Field(ge=1, le=10**6)
     """Parallel multiply-accumulate lanes of the digital unit."""
     components: str

@@ -21,12 +21,13 @@ import functools
 import math
 from dataclasses import dataclass
 
+from imc_ssm.errors import ConfigError
 from imc_ssm.pricing.inputs import BY_CODING, input_of
 from imc_ssm.pricing.intervals import Number, Values, least, most
 from imc_ssm.pricing.nodes import leakage_density
-from imc_ssm.pricing.presets import preset_of
+from imc_ssm.pricing.presets import INTEGRATING, preset_of
 
-__all__ = ["ArrayPrices", "ArraySpec", "prices"]
+__all__ = ["ArrayPrices", "ArraySpec", "held", "prices"]
 
 SIGMAS = 3.0
 """Full scale of Gaussian inputs, in deviations."""
@@ -87,7 +88,7 @@ class ArraySpec:
     share: int = 1
     """Columns that one converter converts one after the other."""
     adc_rate: float | None = None
-    """Conversions per second, Hz; None: by law."""
+    """Conversions per second, Hz, of a converter that does not integrate; None: by law."""
     t_cycle: float | None = None
     """s of one cycle of a converter that has cycles; of a duration converter its ramp. None: by constant."""
     t_step: float | None = None
@@ -166,6 +167,8 @@ class ArrayPrices:
     """s of one pulse: as given, or as long as the line takes to settle."""
     settle: Number
     """s that a line takes to settle to half a step of the converter."""
+    integration: Number
+    """s that a column is read before one conversion: a pulse, or as long as its converter integrates."""
     convert_time: Number
     """s of one conversion after its pulse."""
     phase_time: Number
@@ -189,8 +192,16 @@ class ArrayPrices:
 
 
 def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
-    """The prices of an array from constants; `ConfigError` for an unknown converter or input circuit."""
+    """The prices of an array from constants.
+
+    Raises `ConfigError` for an unknown converter or input circuit, and for a rate of a converter that integrates.
+    """
     preset = preset_of(spec.adc)
+    if spec.adc_rate is not None and not held(spec.adc):
+        raise ConfigError(
+            f"{spec.adc_rate:g} conversions a second: a converter of type {spec.adc!r} integrates while a column "
+            "is read, and takes as long as its pulse and its counts; give those, and no rate"
+        )
     phases, pulses, mean = spec.phases, spec.pulses, spec.mean_input
     pitch = spec.cell_area**0.5
     settle = _settle(spec, k, pitch)
@@ -204,7 +215,7 @@ def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
     behind = least(pulse, spec.share * found.time) if _overlaps(spec) else 0.0
     # Of widths and amplitudes every line rises once; of bits and counted pulses with those that are there.
     # Rows come once for each column that an integrator is shared by; columns that are not read carry no current.
-    reads = 1 if _held(spec) else spec.share
+    reads = 1 if held(spec.adc) else spec.share
     toggles = reads * phases * pulses * (mean if spec.coding == "bit-serial" else 1.0)
     if spec.word_lines_along_outputs:
         word_line: Number = 0.0
@@ -231,6 +242,7 @@ def prices(spec: ArraySpec, k: Values) -> ArrayPrices:
         leakage_density=leakage_density(k, spec.node),
         pulse_time=pulse,
         settle=settle,
+        integration=found.integration,
         convert_time=found.time,
         phase_time=one,
         product_time=conversions * one + behind,
@@ -262,7 +274,7 @@ def _phase_time(spec: ArraySpec, pulse: Number, convert: Number, integration: Nu
     """s from one pulse to the next: converters that integrate read one column after the other, since a current
     cannot be held; charge on capacitors settles within the conversion; elsewhere columns are read, then converted,
     and that overlaps with the next pulse where there is one."""
-    if not _held(spec):
+    if not held(spec.adc):
         return spec.share * (integration + convert)
     if spec.cell == "capacitive":
         return spec.share * convert
@@ -271,14 +283,14 @@ def _phase_time(spec: ArraySpec, pulse: Number, convert: Number, integration: Nu
     return integration + spec.share * convert
 
 
-def _held(spec: ArraySpec) -> bool:
+def held(adc: str) -> bool:
     """Whether a column is sampled and then converted; else the converter integrates its current."""
-    return spec.adc not in ("cco", "duration", "charge-decrement")
+    return adc not in INTEGRATING
 
 
 def _overlaps(spec: ArraySpec) -> bool:
     """Whether a held column is converted while the next pulse reads."""
-    return _held(spec) and spec.cell != "capacitive" and spec.coding != "pulse-count"
+    return held(spec.adc) and spec.cell != "capacitive" and spec.coding != "pulse-count"
 
 
 def _cell(spec: ArraySpec, k: Values, pitch: Number) -> Number:

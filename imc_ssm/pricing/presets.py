@@ -72,6 +72,10 @@ PRESETS = _Presets()
 """The presets by name."""
 
 
+INTEGRATING = ("cco", "duration", "charge-decrement")
+"""Converters that integrate the current of a column while it is read: their rate follows from what they count."""
+
+
 def preset_of(name: str) -> Preset:
     """`ConfigError` that names the nearest one where there is none."""
     if name not in PRESETS:
@@ -147,13 +151,21 @@ def _rate(bits: int, time: Number) -> Number:
 
 
 def _sar_time(spec: ArraySpec, k: Values) -> Number:
-    """s: a decision takes its own time, and that to settle with the rows of the array; or a given cycle a bit."""
+    """s of as many decisions as bits, each settling with the rows of the array."""
+    return _decided(spec, k, spec.out_bits, k.settle_row * spec.rows)
+
+
+def _decided(spec: ArraySpec, k: Values, count: int, settling: Number = 0.0) -> Number:
+    """s of so many decisions of a comparator: as the design says (`adc_rate`, else `t_cycle` each), else by law.
+
+    What is given is taken as it is, however fast; a SAR's area grows with its rate.
+    """
     if spec.adc_rate is not None:
         return 1.0 / spec.adc_rate
     if spec.t_cycle is not None:
-        return spec.out_bits * spec.t_cycle
-    decision = k.sar_bit_time * (spec.node_periphery / 28e-9) + k.settle_row * spec.rows
-    return spec.out_bits * decision * gate_delay(k, spec.node_periphery, spec.v_analog)
+        return count * spec.t_cycle
+    decision = k.sar_bit_time * (spec.node_periphery / 28e-9) + settling
+    return count * decision * gate_delay(k, spec.node_periphery, spec.v_analog)
 
 
 @PRESETS.add("cco")
@@ -220,8 +232,9 @@ class _ChargeDecrement:
 class _Ramp:
     """Single slope: a comparator a column, a shared ramp and counter of 2^n cycles, a latch of n bits.
 
-    t = 2^n cycle, s; E = P t + n latch_bit s(node), J, with P of a comparator that settles by one time constant in
-    a cycle. Area: 2 n flip-flops, m2. Holds for 4 to 10 bits; no published macro has checked it.
+    t = 2^n cycle, s, or 1 / rate where that is given; E = P t + n latch_bit s(node), J, with P of a comparator
+    that settles by one time constant in a cycle. Area: 2 n flip-flops, m2. Holds for 4 to 10 bits; no published
+    macro has checked it.
     """
 
     serial = True
@@ -229,6 +242,8 @@ class _Ramp:
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
         n = spec.out_bits
         cycle = k.ramp_cycle if spec.t_cycle is None else spec.t_cycle
+        if spec.adc_rate is not None:
+            cycle = 1.0 / (spec.adc_rate * 2**n)
         time = 2**n * cycle
         energy = amplifier_power(k, spec.v_analog, cycle, k.comparator_cap, bits=0) * time
         energy = energy + n * k.latch_bit * logic_scale(k, spec.node_periphery)
@@ -248,7 +263,7 @@ class _Flash:
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
         count = 2**spec.out_bits - 1
-        time = k.sar_bit_time * (spec.node_periphery / 28e-9) * gate_delay(k, spec.node_periphery, spec.v_analog)
+        time = _decided(spec, k, 1)
         return Conversion(count * k.flash_cmp * spec.v_analog**2, time, count * 2 * _flip_flop(k, spec), pulse)
 
 
@@ -256,13 +271,14 @@ class _Flash:
 class _Sense:
     """A current-sense amplifier that decides bit by bit against switched references.
 
-    E = n flash_cmp V^2, J; t = n decisions, s; area: 2 n flip-flops, m2. Holds for 1 to 6 bits. Of unseen macros
-    alone (Shanbhag and Roy, CICC 2022, doi:10.1109/CICC53496.2022.9772817).
+    E = n flash_cmp V^2, J; t = n decisions without settling, s; area: 2 n flip-flops, m2. Holds for 1 to 6 bits.
+    Of unseen macros alone (Shanbhag and Roy, CICC 2022, doi:10.1109/CICC53496.2022.9772817).
     """
 
     serial = True
 
     def __call__(self, spec: ArraySpec, k: Values, pulse: Number) -> Conversion:
         n = spec.out_bits
-        one = k.sar_bit_time * (spec.node_periphery / 28e-9) * gate_delay(k, spec.node_periphery, spec.v_analog)
-        return Conversion(n * k.flash_cmp * spec.v_analog**2, n * one, n * 2 * _flip_flop(k, spec), pulse)
+        return Conversion(
+            n * k.flash_cmp * spec.v_analog**2, _decided(spec, k, n), n * 2 * _flip_flop(k, spec), pulse
+        )

@@ -8,26 +8,45 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import DesignError
-from imc_ssm.pricing.arrays import ArrayPrices, ArraySpec, prices
+from imc_ssm.pricing.arrays import ArrayPrices, ArraySpec, held, prices
+from imc_ssm.pricing.inputs import BY_CODING, INPUTS
 from imc_ssm.pricing.intervals import Number, Values, nominal
 from imc_ssm.pricing.nodes import supply
 from imc_ssm.pricing.presets import PRESETS
 
 __all__ = ["TilePrices", "spec_of", "tile_prices"]
 
-INPUTS = {"amplitude": "capacitive", "pulse-width": "pulse-width", "bit-serial": "driver"}
-"""The input circuit of a coding."""
+
+def circuit_of(dac: Any) -> str:
+    """The input circuit of a design's converter: its type where that makes its coding, else the coding's own.
+
+    Amplitudes take a converter of levels, but for one bit a line's driver; widths a comparison with a counter;
+    bits in turn a driver, or one of three levels ("bipolar").
+    """
+    if dac.encoding == "bit-serial":
+        return "bipolar" if dac.type == "bipolar" else "driver"
+    if dac.encoding == "amplitude" and dac.type == "driver" and dac.bits == 1:
+        return "driver"
+    return BY_CODING[dac.encoding]
 
 
 def spec_of(chip: Any, k: Values) -> ArraySpec:
-    """A whole tile of a `Chip`."""
+    """A whole tile of a `Chip`; `DesignError` for a rate of a converter that integrates."""
     design, cell, given = chip.design, chip.cell, chip.design.electrics
 
     def or_(number: object, otherwise: Number) -> Number:
         return otherwise if number is None else number.value  # type: ignore[attr-defined]
 
+    if given.conversion_rate is not None and not held(chip.adc.type):
+        raise DesignError(
+            f"electrics.conversion_rate = {given.conversion_rate.value:g} Hz: a converter of type "
+            f"{chip.adc.type!r} integrates while a column is read, and takes as long as its pulse and its counts; "
+            "leave the rate out"
+        )
     logic = or_(given.logic_supply, supply(k, design.node.value))
     return ArraySpec(
         cell="resistive",
@@ -46,7 +65,7 @@ def spec_of(chip: Any, k: Values) -> ArraySpec:
         in_signed=chip.dac.signed,
         out_bits=chip.adc.bits,
         adc=chip.adc.type,
-        dac=INPUTS[chip.dac.encoding],
+        dac=circuit_of(chip.dac),
         pulse=or_(given.pulse, cell.t_read.value),
         lines_per_column=max(design.bit_lines // design.columns, 1),
         share=design.columns_per_adc,
@@ -70,7 +89,7 @@ class TilePrices:
     driver: Number
     """J per driven row, all pulses."""
     pulse_energy: Number
-    """J per S and full-scale pulse: V_read^2 t."""
+    """J per S and full-scale pulse: V_read^2 t, with t at least as long as lines take to settle."""
     drive_time: Number
     """s before a pulse that a table's own input circuit takes; by law it is part of the pulse."""
     hold_time: Number
@@ -86,17 +105,26 @@ class TilePrices:
 
     def times(self, columns: int) -> dict[str, Number]:
         """s of one product on a tile that uses so many columns, by component: inputs, while the array is read, and
-        the conversions of the columns that share a converter."""
+        the conversions of the columns that share a converter.
+
+        With p a pulse, and q the holding and the conversions behind it, n pulses in turn take n max(p, q) +
+        min(p, q): columns that are held are converted while the next pulse reads, and the longer of the two sets
+        the pace. A converter that integrates reads the columns that share it one after the other.
+        """
         count, share = self.law.conversions, min(self.spec.share, columns)
-        return {
-            "dac": count * self.drive_time,
-            "cells": count * self.law.pulse_time,
-            "adc": count * (self.hold_time + share * self.convert_time),
-        }
+        convert = share * self.convert_time
+        if not held(self.spec.adc):
+            read, convert = count * share * self.law.integration, count * convert
+        else:
+            read, convert = self.law.pulse_time, self.hold_time + convert
+            if count > 1:
+                slower = read >= convert
+                read, convert = read * np.where(slower, count, 1), convert * np.where(slower, 1, count)
+        return {"dac": count * self.drive_time, "cells": read, "adc": convert}
 
 
 def tile_prices(chip: Any, k: Values) -> TilePrices:
-    """Prices of a chip's tiles; `DesignError` for a converter without a price."""
+    """Prices of a chip's tiles; `DesignError` for a converter without a price, or a rate that it cannot have."""
     spec = spec_of(chip, k)
     known = spec
     own = {kind: getattr(chip, kind).price for kind in ("dac", "adc")}
@@ -107,6 +135,11 @@ def tile_prices(chip: Any, k: Values) -> TilePrices:
                 "design's component table"
             )
         known = replace(spec, adc="sar")
+    if own["dac"] is None and chip.dac.type == "ideal":
+        raise DesignError(
+            f"a converter of type 'ideal' has no price; give dac a type: {', '.join(INPUTS)}, or a row of the "
+            "design's component table"
+        )
     law = prices(known, k)
     adc, dac, pulses = own["adc"], own["dac"], chip.dac.pulses
     return TilePrices(
@@ -115,7 +148,7 @@ def tile_prices(chip: Any, k: Values) -> TilePrices:
         hold=law.conversions * chip.sample_hold.energy.value if spec.share > 1 else 0.0,
         convert=law.convert if adc is None else pulses * adc.energy.value,
         driver=law.driver if dac is None else pulses * dac.energy.value,
-        pulse_energy=spec.v_read**2 * spec.pulse,
+        pulse_energy=spec.v_read**2 * law.pulse_time,
         drive_time=0.0 if dac is None else dac.latency.value,
         hold_time=chip.sample_hold.latency.value if spec.share > 1 else 0.0,
         area_hold=chip.sample_hold.area.value if spec.share > 1 else 0.0,

@@ -85,8 +85,11 @@ DESIGN: dict[str, tuple[Any, set[str]]] = {
     "adc.inl": (1.0, {"output"}),
     "adc.noise": (0.5, {"output"}),
     "dac.bits": (6, {"output", "energy/dac", "area/dac", "energy/movement"}),
-    # An oscillator integrates: rows are driven again for every column that shares one.
-    "adc.type": ("cco", {"energy/adc", "latency/adc", "area/adc", "energy/dac", "energy/lines"}),
+    # An oscillator integrates: rows are driven again, and the array read, for every column that shares one.
+    "adc.type": (
+        "cco",
+        {"energy/adc", "latency/adc", "area/adc", "energy/dac", "energy/lines", "latency/cells"},
+    ),
     "adc.bits": (6, {"output", "energy/adc", "latency/adc", "area/adc", *DIGITAL, "memory", "latency/memories"}),
     "read_noise": (0.08, {"output"}),
     "drift_compensation": ("none", {"output"}),
