@@ -129,10 +129,7 @@ def compile(
             rate=op.rate,
         )
         mapped = with_output_ranges(mapped, inputs.numpy(), chip, output_percentile)
-        if chip.dac.encoding == "amplitude":  # not rounded
-            activity = float((inputs / mapped.input_range).clamp(*chip.dac.limits).square().mean())
-        else:
-            activity = chip.dac.activity(chip.dac.transfer(inputs, mapped.input_range))
+        activity = chip.dac.activity(chip.dac.transfer(inputs, mapped.input_range))
         matrices.append(replace(mapped, input_activity=activity))
     mapped_recurrences = []
     for scan, _ in moved:

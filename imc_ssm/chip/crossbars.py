@@ -171,7 +171,7 @@ class OnCrossbar(Operator):
         out = [
             self._read(at, formats),
             at.read("coefficients", heads, CONSTANT_BITS, "requantization of the inputs"),
-            at.multiply(heads, self._input(formats), MULTIPLIER_BITS, "requantize the inputs"),
+            at.multiply(heads, self._centred(formats), MULTIPLIER_BITS, "requantize the inputs"),
             at.read("state", words, dac, "state"),
             *_merged(action for m in self.matrices for action in m.product_actions(self.chip)),
             at.write("state", words, dac, "state"),
@@ -182,7 +182,7 @@ class OnCrossbar(Operator):
         return [*out, self._write(at, formats, steps)]
 
     def _constants(self, formats: Formats) -> list[Stored]:
-        columns = sum(m.columns for m in self.matrices)
+        columns = sum(m.scaled for m in self.matrices)
         return [
             Stored("requantization", self.mapped.heads + columns, CONSTANT_BITS),
             Stored("state", self.mapped.registers.size, self.chip.dac.bits),

@@ -128,6 +128,11 @@ class MappedMatrix:
         """Used columns over all tiles: row tiles and slices of one column count each."""
         return sum(tile.column[1] - tile.column[0] for tile in self.tiles)
 
+    @property
+    def scaled(self) -> int:
+        """Codes that are multiplied by a scale: columns of all row tiles, slices and pulses added up."""
+        return sum(end - start for _, (start, end) in self.parts)
+
     def widest(self) -> int:
         """Most columns in use on one tile."""
         slices = 1 + max(tile.slice for tile in self.tiles)
@@ -154,18 +159,18 @@ class MappedMatrix:
         references = 0 if layout.pair else self.inputs * len(self.blocks)
         return layout.bit_lines * self.target.size + layout.slices * layout.devices * references
 
-    def actions(self, chip: Chip, input_bits: int, bias_bits: int, input_constants: int = 1) -> list[Action]:
-        """What one product does, from the codes of its inputs to the sums before they are rounded.
+    def actions(self, chip: Chip, input_bits: int, input_constants: int = 1) -> list[Action]:
+        """What one product does, from the centred codes of its inputs to the sums before they are rounded.
 
         The activation's grid is not the DAC's (its range is another one, and it may have a zero point): every
-        input is requantized by a multiplier of 24 bits, of which `input_constants` are stored (a single one sits
-        at the lane and is not read again). Then: inputs to the tiles; for every pulse of the inputs the conversion
-        of every used row, and hold and conversion of every used column; the cells; codes to the digital unit,
-        where those of pulses and slices are shifted and added; their multiplication (weight scale, converter
-        range and drift compensation in one number), partial sums of row tiles, bias. A differential pair, or a
-        reference column, is subtracted as currents.
+        centred code, of `input_bits`, is requantized by a multiplier of 24 bits, of which `input_constants` are
+        stored (a single one sits at the lane and is not read again). Then: inputs to the tiles; for every pulse of
+        the inputs the conversion of every used row, and hold and conversion of every used column; the cells; codes
+        to the digital unit, where those of pulses and slices are shifted and added; their multiplication (weight
+        scale, converter range and drift compensation in one number), partial sums of row tiles, and the bias, a
+        word as long as these. A differential pair, or a reference column, is subtracted as currents.
         """
-        scaled = sum(end - start for _, (start, end) in self.parts)
+        scaled = self.scaled
         at, outputs, total = Actions(self.rate), self.outputs, self.sum_bits(chip)
         out = []
         if input_constants > 1:
@@ -177,14 +182,14 @@ class MappedMatrix:
         if scaled > outputs:
             out += at.add(scaled - outputs, total, "partial sums of row tiles")
         if self.bias is not None:
-            out.append(at.read("coefficients", outputs, bias_bits, "bias"))
+            out.append(at.read("coefficients", outputs, total, "bias"))
             out += at.add(outputs, total, "bias", own_slot=True)
         return out
 
     def product_actions(self, chip: Chip) -> list[Action]:
         """What one product does from the DAC's codes to the scaled sums of every tile column."""
         rows, columns = sum(end - start for (start, end), _ in self.parts), self.columns
-        scaled = sum(end - start for _, (start, end) in self.parts)
+        scaled = self.scaled
         at, dac, adc = Actions(self.rate), chip.dac.bits, chip.adc.bits
         pulses, code = chip.dac.pulses, self.code_bits(chip)
         out = [

@@ -151,7 +151,7 @@ class Clocked(Baseline):
                 transfers = cycles(moved, work.digital.bus.bits)
                 out.wait("movement", times * transfers * prices.seconds("bus"), work.steps, actions[0].rate)
         out.area["digital update"] = lanes * _lane(work, prices)
-        out.area["nonlinearity"] = lanes * prices.silicon("lookup", (1,)) if _looks_up(work) else 0.0
+        out.area["nonlinearity"] = lanes * _tables(work, prices)
         out.area["products"] = self.product_area(work, prices)
         out.area["memories"] = sum(memory.area for memory in memories.values())
         out.area["movement"] = work.digital.bus.area.value * k.logic_spread
@@ -208,15 +208,21 @@ def _narrow(work: Work, prices: Tabulated, holding: bool) -> Number:
     one: Number = 0.0
     for op in work.matrices:
         factors = next(a.bits for a in work.actions(op) if a.purpose == PRODUCTS)
-        total = max(a.bits[0] for a in work.actions(op) if a.verb == "add")
+        total = next(a.bits[0] for a in work.actions(op) if a.purpose == "sum over inputs")
         held = total + (sum(factors) if holding else 0)
         parts = (("multiply", factors), ("add", (total,)), ("register", (held,)))
         one = most(one, sum(prices.silicon(verb, bits) for verb, bits in parts))
     return one
 
 
-def _looks_up(work: Work) -> bool:
-    return any(action.verb == "lookup" for op in work.graph for action in work.actions(op))
+def _tables(work: Work, prices: Tabulated) -> Number:
+    """m2 of one lane's look-up tables, as large as the longest words need."""
+    out: Number = 0.0
+    for op in work.graph:
+        for action in work.actions(op):
+            if action.verb == "lookup":
+                out = most(out, prices.silicon("lookup", action.bits))
+    return out
 
 
 @BASELINES.register
@@ -418,7 +424,7 @@ class Microcontroller(Baseline):
 
     def _fits(self, operator: Matrix, action: Action, work: Work) -> bool:
         """Whether an action is inside the library's products: their words, loads and sums."""
-        widest = max(work.formats.bits(operator.weight), work.formats.bits(operator.inputs[0].name))
+        widest = max(work.formats.centred(operator.weight), work.formats.centred(operator.inputs[0].name))
         return widest <= 16 and action.purpose in (PRODUCTS, "sum over inputs", WEIGHTS, "inputs")
 
 

@@ -2,7 +2,8 @@
 
 What is on tiles says it itself: a differential pair is subtracted as currents, so a signed column takes one
 conversion per tile; every tile column's code is multiplied once by a 24-bit integer (weight scale, converter range
-and drift compensation in one number) before the row tiles' partial sums and the bias are added.
+and drift compensation in one number) before the row tiles' partial sums and the bias are added. The bias counts in
+the unit of that product since the model was loaded.
 """
 
 from __future__ import annotations
@@ -81,12 +82,25 @@ def actions_of(deployment: Deployment) -> list[Taken]:
 
 def loads_of(deployment: Deployment) -> list[Taken]:
     """What is done once, when the model is loaded, beyond writing words as they come."""
-    return [Taken(op, action) for op in deployment.graph for action in op.load(deployment.formats)]
+    return [Taken(op, action) for op in deployment.graph for action in _loads_of(deployment, op)]
+
+
+def _loads_of(deployment: Deployment, operator: Operator) -> list[Action]:
+    if not isinstance(operator, Matrix):
+        return operator.load(deployment.formats)
+    return operator.bias_loaded(deployment.formats, matrix_of(deployment, operator).sum_bits(deployment.chip))
+
+
+def _saved_of(deployment: Deployment, operator: Operator) -> int:
+    if not isinstance(operator, Matrix):
+        return operator.saved(deployment.formats)
+    return operator.bias_saved(deployment.formats, matrix_of(deployment, operator).sum_bits(deployment.chip))
 
 
 def loaded(deployment: Deployment) -> int:
-    """Bits of the digital unit's parameters as they come from outside: polar poles as decay and phase."""
-    return stores(deployment)["parameters"] - sum(op.saved(deployment.formats) for op in deployment.graph)
+    """Bits of the digital unit's parameters as they come from outside: polar poles as decay and phase, biases in
+    their own words."""
+    return stores(deployment)["parameters"] - sum(_saved_of(deployment, op) for op in deployment.graph)
 
 
 def _output_bits(deployment: Deployment, operator: Matrix) -> int:
@@ -106,11 +120,9 @@ def _on_tiles(deployment: Deployment, operator: Matrix) -> list[Action]:
     """The product of a matrix where it sits, between the activation buffer and the activation buffer."""
     matrix, formats, at = matrix_of(deployment, operator), deployment.formats, Actions(operator.rate)
     (entering,) = operator.inputs
-    bias = 0 if operator.bias is None else formats.bits(operator.bias)
-    width = formats.bits(entering.name)
     return [
-        at.read("activations", entering.width, width, "inputs"),
-        *matrix.actions(deployment.chip, width, bias, _input_constants(deployment, operator)),
+        at.read("activations", entering.width, formats.bits(entering.name), "inputs"),
+        *matrix.actions(deployment.chip, formats.centred(entering.name), _input_constants(deployment, operator)),
         at.write("activations", operator.output.width, _output_bits(deployment, operator), "outputs"),
     ]
 
@@ -119,23 +131,24 @@ def _stored_of(deployment: Deployment, operator: Operator) -> list[Stored]:
     """Words of an operator in digital memories; the weights of a matrix are in the cells."""
     if not isinstance(operator, Matrix):
         return operator.stored(deployment.formats, deployment.steps)
-    constants = matrix_of(deployment, operator).columns + _input_constants(deployment, operator)
+    matrix = matrix_of(deployment, operator)
+    constants = matrix.scaled + _input_constants(deployment, operator)
     out = [
         Stored("requantization", constants, CONSTANT_BITS),
         Stored("activations", operator.output.width, _output_bits(deployment, operator)),
     ]
     if operator.bias is not None:
-        out.append(Stored("parameters", operator.output.width, deployment.formats.bits(operator.bias)))
+        out.append(Stored("parameters", operator.output.width, matrix.sum_bits(deployment.chip)))
     return out
 
 
 def stores(deployment: Deployment) -> dict[str, int]:
     """Bits of digital memory, by what they hold.
 
-    parameters      poles, B, C (two words per complex state), D, biases
-    requantization  a multiplier and a shift per head (or state) and product kind, input of a matrix, tile column,
-                    elementwise operand
-    state           2 x heads x states words
+    parameters      poles, B, C (two words per complex state), D, biases as long as what they are added to
+    requantization  a multiplier and a shift per tensor, channel, head or state, as the formats are, and product
+                    kind; per tile column, all slices together
+    state           2 x heads x states words, and the sums of a mean
     activations     one word per output of every operator
     """
     held = dict.fromkeys(("parameters", "requantization", "state", "activations"), 0)

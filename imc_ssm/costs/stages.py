@@ -113,7 +113,8 @@ def stages_of(deployment: Deployment) -> list[Stage]:
                 name = f"{label}: digital" if matrices else label
                 name += ": once" if rate != op.rate else ""
                 most = _most(longest)
-                out.append(Stage(name, op.name, most, UNIT, time, mean, spent, rate, after, carried))
+                loop = carried and rate == "step"
+                out.append(Stage(name, op.name, most, UNIT, time, mean, spent, rate, after, loop))
                 after = (name,)
         ends[op.output.name] = after
     return out

@@ -28,6 +28,11 @@ class Multipliers:
     """The accumulator m_a a x + m_b b u with rounding's half, or the larger one of the two in the separate
     placement; sign included."""
 
+    @property
+    def widest(self) -> int:
+        """The longer of m_a and m_b: what one multiplier has to take, whichever of them it is given."""
+        return max(self.a, self.b)
+
     @classmethod
     def of(cls, plan: ScanPlan) -> Multipliers:
         """Those of a plan."""

@@ -10,10 +10,8 @@ from imc_ssm.graph.norms import Affine, Normalize
 from imc_ssm.graph.operators import (
     Gate,
     Join,
-    Last,
     LookUp,
     Matrix,
-    Mean,
     Operator,
     Piecewise,
     Rectify,
@@ -21,6 +19,7 @@ from imc_ssm.graph.operators import (
     Source,
     Sum,
 )
+from imc_ssm.graph.pools import Last, Mean
 from imc_ssm.graph.recurrences import GatedUpdate, Recurrence, StateUpdate
 from imc_ssm.graph.signals import Formats, Graph, Kind, Parameter, Place, Rate, Signal
 

@@ -2,12 +2,17 @@
 
 Conventions
   * a product of p x q bits has p + q bits; where products of different scales meet, each is multiplied by an
-    integer before one shift: in a recurrence by the multipliers of its own plan, elsewhere by one of 24 bits, the
-    widest of the unit;
+    integer before one shift: in a recurrence by one as long as the longer multiplier of its own plan, elsewhere
+    by one of 24 bits, the widest of the unit;
   * each product and each sum that follows no product takes one slot of one lane; the sum behind a product shares
     its slot (multiply-accumulate) and writes one accumulator register;
-  * every operator reads its inputs from, and writes its outputs to, the activation buffer; multipliers of
-    elementwise operators that hold for the whole tensor sit in registers at the lane and are not read again;
+  * words lie in memories with n bits; what is multiplied and added are centred codes q - z, of n + 1 bits where a
+    zero point is not 0 (`Formats.centred`). The adder that takes a zero point off is not counted;
+  * every operator reads its inputs from, and writes its outputs to, the activation buffer. Requantization
+    constants are one set a channel where one of the formats is, read each time, and else one set for the tensor,
+    which sits in registers at the lane and is not read again;
+  * a bias is brought to the unit of its accumulator once, when the model is loaded (docs/integer_model.md: B), and
+    is kept and read as a word of that length;
   * where all scales are powers of two, a shift takes the place of each multiplier, behind its product in the same
     slot: a left shift by up to l bits in front of the sum (none where l = 0 throughout), and the right shift
     behind it, each by a barrel shifter of ceil(log2 bits) stages for its word. The right shift behind a multiplier
@@ -18,8 +23,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from imc_ssm.errors import ImcSsmError, unknown
 from imc_ssm.graph.signals import Rate
 
 __all__ = ["COMPONENTS", "Action", "Actions", "Store", "Stored", "grown"]
@@ -53,7 +59,8 @@ class Action:
     count: int
     """How often, each time the operator runs."""
     bits: tuple[int, ...]
-    """Widths of the words: two factors of a product, word and stages of a shift, one width otherwise."""
+    """Widths of the words: two factors of a product, word and stages of a shift, input and output of a table, one
+    width otherwise."""
     purpose: str
     """What for, in words."""
     rate: Rate = "step"
@@ -66,6 +73,19 @@ class Action:
     """At rate "step": done in every `period`-th step alone, those with (t + 1) mod period = 0; a power of two."""
     parallel: bool = False
     """Whether every lane has an instance of its own for it, beside those that its slots use."""
+
+    def __post_init__(self) -> None:
+        """`ImcSsmError` for a component or a memory that there is not."""
+        if self.component not in COMPONENTS:
+            raise ImcSsmError(
+                unknown(f"component (of an action {self.verb!r}, {self.purpose!r})", self.component, COMPONENTS)
+            )
+        stores = get_args(Store) if self.verb in ("read", "write") else (None,)
+        if self.store not in stores:
+            raise ImcSsmError(
+                f"an action {self.verb!r} ({self.purpose!r}) with store {self.store!r}; allowed is "
+                + ", ".join(map(repr, stores))
+            )
 
     def times(self, steps: int) -> int:
         """How often the count is done in an inference of `steps` steps."""
@@ -122,6 +142,11 @@ class Actions:
         """Shifts of words by amounts that differ, behind a product in its slot: ceil(log2 bits) stages each."""
         stages = max(bits - 1, 1).bit_length()
         return Action(self.component, "shift", count, (bits, stages), purpose, self.rate, period=self.period)
+
+    def lookup(self, count: int, inputs: int, outputs: int, purpose: str) -> Action:
+        """Accesses to a table with an entry of so many bits for each code of an input; beside the lanes' slots."""
+        widths = (inputs, outputs)
+        return Action("nonlinearity", "lookup", count, widths, purpose, self.rate, period=self.period)
 
     def read(self, store: Store, count: int, bits: int, purpose: str) -> Action:
         """Words that leave a memory."""

@@ -34,7 +34,7 @@ class Affine(Operator):
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at = Actions(self.rate)
-        scaled = self._scaled(at, self._input(formats) + 1)
+        scaled = self._scaled(at, self._centred(formats))
         return [self._read(at, formats), *scaled, self._write(at, formats, steps)]
 
     def _constants(self, formats: Formats) -> list[Stored]:
@@ -65,7 +65,7 @@ class Normalize(Affine):
         if self._aligned(formats):
             out += [
                 at.read("coefficients", width, CONSTANT_BITS, "alignment"),
-                at.multiply(width, self._input(formats) + 1, MULTIPLIER_BITS, "align the channels"),
+                at.multiply(width, self._centred(formats), MULTIPLIER_BITS, "align the channels"),
             ]
         if self.centred:
             out += [
@@ -78,7 +78,7 @@ class Normalize(Affine):
             at.multiply(width, word + 1, word + 1, "squares"),
             *at.add(width, squares, "sum of squares"),
             *at.add(1, squares, "eps", own_slot=True),
-            Actions(self.rate, "nonlinearity").other("nonlinearity", "lookup", 1, 9, "reciprocal root"),
+            at.lookup(1, 9, 16, "reciprocal root"),
             at.multiply(1, 16, 16, "Newton step: square"),
             at.multiply(1, 24, 24, "Newton step: error"),
             at.multiply(1, 16, 26, "Newton step: root"),

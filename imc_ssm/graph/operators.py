@@ -11,16 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imc_ssm.errors import FormatError
-from imc_ssm.fixedpoint import Format, of_parts, plan_gate, plan_linear, plan_scale_add, plan_sum
+from imc_ssm.fixedpoint import GATE_BITS, Format, of_parts, plan_gate, plan_linear, plan_scale_add, plan_sum
 from imc_ssm.fixedpoint import operations as integer
-from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
+from imc_ssm.fixedpoint.requantization import MULTIPLIER_BITS
 from imc_ssm.graph.actions import Action, Actions, Stored, grown
 from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 
-__all__ = ["Gate", "Join", "Last", "LookUp", "Matrix", "Mean", "Operator", "Piecewise", "Rectify"]
-__all__ += ["Scale", "Source", "Sum", "Words"]
+__all__ = [
+    "Gate",
+    "Join",
+    "LookUp",
+    "Matrix",
+    "Operator",
+    "Piecewise",
+    "Rectify",
+    "Scale",
+    "Source",
+    "Sum",
+    "Words",
+]
 
+SIGMOID_BITS = GATE_BITS + 1
+"""A gate's sigmoid."""
 Words = Mapping[str, NDArray[Any]]
 """Path of a parameter -> its codes."""
 
@@ -97,7 +110,12 @@ class Operator(ABC):
         return Requantized.of(formats, self.output.name, self.output.width, *kinds)
 
     def _input(self, formats: Formats, index: int = 0) -> int:
+        """Width of an input's words in the buffer."""
         return formats.bits(self.inputs[index].name)
+
+    def _centred(self, formats: Formats, index: int = 0) -> int:
+        """Width of an input's centred codes: of the operands of products and sums."""
+        return formats.centred(self.inputs[index].name)
 
     def _format(self, formats: Formats, index: int | None = None) -> Format:
         """Of the output, or of an input, with one entry a channel unless it is one for all."""
@@ -141,7 +159,10 @@ class Matrix(Operator):
     """A dense matrix-vector product y = W x + bias.
 
     It belongs on analog crossbar tiles: a chip that has it there says itself what that takes. `actions` is the
-    product on the digital unit, from weights in memory.
+    product on the digital unit, from weights in memory: inputs with scales of their own are brought to one, in
+    words as long as theirs (those of docs/integer_model.md, which keep every bit of every channel, are longer);
+    sums over inputs are requantized, and the bias, in the unit of that product since the model was loaded, is
+    added behind it. Where all scales are powers of two it is added in front of the shift.
     """
 
     biased: bool = True
@@ -176,14 +197,41 @@ class Matrix(Operator):
         )
 
     def _sum_bits(self, formats: Formats) -> int:
-        product = formats.bits(self.weight) + self._input(formats)
-        return grown(product, self.inputs[0].width + int(self.biased))
+        return grown(formats.centred(self.weight) + self._centred(formats), self.inputs[0].width)
+
+    def _total(self, formats: Formats) -> int:
+        """Width of an output before it is rounded, bias included."""
+        return self._scaled(formats).bits + int(self.biased)
+
+    def _aligned(self, formats: Formats) -> bool:
+        """Whether inputs have scales of their own, which have to meet in the sum."""
+        return formats.several(self.inputs[0].name)
 
     def output_bits(self, formats: Formats, steps: int) -> int:
         """Width of the output's words: of the whole sums where they have no format (a decoder's logits)."""
         if self.output.name in formats:
             return formats.bits(self.output.name)
-        return self._scaled(formats).bits
+        return self._total(formats)
+
+    def load(self, formats: Formats) -> list[Action]:
+        return self.bias_loaded(formats, self._total(formats))
+
+    def saved(self, formats: Formats) -> int:
+        return self.bias_saved(formats, self._total(formats))
+
+    def bias_loaded(self, formats: Formats, total: int) -> list[Action]:
+        """Once, each bias is brought to the unit of an accumulator of `total` bits, by a multiplier of 24 bits."""
+        if self.bias is None:
+            return []
+        at, outputs = Actions("sequence"), self.output.width
+        return [
+            at.multiply(outputs, formats.centred(self.bias), MULTIPLIER_BITS, "bias in the accumulator's unit"),
+            at.write("coefficients", outputs, total, "bias"),
+        ]
+
+    def bias_saved(self, formats: Formats, total: int) -> int:
+        """Bits by which biases are shorter as they come than in an accumulator of `total` bits."""
+        return 0 if self.bias is None else self.output.width * (total - formats.bits(self.bias))
 
     def _scaled(self, formats: Formats) -> Requantized:
         """From sums to the output's grid; inputs with scales of their own are on one before."""
@@ -193,26 +241,39 @@ class Matrix(Operator):
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, inputs, outputs = Actions(self.rate), self.inputs[0].width, self.output.width
-        width, total, scaled = formats.bits(self.weight), self._sum_bits(formats), self._scaled(formats)
-        out = [
-            self._read(at, formats),
-            at.read("coefficients", inputs * outputs, width, "weights"),
-            at.multiply(inputs * outputs, width, self._input(formats), "W x"),
-            *at.add(inputs * outputs, total, "sum over inputs"),
-        ]
-        if self.bias is not None:
-            out.append(at.read("coefficients", outputs, formats.bits(self.bias), "bias"))
-            out += at.add(outputs, total, "bias", own_slot=True)
+        entering, scaled = self._centred(formats), self._scaled(formats)
+        out = [self._read(at, formats)]
+        if self._aligned(formats):
+            align = self._alignment(formats)
+            out += [*align.read(at, "alignment of the inputs"), *align.products(at, inputs)]
         out += [
-            at.read("coefficients", outputs, scaled.constant, "requantization of each output"),
-            *scaled.products(at, outputs),
-            self._write(at, formats, steps),
+            at.read("coefficients", inputs * outputs, formats.bits(self.weight), "weights"),
+            at.multiply(inputs * outputs, formats.centred(self.weight), entering, "W x"),
+            *at.add(inputs * outputs, self._sum_bits(formats), "sum over inputs"),
+            *scaled.read(at, "requantization of each output"),
         ]
-        return out
+        products, bias = scaled.products(at, outputs), list[Action]()
+        if self.bias is not None:
+            shifted = scaled.left is not None
+            bias = [
+                at.read("coefficients", outputs, self._total(formats), "bias"),
+                *at.add(outputs, self._total(formats), "bias", own_slot=shifted),
+            ]
+            products = [*bias, *products] if shifted else [*products, *bias]
+        return [*out, *products, self._write(at, formats, steps)]
+
+    def _alignment(self, formats: Formats) -> Requantized:
+        """From inputs to words of one scale, the widest of theirs."""
+        entering = self.inputs[0]
+        return Requantized.of(formats, None, entering.width, Kind(self._centred(formats), (entering.name,), "x"))
 
     def _constants(self, formats: Formats) -> list[Stored]:
-        words = [Stored("parameters", p.words, formats.bits(p.name)) for p in self.parameters]
-        return [*words, Stored("requantization", self.output.width, self._scaled(formats).constant)]
+        out = [Stored("parameters", self.inputs[0].width * self.output.width, formats.bits(self.weight))]
+        if self.bias is not None:
+            out.append(Stored("parameters", self.output.width, self._total(formats)))
+        if self._aligned(formats):
+            out.append(self._alignment(formats).stored())
+        return [*out, self._scaled(formats).stored()]
 
 
 @dataclass(frozen=True)
@@ -235,11 +296,12 @@ class Scale(Operator):
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
         at, width, scaled = Actions(self.rate), self.output.width, self._scaled(formats)
-        u, d = self._input(formats, 1), formats.bits(self.d)
+        u, d = self._centred(formats, 1), formats.centred(self.d)
         return [
             self._read(at, formats),
             self._read(at, formats, "input of the layer", 1),
-            at.read("coefficients", width, d, "D"),
+            at.read("coefficients", width, formats.bits(self.d), "D"),
+            *scaled.read(at),
             at.multiply(width, d, u, "D u"),
             *scaled.products(at, width),
             *at.add(width, scaled.bits, "y + D u"),
@@ -249,13 +311,13 @@ class Scale(Operator):
 
     def _scaled(self, formats: Formats) -> Requantized:
         y, u = (signal.name for signal in self.inputs)
-        product = Kind(formats.bits(self.d) + formats.bits(u), (self.d, u), "D u")
-        return self._to_output(formats, product, Kind(formats.bits(y), (y,), "y"))
+        product = Kind(formats.centred(self.d) + formats.centred(u), (self.d, u), "D u")
+        return self._to_output(formats, product, Kind(formats.centred(y), (y,), "y"))
 
     def _constants(self, formats: Formats) -> list[Stored]:
         return [
             Stored("parameters", self.output.width, formats.bits(self.d)),
-            Stored("requantization", 2, self._scaled(formats).constant),
+            self._scaled(formats).stored(),
         ]
 
 
@@ -275,10 +337,10 @@ class LookUp(Tabled):
     function: str = "GELU"
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, bits = Actions(self.rate, "nonlinearity"), self._input(formats)
+        at, words = Actions(self.rate, "nonlinearity"), (self._input(formats), self.output_bits(formats, steps))
         return [
             self._read(at, formats),
-            at.other("nonlinearity", "lookup", self.output.width, bits, self.function),
+            at.lookup(self.output.width, *words, self.function),
             self._write(at, formats, steps),
         ]
 
@@ -288,21 +350,23 @@ class Piecewise(Tabled):
     """x min(max(0, x + 2), 4) / 4: a sum, a clamp, a product and a shift."""
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, bits, width = Actions(self.rate, "nonlinearity"), self._input(formats), self.output.width
+        at, bits, width = Actions(self.rate, "nonlinearity"), self._centred(formats), self.output.width
+        scaled = self._scaled(formats)
         return [
             self._read(at, formats),
+            *scaled.read(at),
             *at.add(width, bits + 1, "x + 2, clamped", own_slot=True),
             at.multiply(width, bits, bits + 1, "x (x + 2)"),
-            *self._scaled(formats).products(at, width),
+            *scaled.products(at, width),
             self._write(at, formats, steps),
         ]
 
     def _scaled(self, formats: Formats) -> Requantized:
         (x,) = (signal.name for signal in self.inputs)
-        return self._to_output(formats, Kind(2 * formats.bits(x) + 1, (x, x), "", -2))
+        return self._to_output(formats, Kind(2 * formats.centred(x) + 1, (x, x), "", -2))
 
     def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 1, self._scaled(formats).constant)]
+        return [self._scaled(formats).stored()]
 
 
 @dataclass(frozen=True)
@@ -310,46 +374,51 @@ class Rectify(Tabled):
     """max(0, x), from one grid to another: a comparison and a product."""
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, bits, width = Actions(self.rate, "nonlinearity"), self._input(formats), self.output.width
+        at, width, scaled = Actions(self.rate, "nonlinearity"), self.output.width, self._scaled(formats)
         return [
             self._read(at, formats),
-            *at.add(width, bits + 1, "x > 0", own_slot=True),
-            *self._scaled(formats).products(at, width),
+            *scaled.read(at),
+            *at.add(width, self._centred(formats), "x > 0", own_slot=True),
+            *scaled.products(at, width),
             self._write(at, formats, steps),
         ]
 
     def _scaled(self, formats: Formats) -> Requantized:
         (x,) = (signal.name for signal in self.inputs)
-        return self._to_output(formats, Kind(formats.bits(x) + 1, (x,), ""))
+        return self._to_output(formats, Kind(formats.centred(x), (x,), ""))
 
     def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 1, self._scaled(formats).constant)]
+        return [self._scaled(formats).stored()]
 
 
 @dataclass(frozen=True)
 class Gate(Operator):
-    """x_1 sigmoid(x_2): half as many outputs as inputs, one table access and one product each."""
+    """x_1 sigmoid(x_2): half as many outputs as inputs, one table access and one product each.
+
+    The sigmoid has 17 bits, 2^16 being 1, without a sign (docs/integer_model.md).
+    """
 
     def integer(self, formats: Formats, words: Words) -> integer.GateOperation:
         plan = plan_gate(self._format(formats, 0), self._format(formats), self.output.width)
         return integer.GateOperation(plan, self._words(words, "table"))
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, bits, width = Actions(self.rate, "nonlinearity"), self._input(formats), self.output.width
+        at, width, scaled = Actions(self.rate, "nonlinearity"), self.output.width, self._scaled(formats)
         return [
             self._read(at, formats, "value and gate"),
-            at.other("nonlinearity", "lookup", width, bits, "sigmoid of the gate"),
-            at.multiply(width, bits, bits, "value x sigmoid"),
-            *self._scaled(formats).products(at, width),
+            *scaled.read(at),
+            at.lookup(width, self._input(formats), SIGMOID_BITS, "sigmoid of the gate"),
+            at.multiply(width, self._centred(formats), SIGMOID_BITS, "value x sigmoid"),
+            *scaled.products(at, width),
             self._write(at, formats, steps),
         ]
 
     def _scaled(self, formats: Formats) -> Requantized:
-        (x,), bits = (signal.name for signal in self.inputs), self._input(formats)
-        return self._to_output(formats, Kind(2 * bits, (x,), "", 1 - bits))
+        (x,), bits = (signal.name for signal in self.inputs), self._centred(formats)
+        return self._to_output(formats, Kind(bits + SIGMOID_BITS, (x,), "", -GATE_BITS))
 
     def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 1, self._scaled(formats).constant)]
+        return [self._scaled(formats).stored()]
 
 
 @dataclass(frozen=True)
@@ -365,6 +434,7 @@ class Sum(Operator):
         return [
             self._read(at, formats),
             self._read(at, formats, "input of the layer", 1),
+            *scaled.read(at),
             *scaled.products(at, width),
             *at.add(width, scaled.bits, "residual sum"),
             *scaled.rounded(at, width, "round the residual sum"),
@@ -373,57 +443,27 @@ class Sum(Operator):
 
     def _scaled(self, formats: Formats) -> Requantized:
         names = ("the branch", "the input of the layer")
-        kinds = (Kind(formats.bits(s.name), (s.name,), n) for s, n in zip(self.inputs, names, strict=True))
+        kinds = (Kind(formats.centred(s.name), (s.name,), n) for s, n in zip(self.inputs, names, strict=True))
         return self._to_output(formats, *kinds)
 
     def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 2, self._scaled(formats).constant)]
+        return [self._scaled(formats).stored()]
 
 
 @dataclass(frozen=True)
 class Join(Sum):
-    """The sum of what ran forward and backward in time.
+    """The sum of what ran forward and backward in time; inputs (forward, backward).
 
-    The one direction waits for the other: the input and one output of every step are kept.
+    What runs backward begins at the end: until then what enters the layer is kept, step by step, and so is what
+    came out forward, each in its own words.
     """
 
-    def stored(self, formats: Formats, steps: int) -> list[Stored]:
-        waiting = (steps - 1) * self.output.width
-        kept = (self._input(formats), self._input(formats, 1))
-        return [*super().stored(formats, steps), *(Stored("activations", waiting, bits) for bits in kept)]
-
-
-@dataclass(frozen=True)
-class Last(Operator):
-    """The last step of a sequence: what is in the buffer when it ends."""
-
-    def integer(self, formats: Formats, words: Words) -> integer.EndOperation:
-        self._format(formats, 0)
-        return integer.EndOperation()
-
-    def actions(self, formats: Formats, steps: int) -> list[Action]:
-        return []
+    entering: Signal = field(kw_only=True)
+    """What both directions read."""
 
     def stored(self, formats: Formats, steps: int) -> list[Stored]:
-        return []
-
-
-@dataclass(frozen=True)
-class Mean(Operator):
-    """Running mean over time: a sum every step, one product at the end of a sequence."""
-
-    def integer(self, formats: Formats, words: Words) -> integer.MeanOperation:
-        return integer.MeanOperation(self._format(formats, 0), self._format(formats), self.output.width)
-
-    def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, once, width = Actions(self.rate), Actions("sequence"), self.output.width
-        total = grown(self._input(formats), steps)
-        return [
-            self._read(at, formats),
-            *at.add(width, total, "running sum", own_slot=True),
-            once.multiply(width, total, MULTIPLIER_BITS, "1 / steps"),
-            self._write(once, formats, steps),
-        ]
-
-    def _constants(self, formats: Formats) -> list[Stored]:
-        return [Stored("requantization", 1, CONSTANT_BITS)]
+        waiting = (
+            Stored("activations", (steps - 1) * signal.width, formats.bits(signal.name))
+            for signal in (self.entering, self.inputs[0])
+        )
+        return [*super().stored(formats, steps), *waiting]

@@ -50,7 +50,7 @@ class _Linear(Operator):
         at, count, bits = Actions("sequence"), self._poles // 2, self._pole_bits(formats)
         return [
             *(
-                at.other("nonlinearity", "lookup", count, own, what)
+                at.lookup(count, own, bits, what)
                 for own, what in zip(
                     (self.pole_words[0], self.pole_words[1], self.pole_words[1]),
                     ("modulus of the pole", "cosine of its phase", "sine of its phase"),
@@ -120,7 +120,7 @@ class _Linear(Operator):
     ) -> list[Action]:
         """From the products a x (`update` bits) and b u, called `name` (`drive` bits), to words of the state."""
         own, shifts = Multipliers.of(plan), Shifts.of(plan)
-        parts = [("a x", update, own.a, 0), (name, drive, own.b, 0)]
+        parts = [("a x", update, own.widest, 0), (name, drive, own.widest, 0)]
         if shifts is not None:
             parts = [("a x", update, 0, shifts.a), (name, drive, 0, shifts.b)]
         out = []
@@ -146,13 +146,16 @@ class Recurrence(_Linear):
     Per update and complex state 4 products a x, 2 products b u, 4 requantizing products (m_a and m_b, real and
     imaginary part) and 2 products c x (the real part alone is needed). In the joint placement the sum of a x and b
     u is taken before the shift, on the accumulator; in the separate one after two roundings, on words of the
-    state, and it follows no product. With a format per head the multipliers are one set per head; with formats per
-    state m_a and m_b are read for every state. The sum of c x needs no alignment: C counts in units of the
-    registers. Where all scales are powers of two, shifts take the place of the requantizing products.
+    state, and it follows no product. Where a format is one per head, the multipliers that follow from it are one
+    set per head (m_a and m_b from those of a, b, u and x, m_y from those of c, x and y; heads of different periods
+    have an m_b each); with formats per state m_a and m_b are read for every state; with formats for the tensor
+    nothing is read. One multiplier takes m_a and m_b, and is as long as the longer of them: words that leave m_b
+    fewer bits make no shorter multiplier. The sum of c x needs no alignment: C counts in units of the registers.
+    Where all scales are powers of two, shifts take the place of the requantizing products.
 
     Heads of period k > 1 are updated every k-th step. In every step their input is added to a sum of
-    n + 1 + log2 k bits, read from and written to the memory of the states; everything else happens with the
-    update. Their output is held where it is written, in the activation buffer.
+    log2 k bits more than its centred code, read from and written to the memory of the states; everything else
+    happens with the update. Their output is held where it is written, in the activation buffer.
     """
 
     heads: int = 0
@@ -205,14 +208,14 @@ class Recurrence(_Linear):
         )
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, inputs, plan = Actions(self.rate), self._input(formats), self.plan(formats)
+        at, inputs, plan = Actions(self.rate), self._centred(formats), self.plan(formats)
         entering = [
-            at.other("movement", "bus", self.heads, inputs, "inputs to the digital unit"),
+            at.other("movement", "bus", self.heads, self._input(formats), "inputs to the digital unit"),
             self._read(at, formats),
         ]
         for period, heads in self.groups.items():
             if period > 1:
-                total = _summed(inputs, period)
+                total = grown(inputs, period)
                 entering += [
                     at.read("state", heads, total, "sum of the inputs"),
                     *at.add(heads, total, "sum of the inputs", own_slot=True),
@@ -224,22 +227,24 @@ class Recurrence(_Linear):
     def _update(self, formats: Formats, plan: ScanPlan, period: int, heads: int) -> list[Action]:
         """An update of so many heads, and their outputs."""
         at, n = Actions(self.rate, period=period), heads * self.states
-        poles, b, c, state = (formats.bits(p.name) for p in self.parameters)
-        inputs = self._input(formats) if period == 1 else _summed(self._input(formats), period)
-        outputs = formats.bits(self.output.name)
+        stored = [formats.bits(p.name) for p in self.parameters]
+        poles, b, c, state = (formats.centred(p.name) for p in self.parameters)
+        inputs, outputs = grown(self._centred(formats), period), formats.bits(self.output.name)
         update, drive, total = poles + state + 1, b + inputs, grown(c + state, 2 * self.states)
+        updating, leaving = (sets * heads for sets in self._sets(formats))
+        constants = 2 * updating + leaving
         return [
             *self._counter(at),
-            at.read("coefficients", 2 * n, poles, "poles"),
-            at.read("coefficients", 2 * n, b, "B"),
-            at.read("coefficients", 2 * n, c, "C"),
-            at.read("coefficients", heads * self._sets(formats), _constant(plan), "m_a, m_b, m_y"),
-            at.read("state", 2 * n, state, "state"),
+            at.read("coefficients", 2 * n, stored[0], "poles"),
+            at.read("coefficients", 2 * n, stored[1], "B"),
+            at.read("coefficients", 2 * n, stored[2], "C"),
+            *([at.read("coefficients", constants, _constant(plan), "m_a, m_b, m_y")] if constants else []),
+            at.read("state", 2 * n, stored[3], "state"),
             at.multiply(4 * n, poles, state, "a x"),
             *at.add(2 * n, update, "a x: real and imaginary part"),
             at.multiply(2 * n, b, inputs, "b u"),
             *self._updated(at, 2 * n, state, update, drive, plan, "b u"),
-            at.write("state", 2 * n, state, "state"),
+            at.write("state", 2 * n, stored[3], "state"),
             at.multiply(2 * n, c, state, "Re(c x)"),
             *at.add(2 * n, total, "sum over states"),
             *_output(at, heads, total, plan),
@@ -247,20 +252,26 @@ class Recurrence(_Linear):
             at.other("movement", "bus", heads, outputs, "outputs of the digital unit"),
         ]
 
-    def _sets(self, formats: Formats) -> int:
-        """Requantization constants of a head: m_a and m_b, of each state where these have formats, and m_y."""
-        own = self.states if formats[f"{self.module}.state"].states is not None else 1
-        return 2 * own + 1
+    def _sets(self, formats: Formats) -> tuple[int, int]:
+        """Sets of (m_a, m_b), and m_y, of a head; 0 where one serves all heads."""
+        a, b, c, x = (p.name for p in self.parameters)
+        u, y = self.inputs[0].name, self.output.name
+        if any(formats[path].states is not None for path in (a, b, x)):
+            updating = self.states
+        else:
+            updating = int(formats.several(a, b, u, x) or len(self.groups) > 1)
+        return updating, int(formats.several(c, x, y))
 
     def _constants(self, formats: Formats) -> list[Stored]:
         *parameters, state = self.parameters
-        inputs, sets = self._input(formats), self.heads * self._sets(formats)
+        inputs = self._centred(formats)
+        updating, leaving = (max(sets * self.heads, 1) for sets in self._sets(formats))
         slow = ((k, heads) for k, heads in self.groups.items() if k > 1)
         return [
             *(Stored("parameters", p.words, formats.bits(p.name)) for p in parameters),
-            Stored("requantization", sets, _constant(self.plan(formats))),
+            Stored("requantization", 2 * updating + leaving, _constant(self.plan(formats))),
             Stored("state", state.words, formats.bits(state.name)),
-            *(Stored("state", heads, _summed(inputs, k)) for k, heads in slow),
+            *(Stored("state", heads, grown(inputs, k)) for k, heads in slow),
             *self._residuals(state.words),
         ]
 
@@ -301,31 +312,37 @@ class StateUpdate(_Linear):
         return integer.StateOperation(self.plan(formats), *(self._words(words, name) for name in ("poles", "b")))
 
     def actions(self, formats: Formats, steps: int) -> list[Action]:
-        at, n = Actions(self.rate), self.states
-        poles, b = (formats.bits(p.name) for p in self.parameters)
-        inputs, state = self._input(formats), self.output_bits(formats, steps)
-        update, drive, plan = poles + state + 1, b + inputs + 1, self.plan(formats)
+        at, n, sets = Actions(self.rate), self.states, self._sets(formats)
+        (a, poles), (of_b, b) = ((formats.bits(p.name), formats.centred(p.name)) for p in self.parameters)
+        inputs, words = self._centred(formats), self.output_bits(formats, steps)
+        state, plan = formats.centred(self.output.name), self.plan(formats)
+        update, drive = poles + state + 1, b + inputs + 1
         return [
-            at.other("movement", "bus", 2 * n, inputs, "inputs to the digital unit"),
+            at.other("movement", "bus", 2 * n, self._input(formats), "inputs to the digital unit"),
             self._read(at, formats),
             *self._counter(at),
-            at.read("coefficients", 2 * n, poles, "poles"),
-            at.read("coefficients", 2 * n, b, "B"),
-            at.read("coefficients", 2 * n, _constant(plan), "m_a, m_b"),
-            at.read("state", 2 * n, state, "state"),
+            at.read("coefficients", 2 * n, a, "poles"),
+            at.read("coefficients", 2 * n, of_b, "B"),
+            *([at.read("coefficients", 2 * sets, _constant(plan), "m_a, m_b")] if sets > 1 else []),
+            at.read("state", 2 * n, words, "state"),
             at.multiply(4 * n, poles, state, "a x"),
             *at.add(2 * n, update, "a x: real and imaginary part"),
             at.multiply(4 * n, b, inputs, "b v"),
             *at.add(2 * n, drive, "b v: real and imaginary part"),
             *self._updated(at, 2 * n, state, update, drive, plan, "b v"),
-            at.write("state", 2 * n, state, "state"),
-            at.other("movement", "bus", 2 * n, state, "outputs of the digital unit"),
+            at.write("state", 2 * n, words, "state"),
+            at.other("movement", "bus", 2 * n, words, "outputs of the digital unit"),
         ]
+
+    def _sets(self, formats: Formats) -> int:
+        """Sets of (m_a, m_b): one a state where one of the formats is."""
+        paths = (*(p.name for p in self.parameters), self.inputs[0].name, self.output.name)
+        return self.states if formats.several(*paths) else 1
 
     def stored(self, formats: Formats, steps: int) -> list[Stored]:
         return [
             *(Stored("parameters", p.words, formats.bits(p.name)) for p in self.parameters),
-            Stored("requantization", 2 * self.states, _constant(self.plan(formats))),
+            Stored("requantization", 2 * self._sets(formats), _constant(self.plan(formats))),
             Stored("state", self.output.width, self.output_bits(formats, steps)),
             *self._residuals(self.output.width),
         ]
@@ -356,14 +373,16 @@ class GatedUpdate(Operator):
         gate, candidate = self._input(formats), self._input(formats, 1)
         state = self.output_bits(formats, steps)
         return [
-            at.other("movement", "bus", 2 * width, max(gate, candidate), "inputs to the digital unit"),
+            at.other("movement", "bus", width, gate, "gates to the digital unit"),
+            at.other("movement", "bus", width, candidate, "candidates to the digital unit"),
             self._read(at, formats, "gate"),
             self._read(at, formats, "candidate", 1),
-            at.read("coefficients", 2 * width, first.constant, "requantization of gate and candidate"),
+            *first.read(at, "requantization of the candidate"),
+            *second.read(at, "requantization by the gate"),
             at.read("state", width, state, "state"),
             *first.products(at, width),
             *at.add(width, state + 1, "v - h", own_slot=True),
-            at.multiply(width, gate, state + 1, "z (v - h)"),
+            at.multiply(width, self._centred(formats), state + 1, "z (v - h)"),
             *second.products(at, width),
             *at.add(width, state + 1, "h + z (v - h)"),
             at.write("state", width, state, "state"),
@@ -373,8 +392,8 @@ class GatedUpdate(Operator):
     def _scaled(self, formats: Formats) -> tuple[Requantized, Requantized]:
         """The candidate to the state's grid, and its difference from the state by the gate's scale."""
         (gate, candidate), own = (signal.name for signal in self.inputs), self.output.name
-        entering = Kind(formats.bits(candidate), (candidate,), "v")
-        change = Kind(formats.bits(gate) + formats.bits(own) + 1, (gate,), "z (v - h)")
+        entering = Kind(formats.centred(candidate), (candidate,), "v")
+        change = Kind(formats.centred(gate) + formats.bits(own) + 1, (gate,), "z (v - h)")
         width = self.output.width
         return (
             Requantized.of(formats, own, width, entering, also=(gate,)),
@@ -382,16 +401,10 @@ class GatedUpdate(Operator):
         )
 
     def stored(self, formats: Formats, steps: int) -> list[Stored]:
-        width = self.output.width
         return [
-            Stored("requantization", 2 * width, self._scaled(formats)[0].constant),
-            Stored("state", width, self.output_bits(formats, steps)),
+            *(scaled.stored() for scaled in self._scaled(formats)),
+            Stored("state", self.output.width, self.output_bits(formats, steps)),
         ]
-
-
-def _summed(inputs: int, period: int) -> int:
-    """Length of a sum of centred inputs over a period: n + 1 + log2 k bits."""
-    return grown(inputs + 1, period)
 
 
 def _constant(plan: ScanPlan) -> int:

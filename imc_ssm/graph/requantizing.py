@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS, SHIFT_BITS
-from imc_ssm.graph.actions import Action, Actions
+from imc_ssm.graph.actions import Action, Actions, Stored
 from imc_ssm.graph.signals import Formats
 
 __all__ = ["Kind", "Requantized"]
@@ -40,6 +40,8 @@ class Requantized:
     left: tuple[int, ...] | None
     """None: free scales."""
     right: int = 0
+    sets: int = 1
+    """How many sets of constants there are: one a channel where one of the formats is, else one for the tensor."""
 
     @classmethod
     def of(
@@ -49,23 +51,34 @@ class Requantized:
 
         `also`: paths of scales that are brought to one elsewhere; theirs have to be powers of two as well.
         """
-        paths = [*also, *(path for kind in kinds for path in kind.paths), *([] if target is None else [target])]
+        own = [path for kind in kinds for path in kind.paths] + ([] if target is None else [target])
+        sets = channels if formats.several(*own) else 1
+        paths = [*also, *own]
         powers = {}
         for path in paths:
             mantissa, exponent = np.frexp(formats[path].scale)
             if not np.all(mantissa == 0.5):
-                return cls(kinds, None)
+                return cls(kinds, None, sets=sets)
             powers[path] = _spread(exponent.astype(np.int64) - 1, channels)
         under = np.zeros(channels, np.int64) if target is None else powers[target]
         every = np.stack([sum(powers[p] for p in kind.paths) + kind.exponent - under for kind in kinds])
         right = np.maximum(0, -every.min(axis=0))
         left = (every + right).max(axis=1)
-        return cls(kinds, tuple(int(amount) for amount in left), int(right.max(initial=0)))
+        return cls(kinds, tuple(int(amount) for amount in left), int(right.max(initial=0)), sets)
 
     @property
     def constant(self) -> int:
         """Length of a stored constant: a multiplier and a shift, or a shift alone."""
         return CONSTANT_BITS if self.left is None else SHIFT_BITS
+
+    def stored(self) -> Stored:
+        """The constants: of every kind, and in every set."""
+        return Stored("requantization", self.sets * len(self.kinds), self.constant)
+
+    def read(self, at: Actions, purpose: str = "requantization") -> list[Action]:
+        """Constants that leave the memory; those of a whole tensor sit in registers at the lane."""
+        held = self.stored()
+        return [] if self.sets == 1 else [at.read("coefficients", held.count, held.bits, purpose)]
 
     @property
     def bits(self) -> int:

@@ -84,6 +84,20 @@ class Formats(Mapping[str, Format]):
         """Word length at a path; `FormatError` where it is in full precision."""
         return self[path].bits
 
+    def centred(self, path: str) -> int:
+        """Width of the centred codes q - z at a path, their sign included: what multipliers and adders get.
+
+        n bits where all zero points are 0, n + 1 where one is not (docs/fixed_point.md, sections 1 and 6); fewer
+        where a clip leaves few codes in use. `FormatError` where the path is in full precision.
+        """
+        fmt = self[path]
+        most, least = int((fmt.high - fmt.zero_point).max()), int((fmt.low - fmt.zero_point).min())
+        return 1 + max(1, most.bit_length(), max(0, -least - 1).bit_length())
+
+    def several(self, *paths: str) -> bool:
+        """Whether any of these has a format for each channel, head or state: constants that follow are as many."""
+        return any(self[path].scale.ndim > 0 for path in paths)
+
     def tensors(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
         """Scales and zero points by path, and the rest as JSON: what files hold (`of_tensors` reads it)."""
         arrays: dict[str, np.ndarray[Any, Any]] = {}

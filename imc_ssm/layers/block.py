@@ -118,7 +118,8 @@ class Block(nn.Module):
         x: Signal = self.norm.graph(u, at / "norm") if self._first else u
         y: Signal = self.ssm.graph(x, at / "ssm")
         if self.reverse is not None:
-            y = self.both.graph(y, self.reverse.graph(x, replace(at / "reverse", reverse=True)), at / "both")
+            back = self.reverse.graph(x, replace(at / "reverse", reverse=True))
+            y = self.both.graph(y, back, at / "both", x)
         for name in self._branch:
             y = getattr(self, name).graph(y, at / name)
         if self.residual is not None:

@@ -152,9 +152,9 @@ class Residual(nn.Module):
 class Both(Residual):
     """The sum of two directions of time."""
 
-    def graph(self, x: Signal, straight: Signal, at: Place) -> Signal:
-        """One sum a channel, of sequences that have waited for each other."""
-        return at.emit(Join(at.label(), at.path, (x, straight), at.signal(width=x.width)))
+    def graph(self, x: Signal, straight: Signal, at: Place, entering: Signal) -> Signal:  # type: ignore[override]
+        """One sum a channel, of sequences that have waited for each other, and for what enters both."""
+        return at.emit(Join(at.label(), at.path, (x, straight), at.signal(width=x.width), entering=entering))
 
 
 class Direct(nn.Module):

@@ -39,12 +39,8 @@ def matrix(whole: Deployment) -> Work:
     return replace(work, graph=Graph((source, encoder)))
 
 
-def widths(work: Work) -> tuple[int, int, int, int, int]:
-    """Bits of weight and input in a product, of their sum, of the multiplier's two words."""
-    (op,) = work.matrices
-    products = [a.bits for a in work.actions(op) if a.verb == "multiply"]
-    total = next(a.bits[0] for a in work.actions(op) if a.purpose == "sum over inputs")
-    return *products[0], total, *products[1]
+W, X, SUM, SCALED = 9, 9, 20, 45
+"""Bits: 8 and a zero point, of weights and inputs; sums of 3 products of 18; these by 24, and a bias."""
 
 
 def priced(machine: str | Any, work: Work) -> tuple[Any, Any]:
@@ -55,23 +51,19 @@ def priced(machine: str | Any, work: Work) -> tuple[Any, Any]:
 
 
 def held(work: Work) -> dict[str, int]:
-    """Bits in the memories of the encoder: 12 weights; 4 biases and 4 constants; 4 outputs."""
-    (op,) = work.matrices
-    bits = work.formats.bits
-    constants = next(a.bits[0] for a in work.actions(op) if a.purpose.startswith("requantization"))
-    out = {"weights": 12 * bits(op.weight), "coefficients": 4 * bits(op.bias) + 4 * constants}  # type: ignore[arg-type]
-    return out | {"activations": 4 * bits(op.output.name)}
+    """Bits in the memories: 12 weights; 4 biases as long as their sums, constants of 4 outputs and 3 inputs; 4
+    outputs."""
+    assert {work.formats.bits(signal.name) for op in work.graph for signal in (*op.inputs, op.output)} == {8}
+    return {"weights": 12 * 8, "coefficients": 4 * SCALED + (4 + 3) * 30, "activations": 4 * 8}
 
 
 def arithmetic(work: Work, k: Any) -> float:
-    """J of a step: 12 products and sums, 4 sums with the bias, 4 requantizing products, 16 accumulators."""
-    w, x, total, first, second = widths(work)
+    """J of a step: 3 inputs brought to one scale, 12 products and sums, 4 requantized, 4 sums with the bias."""
     table = work.digital
-    products = 12 * w * x / table.multiply.bits**2 + 4 * first * second / table.multiply.bits**2
-    sums = 16 * total / table.add.bits
-    registers = 16 * total / table.flip_flop.bits
-    joules = products * table.multiply.energy.value + sums * table.add.energy.value
-    return k.logic_spread * (joules + registers * table.flip_flop.energy.value)
+    products = (3 * X * 24 + 12 * W * X + 4 * SUM * 24) / 64
+    summed = 12 * SUM + 4 * SCALED
+    joules = products * table.multiply.energy.value + summed / 8 * table.add.energy.value
+    return k.logic_spread * (joules + summed * table.flip_flop.energy.value)
 
 
 def cycle_of(work: Work) -> float:
@@ -85,17 +77,16 @@ def test_one_matrix_on_lanes_by_hand(matrix: Work) -> None:
     machine = load_baseline("digital").with_(lanes=8, unit=8)
     bill, k = priced(machine, matrix)
     bits, table = held(matrix), matrix.digital
-    (op,) = matrix.matrices
     small = table.sram[0]
     assert bill.energy_step["products"] == pytest.approx(arithmetic(matrix, k), rel=1e-12, abs=0)
-    inputs = 3 * matrix.formats.bits(op.inputs[0].name)
+    inputs = 3 * 8
     joules = (bits["weights"] + bits["coefficients"] + inputs) * small.read.value
     joules += bits["activations"] * small.write.value
     assert bill.energy_step["memories"] == pytest.approx(joules, rel=1e-12, abs=0)
     control = k.control * (arithmetic(matrix, k) + joules)
     assert bill.energy_step["control"] == pytest.approx(control, rel=1e-12, abs=0)
     assert bill.matrices == pytest.approx(STEPS * (arithmetic(matrix, k) + joules + control), rel=1e-12, abs=0)
-    # 12 products on 8 lanes, 4 sums and 4 products on 8 of the unit: 3 cycles; accesses of 64 bits, and of 8 x 64
+    # 12 products on 8 lanes, 3 and 4 products on 8 of the unit: 3 cycles; accesses of 64 bits, and of 8 x 64
     assert bill.latency_step["products"] == pytest.approx(3 * cycle_of(matrix), rel=1e-12, abs=0)
     accesses = math.ceil(bits["weights"] / 64) + math.ceil(bits["coefficients"] / 512)
     accesses += math.ceil((inputs + bits["activations"]) / 64)
@@ -105,11 +96,8 @@ def test_one_matrix_on_lanes_by_hand(matrix: Work) -> None:
     area = sum(table.memory(bits[name]).area for name in ("weights", "activations"))
     area += 8 * table.memory(math.ceil(bits["coefficients"] / 8)).area
     assert bill.area["memories"] == pytest.approx(area, rel=1e-12, abs=0)
-    w, x, total, *_ = widths(matrix)
-    lane = w * x / table.multiply.bits**2 * table.multiply.area.value
-    lane += (
-        total / table.add.bits * table.add.area.value + total / table.flip_flop.bits * table.flip_flop.area.value
-    )
+    lane = W * X / 64 * table.multiply.area.value
+    lane += SUM / 8 * table.add.area.value + SUM * table.flip_flop.area.value
     assert bill.area["products"] == pytest.approx(8 * lane, rel=1e-12, abs=0)
 
 
@@ -131,15 +119,13 @@ def test_one_matrix_in_registers_by_hand(matrix: Work) -> None:
 
 def test_one_matrix_on_a_systolic_array_by_hand(matrix: Work) -> None:
     """2 x 2 elements, 3 x 4 weights: four folds, none of which stays."""
-    w, x, *_ = widths(matrix)
-    (op,) = matrix.matrices
-    bits = matrix.formats.bits(op.weight)
+    bits = 8
     machine = load_baseline("systolic").with_(rows=2, columns=2)
     bill, k = priced(machine, matrix)
     cycle, register = cycle_of(matrix), matrix.digital.flip_flop.energy.value
-    # a fold: 2 to load, 2 + 2 - 2 to fill and drain, 1 to stream; 8 slots behind it on 2 lanes
+    # a fold: 2 to load, 2 + 2 - 2 to fill and drain, 1 to stream; 7 slots beside it on 2 lanes
     assert bill.latency_step["products"] == pytest.approx((4 * 5 + 4) * cycle, rel=1e-12, abs=0)
-    moved = 12 * x + 12 * bits * 1.5  # inputs through each element; weights through 1.5 of 2 on the way in
+    moved = 12 * X + 12 * bits * 1.5  # inputs through each element; weights through 1.5 of 2 on the way in
     assert bill.energy_step["products"] == pytest.approx(
         arithmetic(matrix, k) + moved * register, rel=1e-12, abs=0
     )
@@ -151,22 +137,21 @@ def test_one_matrix_on_a_systolic_array_by_hand(matrix: Work) -> None:
         0.9 * 12 * bits * matrix.digital.sram[0].read.value, rel=1e-12, abs=0
     )
     # and the outputs of nine more steps in the buffer
-    assert blocked.memory - bill.memory == 9 * 4 * matrix.formats.bits(op.output.name)
+    assert blocked.memory - bill.memory == 9 * 4 * 8
     # four arrays hold all: nothing is loaded
     kept, _ = priced(machine.with_(arrays=4), matrix)
     assert kept.latency_step["products"] == pytest.approx((3 + 1) * cycle, rel=1e-12, abs=0)
     assert kept.energy_step["products"] == pytest.approx(
-        arithmetic(matrix, k) + 12 * x * register, rel=1e-12, abs=0
+        arithmetic(matrix, k) + 12 * X * register, rel=1e-12, abs=0
     )
-    assert w >= bits
 
 
 def test_one_matrix_on_a_core_by_hand(matrix: Work) -> None:
-    """12 products of the library; per output a bias read and added, a constant read, a product, a store."""
+    """12 products of the library; per input a constant read and a product; per output a constant read, a product,
+    a bias of two words read and added, a store."""
     bill, k = priced("microcontroller", matrix)
-    *_, total, first, second = widths(matrix)
-    long = math.ceil(first / 32) * math.ceil(second / 32)
-    scalar = 4 * (k.access + math.ceil(total / 32) * k.instruction + k.access + long * k.instruction + k.access)
+    scalar = 3 * (k.access + k.instruction)
+    scalar += 4 * (k.access + k.instruction + 2 * k.access + 2 * k.instruction + k.access)
     spent = 12 * k.mac + k.overhead * scalar
     assert bill.total("latency_step") == pytest.approx(spent / k.clock, rel=1e-12, abs=0)
     assert bill.total("energy_step") == pytest.approx(spent * k.cycle_energy, rel=1e-12, abs=0)

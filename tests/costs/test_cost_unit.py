@@ -28,6 +28,11 @@ BITS = {"poles": 6, "b": 5, "c": 7, "state": 10, "encoder": 4, "recurrent": 12, 
 ROUNDINGS = ("half_even", "half_up", "dithered", "stochastic", "feedback")
 
 
+def near(value: float) -> Any:
+    """Equal up to the order of sums: joules are far below pytest's own tolerance."""
+    return pytest.approx(value, rel=1e-9, abs=0)
+
+
 def with_unit(case: Deployment, **fields: Any) -> Deployment:
     """The same deployment with another recurrence: fields of the operator alone."""
     ops = (replace(op, **fields) if isinstance(op, Recurrence | StateUpdate) else op for op in case.graph)
@@ -91,26 +96,27 @@ def test_slow_heads_by_hand(deployment: Factory) -> None:
     op = unit(case)
     own = Multipliers.of(op.plan(case.formats))
     assert op.groups == {1: 1, 2: 2, 4: 1}
-    assert op.updates == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 4) / 4)
+    assert op.updates == near((1 + 1 / 2 + 1 / 2 + 1 / 4) / 4)
     updates = 16 + 2 * 8 + 4  # of one head
-    hand = product(updates * 12, 6, 10) + total(updates * 6, 17)  # a x
-    # inputs of 4 bits; their sums of 4 + 1 + 1 and 4 + 1 + 2 bits, behind b of 5 bits
-    for often, width in ((16, 4), (2 * 8, 6), (4, 7)):
-        hand += product(often * 6, 5, width) + product(often * 6, 5 + width, own.b)
-    hand += product(updates * 6, 17, own.a) + total(updates * 6, own.sum)
-    hand += product(updates * 6, 7, 10) + total(updates * 6, 20) + product(updates, 20, 24)
+    hand = product(updates * 12, 7, 11) + total(updates * 6, 19)  # a x, of centred codes
+    longer = max(own.a, own.b)
+    # centred inputs of 5 bits; their sums of 5 + 1 and 5 + 2 bits, behind b of 6 bits
+    for often, width in ((16, 5), (2 * 8, 6), (4, 7)):
+        hand += product(often * 6, 6, width) + product(often * 6, 6 + width, longer)
+    hand += product(updates * 6, 19, longer) + total(updates * 6, own.sum)
+    hand += product(updates * 6, 8, 11) + total(updates * 6, 22) + product(updates, 22, 24)
     hand += total(16 * 2, 6) + total(16, 7)  # every input of a slow head is added
-    assert digital(case) == pytest.approx(hand)
+    assert digital(case) == near(hand)
 
     read = 16 * 4 * 4 + updates * (6 * (6 + 5 + 7) + 3 * 30 + 6 * 10) + 16 * (2 * 6 + 7)
     write = updates * (6 * 10 + 12) + 16 * (2 * 6 + 7)
     own_memory = by_operator(case)[op]["memories"]
-    assert own_memory == pytest.approx((read * 0.014 + write * 0.0296) * PJ)
-    assert by_operator(case)[op]["movement"] == pytest.approx((16 * 4 * 4 + updates * 12) * 0.054 * PJ)
-    assert stores(case)["state"] == 24 * 10 + 2 * 6 + 7
+    assert own_memory == near((read * 0.014 + write * 0.0296) * PJ)
+    assert by_operator(case)[op]["movement"] == near((16 * 4 * 4 + updates * 12) * 0.054 * PJ)
+    assert stores(case)["state"] == 24 * 10 + 2 * 6 + 7 + 4 * (9 + 4)  # and the mean's sums
     ds = cost(case)
-    assert float(ds["updates"]) == pytest.approx(0.5625)
-    assert spent(ds) == pytest.approx(sum(sum(v.values()) for v in by_operator(case).values()))
+    assert float(ds["updates"]) == near(0.5625)
+    assert spent(ds) == near(sum(sum(v.values()) for v in by_operator(case).values()))
 
 
 def test_slow_heads_take_less_time_but_not_in_the_longest_step(deployment: Factory) -> None:
@@ -121,9 +127,9 @@ def test_slow_heads_take_less_time_but_not_in_the_longest_step(deployment: Facto
     every = math.ceil(4 * 37 / 8)
     # 8 steps with the fast head alone, 4 with the heads of period 2, 4 with all.
     kinds = 8 * math.ceil((37 + 3) / 8) + 4 * math.ceil((3 * 37 + 3) / 8) + 4 * math.ceil((4 * 37 + 3) / 8)
-    assert float(one - two) == pytest.approx((16 * every - kinds) * NS)
+    assert float(one - two) == near((16 * every - kinds) * NS)
     longest = [float(cost(case)["latency_longest_step"]) for case in (plain, slow)]
-    assert longest[0] == pytest.approx(float(cost(plain)["latency_step"].sum()))
+    assert longest[0] == near(float(cost(plain)["latency_step"].sum()))
     assert longest[1] >= longest[0]  # all heads at once, and the sums
     assert float(cost(slow)["latency_step"].sum()) < longest[1]
 
@@ -181,12 +187,12 @@ def test_nothing_is_negative_and_parts_add_up(
     assert float(ds["energy"].min()) > 0
     for name in ("latency", "area"):
         assert float(ds[name].min()) >= 0
-    assert sum(sum(v.values()) for v in by_operator(case).values()) == pytest.approx(spent(ds))
+    assert sum(sum(v.values()) for v in by_operator(case).values()) == near(spent(ds))
     fast = with_unit(case, periods=None)
     assert joules(case) <= joules(fast) * (1 + 1e-12)
     nearest = with_unit(case, rounding="half_even")
     if rounding in ("half_even", "half_up"):
-        assert joules(case) == pytest.approx(joules(nearest))
+        assert joules(case) == near(joules(nearest))
 
 
 def test_dither_is_a_counter_and_two_sums_a_word(deployment: Factory) -> None:
@@ -197,19 +203,19 @@ def test_dither_is_a_counter_and_two_sums_a_word(deployment: Factory) -> None:
     updates = 10 + 2 * 5 + 2  # of one head in 10 steps
     words = 6 * updates
     hand = total(words, 16) + add(words, 16) + total(10 + 5 + 2, 16)  # and a counter for each period
-    assert digital(case) - digital(base) == pytest.approx(hand)
+    assert digital(case) - digital(base) == near(hand)
     assert stores(case) == stores(base)
     assert float(cost(case)["latency_total"]) == float(cost(base)["latency_total"])
     # Two adders of 16 bits (one of them the counter's) and the sum with the fraction; two registers.
     area = float(
         cost(case)["area"].sel(component="digital update") - cost(base)["area"].sel(component="digital update")
     )
-    assert area == pytest.approx(8 * (3 * 2 * 46.4 + 2 * 16 * 3.99) * 1e-12)
+    assert area == near(8 * (3 * 2 * 46.4 + 2 * 16 * 3.99) * 1e-12)
     separate = [with_unit(c, rounding_placement="separate") for c in (base, case)]
     more = digital(separate[1]) - digital(separate[0]) - hand
     own = [Multipliers.of(unit(c).plan(c.formats)) for c in separate]
     assert own[0] == own[1]
-    assert more == pytest.approx(add(words, 16))  # both roundings; the second takes the complement
+    assert more == near(add(words, 16))  # both roundings; the second takes the complement
 
 
 def test_stochastic_words_are_hashed(deployment: Factory) -> None:
@@ -218,7 +224,7 @@ def test_stochastic_words_are_hashed(deployment: Factory) -> None:
     assert Multipliers.of(unit(base).plan(base.formats)) == Multipliers.of(unit(case).plan(case.formats))
     words = 240
     hand = total(10, 32) + total(words, 32) + product(2 * words, 32, 17) + add(words, 32) + add(words, 16)
-    assert digital(case) - digital(base) == pytest.approx(hand)
+    assert digital(case) - digital(base) == near(hand)
     assert joules(case) > joules(with_unit(base, rounding="dithered"))
 
 
@@ -227,8 +233,8 @@ def test_feedback_is_memory(deployment: Factory) -> None:
     case = with_unit(base, rounding="feedback", residual_bits=5)
     assert stores(case)["state"] - stores(base)["state"] == 24 * 5
     parts = [by_operator(c)[unit(c)]["memories"] for c in (base, case)]
-    assert parts[1] - parts[0] == pytest.approx(240 * 5 * (0.014 + 0.0296) * PJ)
-    assert digital(case) - digital(base) == pytest.approx(add(240, 5))
+    assert parts[1] - parts[0] == near(240 * 5 * (0.014 + 0.0296) * PJ)
+    assert digital(case) - digital(base) == near(add(240, 5))
 
 
 @pytest.mark.parametrize("granularity", ["head", "state"])
@@ -241,16 +247,16 @@ def test_powers_of_two_are_shifted(deployment: Factory, granularity: str) -> Non
     assert Shifts.of(op.plan(free.formats)) is None
     assert shifts is not None
     assert (own.a, own.b) == (1, 1)
-    hand = product(480, 6, 10) + total(240, 17) + product(240, 5, 4) + product(240, 7, 10) + total(240, 20)
+    hand = product(480, 7, 11) + total(240, 19) + product(240, 6, 5) + product(240, 8, 11) + total(240, 22)
     hand += total(240, own.sum) + shift(240, own.sum, math.ceil(math.log2(own.sum)))
-    for bits, left in ((17, shifts.a), (9, shifts.b)):
+    for bits, left in ((19, shifts.a), (11, shifts.b)):
         if left:
             width = min(bits + left, own.sum)
             hand += shift(240, width, math.ceil(math.log2(width)))
-    hand += shift(40, 20, 5)  # the output
+    hand += shift(40, 22, 5)  # the output
     assert shifts.state > 0
     assert shifts.output > 0
-    assert digital(case) == pytest.approx(hand)
+    assert digital(case) == near(hand)
     sets = 4 * (2 * (3 if granularity == "state" else 1) + 1)
     assert op.stored(formats, 10)[-2].bits == 6
     assert op.stored(formats, 10)[-2].count == sets
@@ -285,10 +291,10 @@ def test_the_shortest_shifts_by_hand(deployment: Factory) -> None:
         fmt = formats[path]
         formats[path] = Format(fmt.bits, np.full_like(fmt.scale, 2.0**exponent), fmt.zero_point)
     actions = [a for a in scale.actions(Formats(formats), 10) if a.verb == "shift"]
-    # y of 12 bits + 3; D u of 8 + 4 bits stays; the sum of 16 bits to the right
+    # y of 12 + 1 bits + 3; D u of 8 + 1 + 4 + 1 bits stays; the sum of 17 bits to the right
     assert [(a.purpose, a.count, a.bits) for a in actions] == [
-        ("requantize y", 4, (15, 4)),
-        ("round y + D u", 4, (16, 4)),
+        ("requantize y", 4, (16, 4)),
+        ("round y + D u", 4, (17, 5)),
     ]
 
 
@@ -299,12 +305,18 @@ def test_polar_poles_are_made_once(deployment: Factory) -> None:
     one, two = cost(base), cost(case)
     for name in ("energy", "latency", "area", "memory"):
         np.testing.assert_array_equal(one[name], two[name])
-    assert float(one["energy_load"]) == 0
-    hand = 3 * 12 * 0.217 * PJ + product(24, 6, 6) + 24 * 6 * 0.0296 * PJ
-    assert float(two["energy_load"]) == pytest.approx(hand)
+    # biases of 8 bits, centred 9 where their zero point is not 0, to sums of 34 bits
+    biases = (4 + 8 + 5) * 34 * 0.0296 * PJ
+    for path, count in (("encoder", 4), ("blocks.0.mixing", 8), ("decoder", 5)):
+        biases += product(count, 8 + int(base.formats[f"{path}.bias"].zero_point != 0), 24)
+    assert float(one["energy_load"]) == near(biases)
+    tables = 12 * ((3 + 6) + 2 * (5 + 6)) / 32 * 0.217 * PJ  # codes to words of 6 bits, by a table of 16 to 16
+    hand = tables + product(24, 6, 6) + 24 * 6 * 0.0296 * PJ  # words of tables, which have no zero points
+    assert float(two["energy_load"]) == near(biases + hand)
+    assert stores(base)["parameters"] - float(one["memory_loaded"]) == (4 + 8 + 5) * (34 - 8)
     assert float(one["memory_loaded"] - two["memory_loaded"]) == 24 * 6 - (12 * (3 + 5) + 4 * 160)
-    assert len(loads_of(case)) == 5
-    assert operation_table(case).row_count == len(actions_of(case)) + 5
+    assert len(loads_of(case)) == 5 + 2 * 3
+    assert operation_table(case).row_count == len(actions_of(case)) + 5 + 2 * 3
 
 
 def test_states_between_matrices_are_rounded_alike(deployment: Factory) -> None:
@@ -318,6 +330,6 @@ def test_states_between_matrices_are_rounded_alike(deployment: Factory) -> None:
     words, steps = plain.output.width, base.steps
     dithered, feedback = (with_unit(base, rounding=r) for r in ("dithered", "feedback"))
     hand = total(words * steps, 16) + add(words * steps, 16) + total(steps, 16)
-    assert own(dithered) - own(base) == pytest.approx(hand)
+    assert own(dithered) - own(base) == near(hand)
     assert stores(feedback)["state"] - stores(base)["state"] == 8 * words
     assert own(in_powers(base)) < own(base)
