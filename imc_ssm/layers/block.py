@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from imc_ssm.errors import ImcSsmError
+from imc_ssm.errors import ConfigError, ImcSsmError, unknown
 from imc_ssm.graph import Place, Signal
 from imc_ssm.layers.parts import Both, Dense, Gelu, Gelu2, Glu, Norm, Relu, Residual
 from imc_ssm.layers.registry import LAYERS, LayerConfig
@@ -68,6 +68,8 @@ class Block(nn.Module):
         self.reverse: Any = LAYERS[layer.type](inputs, layer) if bidirectional else None
         self.both: Any = Both() if bidirectional else None
         if activation != "none":
+            if activation not in ACTIVATIONS:
+                raise ConfigError(unknown("activation", activation, (*ACTIVATIONS, "none")))
             name, made = ACTIVATIONS[activation]
             self.add_module(name, made())
         self.dropout = nn.Dropout(dropout)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.graph import (
     Affine,
     Gate,
@@ -184,6 +185,8 @@ class Norm(nn.Module):
 
     def __init__(self, kind: str, heads: int) -> None:
         super().__init__()
+        if kind not in NORMS:
+            raise ConfigError(unknown("norm", kind, NORMS))
         self.kind, self.channels, self.eps = kind, heads, 1e-5
         self.norm: nn.Module = NORMS[kind](heads, eps=self.eps)
 

@@ -84,7 +84,7 @@ DESIGN: dict[str, tuple[Any, set[str]]] = {
     "adc.gain_error": (0.02, {"output"}),
     "adc.inl": (1.0, {"output"}),
     "adc.noise": (0.5, {"output"}),
-    "dac.bits": (6, {"output", "energy/dac", "area/dac", "energy/movement"}),
+    "dac.bits": (6, {"output", "energy/cells", "energy/dac", "area/dac", "energy/movement"}),
     # An oscillator integrates: rows are driven again, and the array read, for every column that shares one.
     "adc.type": (
         "cco",
