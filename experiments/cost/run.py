@@ -3,7 +3,7 @@
     python experiments/cost/run.py
 
 The models are the full-precision ones that ship (sequential MNIST, seed 0), quantized to 8 bits without training
-and calibrated on the 8 x 8 digits, each pixel drawn 3.5 times as wide and high: 784 steps, and nothing to download.
+and calibrated on the 8 x 8 digits, each pixel drawn 3.5 times as wide and high: 784 steps, nothing to download.
 Half a minute. `arithmetic.py` evaluates the hand calculation of the page.
 """
 

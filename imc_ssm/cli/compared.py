@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from imc_ssm.chip import Deployment
+    from imc_ssm.devices import Constants
 
 __all__ = ["print_baselines"]
 
 COLUMNS = (("energy", "J"), ("latency", "s"), ("area", "m2"))
 
 
-def print_baselines(deployment: Deployment) -> xr.Dataset:
+def print_baselines(deployment: Deployment, constants: Constants | None = None) -> xr.Dataset:
     """Print what the chip and the shipped baselines take for an inference, and the chip over each; the dataset."""
     from imc_ssm.costs import compare
 
-    ds = compare(deployment)
+    ds = compare(deployment, constants=constants)
     print_whole(_table(ds))
     chip = str(ds["machine"].values[0])
     console.print(f"interval: that of the constants; ratio: {chip} over the machine", soft_wrap=True)

@@ -160,7 +160,8 @@ def cost(
         bool, typer.Option("--published", help="With --macro: also what was published, and predicted over it.")
     ] = False,
     constants: Annotated[
-        Path | None, typer.Option(help="With --macro: constants of your own (.toml) in place of the shipped ones.")
+        Path | None,
+        typer.Option(help="Constants of the cost model of your own (.toml), in place of shipped ones."),
     ] = None,
     design: Annotated[
         str | None,
@@ -205,11 +206,12 @@ def cost(
         return cost_of_macro(macro, published=published, constants=constants, out=out, seed=seed)
     if model is None:
         raise ConfigError("no model was given; give a quantized model file, a deployment, or --macro with a macro")
-    if published or constants is not None:
-        raise ConfigError("--published and --constants belong to --macro; give --macro with a macro")
+    if published:
+        raise ConfigError("--published belongs to --macro; give --macro with a macro")
     from imc_ssm.chip import Deployment, compile
-    from imc_ssm.costs import by_operator, operation_table, table
+    from imc_ssm.costs import by_operator, constant_table, merit_table, operation_table, swings, table
     from imc_ssm.costs import cost as price
+    from imc_ssm.devices import load_constants
     from imc_ssm.graph import Recurrence as Recurrent
     from imc_ssm.modelfile import load_model
     from imc_ssm.pretrained import model_file
@@ -219,6 +221,7 @@ def cost(
     if out is not None:
         writable(out, ".nc")
     check_timing(schedule, sample_rate, out)
+    laws = load_constants(constants)
     model = model_file(model)
     try:
         placed = Deployment.load(model)
@@ -241,7 +244,7 @@ def cost(
                 f"{model} is a deployment, which has its design ({placed.design.name}) already; "
                 "leave --design out or give the quantized model"
             )
-    ds = price(placed)
+    ds = price(placed, constants=laws)
     if operations:
         print_whole(operation_table(placed))
     console.print(table(ds))
@@ -249,15 +252,17 @@ def cost(
     console.print(
         f"{per_inference} and {quantity(float(ds['latency_total']), 's')} per inference, {placed.steps} steps"
     )
-    for operator, parts in by_operator(placed).items():
+    console.print(merit_table(ds))
+    console.print(constant_table(swings(placed, constants=laws), laws.entries))
+    for operator, parts in by_operator(placed, constants=laws).items():
         if isinstance(operator, Recurrent):
             joules = sum(parts.values())
             share = f"{100 * joules / float(ds['energy_total']):.1f} %"
             slow = "" if operator.periods is None else f"; {updates(operator.periods)}"
             console.print(f"{operator.name}: {quantity(joules, 'J')}, {share} of the energy{slow}", soft_wrap=True)
     if baselines:
-        print_baselines(placed)
-    print_timing(placed, schedule, sample_rate, out)
+        print_baselines(placed, laws)
+    print_timing(placed, schedule, sample_rate, out, laws)
     if out is not None:
         config = {"model": model.name, "design": placed.design.model_dump(mode="json")}
         ds.attrs |= {"model": placed.name, **provenance(config, seed)}

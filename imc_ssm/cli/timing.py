@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from imc_ssm.chip import Deployment
     from imc_ssm.costs.schedules import Mode, Schedule
+    from imc_ssm.devices import Constants
 
 __all__ = ["check_timing", "print_timing", "schedule_table"]
 
@@ -40,7 +41,11 @@ def check_timing(schedule: str | None, sample_rate: float | None, out: Path | No
 
 
 def print_timing(
-    deployment: Deployment, schedule: str | None, sample_rate: float | None, out: Path | None
+    deployment: Deployment,
+    schedule: str | None,
+    sample_rate: float | None,
+    out: Path | None,
+    constants: Constants | None = None,
 ) -> None:
     """Print, and with `out` write beside it, the schedule and the verdict of those that were asked for."""
     from imc_ssm.costs.realtime import real_time
@@ -61,7 +66,7 @@ def print_timing(
             save_figure(draw(ds), picture)
             console.print(f"wrote {paths['schedule']} and {picture}", soft_wrap=True)
     if sample_rate is not None:
-        ds = real_time(deployment, sample_rate, mode=mode)
+        ds = real_time(deployment, sample_rate, mode=mode, constants=constants)
         for line in _verdict(ds):
             console.print(line, soft_wrap=True)
         if "realtime" in paths:

@@ -14,7 +14,7 @@ from imc_ssm.costs.prediction import predict
 from imc_ssm.costs.realtime import real_time
 from imc_ssm.costs.schedules import Schedule, schedule, schedule_of
 from imc_ssm.costs.stages import Stage, stages_of
-from imc_ssm.costs.tables import operation_table, table
+from imc_ssm.costs.tables import constant_table, merit_table, operation_table, table
 from imc_ssm.costs.uncertainty import swings
 from imc_ssm.costs.work import Work
 from imc_ssm.pricing.intervals import BOUNDS
@@ -42,11 +42,13 @@ __all__ = [
     "by_layer",
     "by_operator",
     "compare",
+    "constant_table",
     "cost",
     "energies",
     "load_baseline",
     "load_macro",
     "macro_names",
+    "merit_table",
     "operation_table",
     "predict",
     "real_time",

@@ -13,7 +13,7 @@ from imc_ssm.costs.merits import macs_of
 from imc_ssm.costs.model import energies
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import Prices, kinds_of_steps, serial
-from imc_ssm.devices.constants import load_constants
+from imc_ssm.devices.constants import Constants, load_constants
 from imc_ssm.graph import COMPONENTS, Operator
 from imc_ssm.pricing.intervals import BOUNDS, Number, Values, bounds, scenarios
 
@@ -26,7 +26,9 @@ IDLE = "leakage"
 """The row of what no layer takes."""
 
 
-def by_layer(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Dataset:
+def by_layer(
+    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+) -> xr.Dataset:
     """Energy, time, memory and work of every layer, per inference; they add up to those of `cost`.
 
         >>> import imc_ssm
@@ -39,10 +41,10 @@ def by_layer(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> x
 
     A layer is a module of the model, a block as a whole; the last row is the leakage of the chip. Over `layer`,
     `component` and `bound`: `energy` (J), `latency` (s); over `layer`: `memory` (bits of digital memory), `macs`,
-    `devices` (memristive). Raises what `cost` raises.
+    `devices` (memristive). `activity` and `constants` as in `cost`, which raises the same.
     """
     deployment = deployment_of(deployment, "by_layer")
-    k = scenarios(load_constants().entries)
+    k = scenarios((load_constants() if constants is None else constants).entries)
     layers = list(dict.fromkeys(_layer(op) for op in deployment.graph))
     taken = actions_of(deployment)
     scenario_count = 1 + 2 * len(k.names)

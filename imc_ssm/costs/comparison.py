@@ -97,15 +97,24 @@ def _interval(value: Number, k: Any) -> np.ndarray[Any, Any]:
     return np.array([float(x) for x in bounds(value, k)])
 
 
-def compare(deployment: Deployment, machines: Iterable[Baseline | str | Path] | None = None) -> xr.Dataset:
+def compare(
+    deployment: Deployment,
+    machines: Iterable[Baseline | str | Path] | None = None,
+    *,
+    constants: Constants | None = None,
+) -> xr.Dataset:
     """The chip and digital machines on the same model: the variables of `cost` that all have, over `machine`.
 
     `machines`: shipped names, TOMLs or machines; all that ship when None. The chip is the first, by the name of
-    its design. A component that a machine has not got is NaN. Dimensions machine, bound, component.
+    its design. A component that a machine has not got is NaN. `constants` as in `cost`. Dimensions machine, bound,
+    component.
     """
     found = [load_baseline(m) if not isinstance(m, Baseline) else m for m in machines or baseline_names()]
-    chip = cost(deployment).assign(energy_matrices=_of_matrices(deployment))
-    parts = [_shared(chip), *(_shared(baseline_cost(deployment, machine)) for machine in found)]
+    chip = cost(deployment, constants=constants).assign(energy_matrices=_of_matrices(deployment))
+    parts = [
+        _shared(chip),
+        *(_shared(baseline_cost(deployment, machine, constants=constants)) for machine in found),
+    ]
     names = [deployment.design.name, *(machine.name for machine in found)]
     if len(set(names)) < len(names):
         raise ConfigError(f"machines {', '.join(names)} are to be compared; give each its own name")

@@ -49,7 +49,7 @@ from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, 
 from imc_ssm.costs.merits import macs_of, metrics
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import ANALOG, Prices, weight
-from imc_ssm.devices.constants import load_constants
+from imc_ssm.devices.constants import Constants, load_constants
 from imc_ssm.graph import COMPONENTS, Operator, Recurrence
 from imc_ssm.pricing.intervals import BOUNDS, Number, Values, bounds, nominal, scenarios
 
@@ -59,7 +59,9 @@ if TYPE_CHECKING:
 __all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "by_operator", "cost", "energies"]
 
 
-def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Dataset:
+def cost(
+    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+) -> xr.Dataset:
     """Cost of one inference of `deployment.steps` time steps.
 
         >>> import imc_ssm
@@ -71,6 +73,7 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
 
     `activity`, in [0, 1], is the mean energy of a device over that in a full-scale pulse, for matrices without a
     calibrated `input_activity` of their own (with amplitudes the mean square of inputs over full scale squared).
+    `constants` (`devices.load_constants("own.toml")`) take the place of those that ship.
 
     Returns a dataset over `component`: `energy` (J per inference), `energy_step` (J per time step, operators
     of rate "step" alone), `latency` and `latency_step` (s), `area` (m2), `memory` (bits; only "memories" has
@@ -88,8 +91,9 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     """
     deployment = deployment_of(deployment, "cost")
     chip, parts = deployment.chip, stores(deployment)
-    k = scenarios(load_constants().entries)
-    found = CostPlan(deployment, activity=activity).priced(k)
+    laws = load_constants() if constants is None else constants
+    k = scenarios(laws.entries)
+    found = CostPlan(deployment, activity=activity, constants=laws).priced(k)
     out: dict[str, Any] = {}
 
     def put(name: str, dims: Any, values: Any, units: str, label: str) -> None:
@@ -119,7 +123,7 @@ def cost(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Da
     put("macs", (), macs_of(deployment), "1", "Multiply-accumulates of matrices and states")
     for name, values, units, label in metrics(deployment, found, k, activity):
         put(name, "bound", np.array(bounds(values, k)), units, label)
-    load = sum(energies(deployment, loads_of(deployment), activity))
+    load = sum(energies(deployment, loads_of(deployment), activity, nominal(laws.entries)))
     put("energy_load", (), load, "J", "Energy of making coefficients, once, at loading")
     label = "Parameters of the digital unit as stored outside and loaded"
     put("memory_loaded", (), float(loaded(deployment)), "bit", label)
@@ -182,11 +186,14 @@ def energies(
     return joules
 
 
-def by_operator(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> dict[Operator, dict[str, float]]:
+def by_operator(
+    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+) -> dict[Operator, dict[str, float]]:
     """Energy per inference of every operator of a deployment by component, J; with the leakage of the whole chip
     they add up to that of `cost`."""
     operations = actions_of(deployment)
+    k = None if constants is None else nominal(constants.entries)
     out: dict[Operator, dict[str, float]] = {op: dict.fromkeys(COMPONENTS, 0.0) for op in deployment.graph}
-    for taken, joules in zip(operations, energies(deployment, operations, activity), strict=True):
+    for taken, joules in zip(operations, energies(deployment, operations, activity, k), strict=True):
         out[taken.operator][taken.action.component] += joules
     return out

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
-from imc_ssm.devices.constants import load_constants
+from imc_ssm.devices.constants import Constants, load_constants
 from imc_ssm.pricing.intervals import scenarios
 from imc_ssm.pricing.intervals import swings as factors
 
@@ -24,13 +24,16 @@ QUANTITIES = (
 )
 
 
-def swings(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.Dataset:
+def swings(
+    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+) -> xr.Dataset:
     """The totals of `cost` where one constant alone is at an end of its range.
 
     Returns `energy` (J), `latency` (s) and `area` (m2) over `constant` and `end` ("low", "high": of the total, not
     of the constant), of all constants that move any of the three, those that move the energy most first; and the
     nominal `energy_total`, `latency_total`, `area_total`. The intervals of `cost` add the logarithms of
-    total / nominal over the constants in quadrature, both ends apart. `activity` and errors as in `cost`.
+    total / nominal over the constants in quadrature, both ends apart. `activity`, `constants` and errors: as
+    those of `cost`.
 
         >>> import imc_ssm
         >>> from imc_ssm.costs import swings
@@ -39,7 +42,7 @@ def swings(deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY) -> xr.
         >>> str(swings(imc_ssm.compile_model(model, "pcm-256", data))["constant"].values[0])
         'leakage_32'
     """
-    k = scenarios(load_constants().entries)
+    k = scenarios((load_constants() if constants is None else constants).entries)
     plan = CostPlan(deployment, activity=activity)
     found = plan.priced(k)
     moved = {name: factors(found.total(name), k) for name, _, _ in QUANTITIES}

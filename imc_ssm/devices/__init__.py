@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from imc_ssm.devices.cell import Cell, Draws, Programmed, Times, stream_seed
 from imc_ssm.devices.cells import CELLS, load_cell, parse_cell
 from imc_ssm.devices.components import Component, Components, Digital, Memory, load_components
+from imc_ssm.devices.constants import Constants, CostConstant, load_constants
 from imc_ssm.devices.converters import CONVERTERS, Adc, Choice, Converter, Dac, Transfers
 from imc_ssm.devices.designs import Chip, Design, Slicing, Wires, load_design, load_entry, resolve
 from imc_ssm.devices.generic import Generic
@@ -25,7 +26,9 @@ __all__ = [
     "Cited",
     "Component",
     "Components",
+    "Constants",
     "Converter",
+    "CostConstant",
     "Dac",
     "Design",
     "Digital",
@@ -44,6 +47,7 @@ __all__ = [
     "fit_cell",
     "load_cell",
     "load_components",
+    "load_constants",
     "load_design",
     "load_entry",
     "parse_cell",

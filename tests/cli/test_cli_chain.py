@@ -97,6 +97,24 @@ def test_cost_is_the_same_from_the_model_and_from_the_deployment(chain, tmp_path
         np.testing.assert_array_equal(deployed[part].sel(model="q").values, first[part].values)
     assert "per inference, 64 steps" in printed
     assert re.search(r"recurrence: [\d.]+ [munp]J, [\d.]+ % of the energy\n", printed)
+    assert re.search(r"total +[\d.,]+ +[\d.,]+ to [\d.,]+ +100\.0 ", printed)  # with its interval
+    assert re.search(r"efficiency +[\d.]+ TOPS/W +[\d.]+ TOPS/W +[\d.]+ TOPS/W", printed)
+    assert re.search(r"leakage_32 +[\d.]+ to [\d.]+ +[\d.]+ to [\d.]+ [µn]J", printed)
+
+
+def test_cost_with_constants_of_the_user(chain, tmp_path):
+    """A library whose leakage is known: the interval closes, in every table alike."""
+    own = tmp_path / "own.toml"
+    lines = ["[leakage_32]", "value = 50.0", "low = 40.0", "high = 60.0", 'unit = "W/m2"', 'kind = "cited"']
+    own.write_text("\n".join([*lines, 'holds = "our library"', 'source = "our own library"']), encoding="utf-8")
+    done("cost", chain["dep.safetensors"], "--out", tmp_path / "theirs.nc")
+    printed = done("cost", chain["dep.safetensors"], "--constants", own, "--out", tmp_path / "ours.nc").out
+    theirs, ours = (results.load(tmp_path / f"{name}.nc") for name in ("theirs", "ours"))
+    leaks = [ds["energy"].sel(component="leakage") for ds in (ours, theirs)]
+    assert float(leaks[0] / leaks[1]) == pytest.approx(50 / 516)
+    high = [float(ds["energy_total_bounds"].sel(bound="high") / ds["energy_total"]) for ds in (ours, theirs)]
+    assert high[0] < high[1]
+    assert "leakage_32" not in printed.split("Where the intervals")[1].splitlines()[4]
 
 
 def test_cost_on_a_design_of_the_user(chain, tmp_path):

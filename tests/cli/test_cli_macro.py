@@ -76,7 +76,7 @@ def test_own_constants(tmp_path: Path) -> None:
         (("--macro", "{own}", "--design", "pcm-256"), "takes the place of a model"),
         (("--macro", "{design}"), "is a chip design, not a macro"),
         (("--published",), "no model was given"),
-        (("s4d-16h", "--published"), "belong to --macro"),
+        (("s4d-16h", "--published"), "belongs to --macro"),
     ],
 )
 def test_refused(own: Path, words: tuple[str, ...], naming: str) -> None:
