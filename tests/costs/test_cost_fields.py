@@ -1,0 +1,377 @@
+"""Every field of a model, a layer and a scheme moves the costs the way that physics says, and no others.
+
+Each row is another value of a field and what it does to every quantity, on tiles of 8 x 8: `+` more, `-` less, `>`
+never less and `<` never more (where ports, lanes or tiles fill up by steps), `~` either, since weights or the plan
+of the unit change with it; what is not named stays as it is. A field that has no row fails the test, and one that
+has no direction says why. Control and leakage follow from the others (`test_cost_laws`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from imc_ssm.chip import Deployment, compile
+from imc_ssm.costs import cost
+from imc_ssm.devices import load_design, resolve
+from imc_ssm.errors import ImcSsmError
+from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.layers.registry import LAYER_CONFIGS
+from imc_ssm.quantization import Bits, Rule, Scheme, quantize
+from imc_ssm.quantization.scheme import Uniform
+
+DERIVED = {"control", "leakage"}
+MODEL = {"inputs": 3, "heads": 4, "outputs": 5, "n_state": 8}
+STEPS = 16
+CHIP = resolve(load_design("pcm-256").with_(rows=8, columns=8, columns_per_adc=4, lanes=4, tiles=10_000))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A field's other value, what it moves, and what else stands in the base."""
+
+    changes: dict[str, Any]
+    moves: str = ""
+    """Groups apart by ";": "energy +adc ~cells; total +macs"."""
+    why: str = ""
+    """Of a field that moves nothing for sure: why."""
+    base: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """Quantity -> sign."""
+        found = {}
+        for group in filter(None, self.moves.split(";")):
+            name, *words = group.split()
+            found |= {f"{name}/{word[1:].replace('_', ' ')}": word[0] for word in words}
+        return found
+
+
+TILES = "energy +cells +lines +dac +adc +movement; area >cells >lines >dac >adc; total >tiles"
+UNIT = "energy +digital_update +memories; latency +digital_update +memories"
+BLOCK = f"{TILES};{UNIT}; energy +nonlinearity; latency +nonlinearity >adc >cells >movement; area >memories"
+HELD = "memory +parameters +requantization +activations +state; total +macs +memory_loaded +energy_load"
+VALUES = "the values of weights alone: they move the conductances, and the multipliers of the unit's plan"
+PLANNED = "energy ~digital_update ~cells; area ~digital_update"
+NORM = f"{UNIT}; memory +activations +requantization; area >digital_update"
+TRAINING = "training alone"
+
+MODELS: dict[str, Row] = {
+    "inputs": Row(
+        {"inputs": 6},
+        f"energy +cells +lines +dac +movement; {UNIT}; memory +requantization; total +macs",
+    ),
+    "heads": Row({"heads": 8}, f"{BLOCK}; {HELD}; area ~digital_update"),
+    "layers": Row({"layers": 2}, f"{BLOCK}; {HELD}; area >digital_update"),
+    "outputs": Row(
+        {"outputs": 9},
+        f"{TILES}; {UNIT}; memory +parameters +requantization +activations; "
+        "total +macs +memory_loaded +energy_load; area >memories",
+    ),
+    # One state of 4 complex numbers for the layer in place of 4 for each of 4 heads, between two matrices.
+    "layer": Row(
+        {"layer": "s5"},
+        f"{TILES}; energy -digital_update ~memories; latency +adc +cells -digital_update >movement ~memories; "
+        "area ~digital_update ~memories; memory -parameters +requantization -state +activations; "
+        "total -macs -memory_loaded ~energy_load",
+    ),
+    "norm": Row({"norm": "layer"}, f"{NORM}; energy +nonlinearity; latency +nonlinearity; area +digital_update"),
+    "prenorm": Row({"prenorm": True}, why="the same operators in another order", base={"norm": "layer"}),
+    "final_norm": Row(
+        {"final_norm": True}, f"{NORM}; energy +nonlinearity; latency +nonlinearity", base={"norm": "rms"}
+    ),
+    # A comparison, a product and its constants, for an access to a table.
+    "activation": Row(
+        {"activation": "relu"},
+        "energy ~nonlinearity >memories; latency +nonlinearity >memories; memory +requantization; "
+        "area ~nonlinearity",
+    ),
+    "gate": Row(
+        {"gate": "none"},
+        "energy -adc -cells -lines -digital_update -memories -movement -nonlinearity; "
+        "latency -digital_update -memories -nonlinearity <adc <movement; area <digital_update <nonlinearity; "
+        "memory -activations -parameters -requantization; total -macs -memory_loaded <energy_load",
+    ),
+    "residual": Row(
+        {"residual": False},
+        "energy -digital_update -memories; latency -digital_update -memories; "
+        "memory -activations -requantization; area <digital_update",
+    ),
+    # Both directions, and what the one keeps until the other comes; the mixing matrix is another draw.
+    "bidirectional": Row(
+        {"bidirectional": True},
+        f"energy ~cells +movement; {UNIT}; latency +movement; area +memories ~digital_update; "
+        "memory +activations +parameters +requantization +state; total +macs +memory_loaded",
+    ),
+    "pool": Row(
+        {"pool": "last"},
+        "energy -digital_update -memories; latency -digital_update -memories; area <digital_update <memories; "
+        "memory -activations -requantization <state",
+    ),
+    "dropout": Row({"dropout": 0.3}, why=TRAINING),
+}
+"""Fields of a model's configuration."""
+STATES = (
+    f"energy ~cells; {UNIT}; area ~digital_update >memories; memory +parameters +state >requantization; "
+    "total +macs +memory_loaded"
+)
+DIAGONAL: dict[str, Row] = {
+    "type": Row({}, why="its name; the row `layer`"),
+    "discretisation": Row({"discretisation": "bilinear"}, PLANNED, VALUES),
+    "dt_min": Row({"dt_min": 1e-2}, PLANNED, VALUES),
+    "dt_max": Row({"dt_max": 0.5}, PLANNED, VALUES),
+}
+LAYERS: dict[str, dict[str, Row]] = {
+    "s4d": DIAGONAL
+    | {
+        "n_state": Row({"n_state": 16}, STATES),
+        "initialisation": Row({"initialisation": "inv"}, PLANNED, VALUES),
+    },
+    "s5": DIAGONAL
+    | {
+        "n_state": Row({"n_state": 16}, f"{STATES}; {TILES}; latency >movement; memory +activations"),
+        "blocks": Row({"blocks": 2}, PLANNED, VALUES),
+    },
+}
+"""Fields of the configuration of each registered layer."""
+CHEAPER = "energy -digital_update -memories; latency -digital_update -memories"
+SHARED = "energy -memories; latency -memories; memory -requantization"
+POLAR = "energy +digital_update +memories; latency >memories; area ~digital_update"
+SCHEMES: dict[str, Row] = {
+    "rules": Row(
+        {"rules": [{"path": "glu", "bits": 12}]},
+        "energy +digital_update +memories; memory +activations",
+        base={"bits": {}},
+    ),
+    # One more slot for each word of the state; the sums that follow are as short as the state.
+    "rounding_placement": Row(
+        {"rounding_placement": "separate"}, "energy ~digital_update; latency +digital_update; area ~digital_update"
+    ),
+    "rounding": Row({"rounding": "dithered"}, "energy +digital_update; area +digital_update"),
+    "residual_bits": Row(
+        {"residual_bits": 12},
+        "energy +digital_update +memories; latency >memories; area +digital_update >memories; memory +state",
+        base={"rounding": "feedback"},
+    ),
+    "rate_limit": Row({"rate_limit": 1.5}, f"{CHEAPER}; energy -movement; memory +state; total -macs"),
+    "max_period": Row(
+        {"max_period": 2},
+        "energy +digital_update +memories +movement; latency +digital_update +memories; memory -state; "
+        "total +macs",
+        base={"rate_limit": 1.5},
+    ),
+    "scales": Row(
+        {"scales": "power_of_two"},
+        f"{CHEAPER}; energy -nonlinearity; latency -nonlinearity; area -digital_update; memory -requantization",
+    ),
+    # Multipliers of 16 bits that come of words of 8; fewer bits from outside, but for the grid of each head.
+    "pole_form": Row({"pole_form": "polar"}, f"{POLAR}; memory +parameters; total +energy_load ~memory_loaded"),
+    "pole_decay_bits": Row(
+        {"pole_decay_bits": 12}, "total +memory_loaded >energy_load", base={"pole_form": "polar"}
+    ),
+    "pole_multiplier_bits": Row(
+        {"pole_multiplier_bits": 12},
+        "energy -digital_update -memories; latency <memories; area ~digital_update; memory -parameters; "
+        "total -energy_load",
+        base={"pole_form": "polar"},
+    ),
+    "weight_rounding": Row(
+        {"weight_rounding": "outputs"}, "energy ~cells", "other weights in the devices, as many of them"
+    ),
+    "parameterisation": Row({"parameterisation": "discrete"}, why=TRAINING),
+    # A sum and two products with their constants, for an access to a table.
+    "gelu": Row(
+        {"gelu": "piecewise"},
+        "energy +nonlinearity >memories; latency +nonlinearity >memories; memory +requantization; "
+        "area ~nonlinearity",
+    ),
+    "state_clip": Row({"state_clip": 2.0}, why="a state that has bits ends where its word does"),
+    "grad_clamp": Row({"grad_clamp": 1.0}, why=TRAINING),
+    "granularity": Row({"granularity": "tensor"}, SHARED),
+    # Words as they are multiplied are one bit shorter where no zero point is taken off.
+    "symmetric": Row(
+        {"symmetric": True},
+        "energy -digital_update <memories <nonlinearity; area <digital_update; total <energy_load; memory <state",
+    ),
+    "percentile": Row({"percentile": 99.0}, why="where a range ends, not how many bits it has"),
+    "calibration": Row({"calibration": "dynamic"}, why="refused"),
+    "state_calibration": Row({"state_calibration": "dynamic"}, why="refused"),
+}
+"""Fields of a scheme, and of the shorthand for its rules."""
+WORD = "energy +memories; latency >memories; area >memories"
+COEFFICIENT = f"{WORD}; energy ~digital_update; area ~digital_update; memory +parameters; total +memory_loaded"
+SIGNAL = f"{WORD}; area >digital_update; memory +activations"
+BITS: dict[str, Row] = {
+    "poles": Row({}, COEFFICIENT),
+    "b": Row({}, COEFFICIENT),
+    "c": Row({}, f"{COEFFICIENT}; energy +digital_update"),
+    "d": Row({}, f"{COEFFICIENT}; energy +digital_update"),
+    "state": Row({}, f"{WORD}; energy ~digital_update; area ~digital_update; memory +state"),
+    "weights": Row(
+        {}, why="conductances have no grid of the scheme's: what is programmed are the weights as trained"
+    ),
+    "biases": Row({}, "energy >digital_update >memories; memory >parameters; total +memory_loaded >energy_load"),
+    "input": Row({}, "energy +digital_update +memories; latency >memories; area >digital_update"),
+    "encoder": Row({}, f"{SIGNAL}; energy +digital_update +movement"),
+    "recurrent": Row({}, f"{SIGNAL}; energy +digital_update +movement"),
+    "after_d": Row({}, f"{SIGNAL}; energy >nonlinearity >digital_update; area >nonlinearity"),
+    "both": Row({}, f"{SIGNAL}; energy >nonlinearity >digital_update", base={"bidirectional": True}),
+    "gelu": Row({}, f"{SIGNAL}; energy +digital_update >nonlinearity"),
+    "relu": Row({}, f"{SIGNAL}; energy +digital_update >nonlinearity", base={"activation": "relu"}),
+    "mixing": Row({}, f"{SIGNAL}; energy +nonlinearity >digital_update; area >nonlinearity"),
+    "glu": Row({}, f"{SIGNAL}; energy +digital_update >nonlinearity"),
+    "residual": Row({}, f"{SIGNAL}; energy +digital_update; memory >state"),
+    "norm": Row({}, f"{SIGNAL}; energy +digital_update; memory >state", base={"norm": "layer"}),
+    "pool": Row({}, f"{SIGNAL}; energy +digital_update"),
+}
+"""Parts of a model, each with 10 bits in place of 8."""
+RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "path": ({"path": "gelu", "bits": 12}, {"path": "residual", "bits": 12}, "energy ~digital_update ~memories"),
+    "kind": ({"kind": "state", "bits": 12}, {"kind": "parameter", "bits": 12}, "memory -state +parameters"),
+    "bits": ({"path": "gelu", "bits": 8}, {"path": "gelu", "bits": 12}, "energy +memories; memory +activations"),
+    "symmetric": ({}, {"symmetric": True}, "energy -digital_update"),
+    "granularity": ({}, {"granularity": "tensor"}, SHARED),
+    "observer": ({}, {"observer": "minmax"}, ""),  # where a range ends
+    "calibration": ({}, {"path": "gelu", "calibration": "dynamic"}, "refused"),
+}
+"""Field of a rule: a rule behind the base's, another, and some of what changes."""
+
+
+def placed(model: dict[str, Any], scheme: dict[str, Any], steps: int = STEPS) -> Deployment:
+    """The model of one seed, quantized with 8 bits but for the changes; activity as `cost` has it."""
+    config = ModelConfig.parse(MODEL | model)
+    torch.manual_seed(0)
+    made = Classifier(config)
+    data = torch.randn(8, steps, config.inputs, generator=torch.Generator().manual_seed(1))
+    found = compile(quantize(made, Scheme.parse(scheme), data), CHIP, data)
+    return replace(found, matrices=tuple(replace(m, input_activity=None) for m in found.matrices))
+
+
+def quantities(deployment: Deployment) -> dict[str, float]:
+    """Energy, latency and area by component, memory by content, and what is counted."""
+    ds = cost(deployment)
+    out = {f"memory/{part}": float(ds["memory_part"].sel(part=part)) for part in ds["part"].values}
+    for name in ("energy", "latency", "area"):
+        for component in set(ds["component"].values.tolist()) - DERIVED:
+            out[f"{name}/{component}"] = float(ds[name].sel(component=component))
+    counted = ("macs", "tiles", "energy_load", "memory_loaded")
+    return out | {f"total/{name.replace('_', ' ')}": float(ds[name]) for name in counted}
+
+
+def wrong(before: dict[str, float], after: dict[str, float], ways: dict[str, str]) -> dict[str, str]:
+    """The quantities that do not go the way that they should, with how they go."""
+    assert set(ways) <= set(before), set(ways) - set(before)
+    out = {}
+    for name, old in before.items():
+        new, way = after[name], ways.get(name, "=")
+        gone = "=" if np.isclose(old, new, rtol=1e-9, atol=1e-30) else "+" if new > old else "-"
+        if gone not in {"+": "+", "-": "-", ">": "+=", "<": "-=", "~": "+-=", "=": "="}[way]:
+            out[name] = f"{way} expected, {gone} found"
+    return out
+
+
+_KNOWN: dict[str, dict[str, float]] = {}
+
+
+def found(model: dict[str, Any], scheme: dict[str, Any]) -> dict[str, float]:
+    """`quantities` of a model and scheme, once."""
+    key = repr((model, scheme))
+    if key not in _KNOWN:
+        _KNOWN[key] = quantities(placed(model, scheme))
+    return _KNOWN[key]
+
+
+def test_every_field_has_its_row() -> None:
+    assert set(MODELS) == set(ModelConfig.model_fields)
+    assert set(LAYERS) == set(LAYER_CONFIGS.known)
+    for name, rows in LAYERS.items():
+        assert set(rows) == set(LAYER_CONFIGS.known[name].model_fields), name
+    assert set(SCHEMES) == (set(Scheme.model_fields) | set(Uniform.model_fields)) - {"bits"}
+    assert set(BITS) == set(Bits.model_fields)
+    assert set(RULES) == set(Rule.model_fields)
+
+
+ROWS = [*MODELS.items(), *SCHEMES.items(), *BITS.items(), *(i for rows in LAYERS.values() for i in rows.items())]
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS, ids=[name for name, _ in ROWS])
+def test_what_moves_nothing_for_sure_says_why(name: str, row: Row) -> None:
+    assert bool(row.why) != any(way in "+-" for way in row.ways.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fields_of_a_model(name: str) -> None:
+    row = MODELS[name]
+    assert wrong(found(row.base, {}), found(row.base | row.changes, {}), row.ways) == {}
+
+
+@pytest.mark.parametrize(("layer", "name"), [(layer, name) for layer, rows in LAYERS.items() for name in rows])
+def test_fields_of_a_layer(layer: str, name: str) -> None:
+    row, base = LAYERS[layer][name], {"layer": layer}
+    assert wrong(found(base, {}), found(base | row.changes, {}), row.ways) == {}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_fields_of_a_scheme(name: str) -> None:
+    row = SCHEMES[name]
+    if row.why == "refused":
+        with pytest.raises(ImcSsmError, match="dynamic"):
+            found({}, row.base | row.changes)
+        return
+    assert wrong(found({}, row.base), found({}, row.base | row.changes), row.ways) == {}
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_bits_of_a_part(name: str) -> None:
+    row, words = BITS[name], dict.fromkeys(Bits.model_fields, 8)
+    before, after = (found(row.base, {"bits": words | {name: bits}}) for bits in (8, 10))
+    assert wrong(before, after, row.ways) == {}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_fields_of_a_rule(name: str) -> None:
+    first, second, moves = RULES[name]
+    if moves == "refused":
+        with pytest.raises(ImcSsmError, match="dynamic"):
+            found({}, {"bits": {}, "rules": [second]})
+        return
+    before, after = (found({}, {"bits": {}, "rules": [rule] if rule else []}) for rule in (first, second))
+    ways = Row({}, moves).ways
+    assert wrong({k: before[k] for k in ways}, after, ways) == {}
+    assert bool(moves) == (before != after)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "changes"),
+    [
+        ("norm", "batch", {"energy/nonlinearity": "="}),  # its statistics are frozen: no root
+        ("activation", "none", {"energy/nonlinearity": "-", "memory/activations": "-"}),
+        ("activation", "gelu2", {}),  # another table
+        ("pool", "none", {"energy/adc": "+", "latency/adc": "+", "memory/activations": "-"}),  # decoded every step
+        ("heads", [4, 8], {"energy/digital update": "+", "memory/state": "+", "total/tiles": "+"}),
+    ],
+)
+def test_other_values_of_a_model(field: str, value: Any, changes: dict[str, str]) -> None:
+    before, after = found({}, {}), found({field: value}, {})
+    assert wrong({k: before[k] for k in changes}, after, changes) == {}
+    assert bool(changes) == (before != after)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "changes"),
+    [
+        ("rounding", "half_up", {}),  # the same adder
+        ("rounding", "stochastic", {"energy/digital update": "+", "latency/digital update": "+"}),
+        ("rounding", "feedback", {"energy/memories": "+", "memory/state": "+"}),
+        ("granularity", "state", {"energy/memories": "+", "memory/requantization": "+"}),
+        ("pole_form", "log_polar", {"energy/memories": "+", "total/energy load": "+"}),
+    ],
+)
+def test_other_values_of_a_scheme(field: str, value: Any, changes: dict[str, str]) -> None:
+    before, after = found({}, {}), found({}, {field: value})
+    assert wrong({k: before[k] for k in changes}, after, changes) == {}
+    assert bool(changes) == (before != after)
