@@ -221,7 +221,7 @@ def facts() -> dict[str, str]:
     deployment = deployed(MODELS[0])
     (unit,) = (op for op in deployment.graph if isinstance(op, Recurrence))
     words = Multipliers.of(unit.plan(deployment.formats))
-    out = {"factor_a": f"{words.a}", "factor_b": f"{words.b}", "accumulator": f"{words.sum}"}
+    out = {"factor_unit": f"{words.widest}", "accumulator": f"{words.sum}"}
     for matrix in deployment.matrices:
         assert matrix.input_activity is not None
         siemens = matrix.conductance(deployment.chip) * matrix.input_activity
