@@ -204,7 +204,7 @@ def test_names_of_the_device_library_exist() -> None:
     from imc_ssm.devices import device_names
 
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    for kind in ("cells", "designs"):
+    for kind in ("cells", "designs", "components"):
         assert all(f"`{name}`" in changelog for name in device_names(kind))  # type: ignore[arg-type]
     for name in (n for text in PAGES.values() for n in re.findall(r"--design ([a-z]\S*?)[`\s]", text)):
         assert name.endswith(".toml") or name in device_names("designs")

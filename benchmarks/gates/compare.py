@@ -28,6 +28,7 @@ __all__ = [
     "lanes_table",
     "laws_table",
     "nodes_table",
+    "number",
     "numbers_table",
     "ratios_table",
 ]
@@ -112,7 +113,8 @@ def scaled(ds: xr.Dataset, quantity: str, to: tuple[float, float] = COMMON) -> x
     return ds[quantity] * xr.DataArray(factors, dims="library", coords={"library": ds["library"]})
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits, or whole with commas."""
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
@@ -129,13 +131,13 @@ def numbers_table(ds: xr.Dataset, bits: tuple[int, ...] = (8, 16)) -> list[str]:
                     NAMES[str(block)],
                     f"{n}",
                     str(library),
-                    _number(mid),
-                    f"{_number(low)} to {_number(high)}",
+                    number(mid),
+                    f"{number(low)} to {number(high)}",
                 ]
                 cells += [
-                    _number(float(one["area"]) * 1e12),
-                    _number(float(one["delay"].sel(bound="nominal")) * 1e9),
-                    _number(float(one["leakage"]) * 1e9),
+                    number(float(one["area"]) * 1e12),
+                    number(float(one["delay"].sel(bound="nominal")) * 1e9),
+                    number(float(one["leakage"]) * 1e9),
                 ]
                 rows.append("| " + " | ".join(cells) + " |")
     return rows
@@ -152,7 +154,7 @@ def laws_table(ds: xr.Dataset) -> list[str]:
             for quantity, unit in (("energy", 1e15), ("area", 1e12)):
                 fit = one.sel(quantity=quantity)
                 cells += [
-                    _number(float(fit["coefficient"]) * unit),
+                    number(float(fit["coefficient"]) * unit),
                     f"{float(fit['residual']):.0%}".replace("%", " %"),
                     f"{float(fit['exponent']):.2f}",
                 ]
@@ -207,7 +209,7 @@ def ratios_table(ds: xr.Dataset) -> list[str]:
         "|---|---|---|" + "---|" * len(libraries),
     ]
     for block, quantity, source in dict.fromkeys(key[:3] for key in found):
-        cells = [_number(found[block, quantity, source, library]) for library in libraries]
+        cells = [number(found[block, quantity, source, library]) for library in libraries]
         rows.append(f"| {NAMES[block]} | {quantity} | {source} | " + " | ".join(cells) + " |")
     return rows
 
@@ -228,13 +230,13 @@ def nodes_table(ds: xr.Dataset, bits: int = 16) -> list[str]:
             for block in ("add", "multiply", "register"):
                 pair = [d[quantity].sel(block=block, bits=bits) for d in (one, small)]
                 large, less = (float(v.sel(bound="nominal") if "bound" in v.dims else v) for v in pair)
-                cells.append(_number(large / less))
+                cells.append(number(large / less))
             expected = (
                 1 / energy_factor(float(one["node"]), float(one["voltage"]), to)
                 if quantity == "energy"
                 else 1 / area_factor(float(one["node"]), to[0])
             )
-            cells.append(_number(expected))
+            cells.append(number(expected))
             rows.append(f"| {library} | {small['library'].item()} | {quantity} | " + " | ".join(cells) + " |")
     return rows
 
@@ -248,8 +250,8 @@ def lanes_table(ds: xr.Dataset) -> list[str]:
             for library in ds["library"].values:
                 at = {"block": block, "bits": bits, "library": library}
                 low, mid, high = (float(energies.sel(**at, bound=b)) for b in ("low", "nominal", "high"))
-                cells = [NAMES[block].removeprefix("lane, "), f"{bits}", str(library), _number(mid)]
-                cells += [f"{_number(low)} to {_number(high)}", _number(float(areas.sel(**at)))]
+                cells = [NAMES[block].removeprefix("lane, "), f"{bits}", str(library), number(mid)]
+                cells += [f"{number(low)} to {number(high)}", number(float(areas.sel(**at)))]
                 rows.append("| " + " | ".join(cells) + " |")
     return rows
 

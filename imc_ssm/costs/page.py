@@ -58,11 +58,16 @@ def constants_page() -> str:
         *(f"| {node:g} | {a:g} | {b:g} | {c:g} |" for node, (a, b, c) in POLYNOMIALS.items()),
     ]
     for folder in TABLES:
-        for path in sorted((devices_folder() / folder).glob("*.toml")):
+        known: set[str] = set()
+        for path in sorted((devices_folder() / folder).glob("*.toml"), key=lambda path: path.stem):
             data = read_toml(path)
-            rows = list(_cited("", data))
+            every = list(_cited("", data))
+            rows = [row for row in every if row not in known]
+            known |= set(every) if folder == "components" else set()
             if rows:
                 parts += ["", f"## {data['description']} (`{folder}/{path.name}`)"]
+                if len(rows) < len(every):
+                    parts += [f"Without the {len(every) - len(rows)} numbers that a table above has alike."]
                 parts += [
                     "",
                     "| Number | Low | Value | High | Unit | Source |",
