@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "gates.md").read_text(encoding="utf-8")
 DATA = results.load(ROOT / "benchmarks" / "gates" / "gates.nc")
 OUTPUTS = ("Re(c x)", "sum over states", "requantize y")
+AGAIN = "run `python -m benchmarks.gates.table`"
 SHIFTS = ("shift_3", "shift_5")
 NAME, BASE = "periphery-32nm-gates", "periphery-32nm"
 OURS, THEIRS = load_components(NAME), load_components(BASE)
@@ -48,7 +49,7 @@ def test_the_file_is_what_the_command_writes(tmp_path: Path, monkeypatch, capsys
     monkeypatch.setattr(priced, "TABLES", ())
     table.main()
     shipped = device_path("components", NAME).read_text(encoding="utf-8")
-    assert out.read_text(encoding="utf-8") == shipped, "run `python -m benchmarks.gates.table`"
+    assert out.read_text(encoding="utf-8") == shipped, AGAIN
     assert str(out) in capsys.readouterr().out
 
 
@@ -188,17 +189,15 @@ def test_the_tables_of_the_page(made) -> None:
     head = PAGE.index(rows[0])
     shown = rows_of(PAGE[head : PAGE.index("\n\n", head)])
     again = rows_of("\n".join(rows))
-    assert len(shown) == len(again)
-    for ours, theirs in zip(again, shown, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            pairs = list(zip(a.split(" to "), b.split(" to "), strict=True))
-            for mine, shown_as in pairs:
-                if re.fullmatch(r"[\d.,e+]+", mine):
-                    assert float(mine.replace(",", "")) == pytest.approx(
-                        float(shown_as.replace(",", "")), rel=0.02
-                    )
-                else:
-                    assert mine == shown_as
+    assert len(shown) == len(again), AGAIN
+    for row, of_page in zip(again, shown, strict=True):
+        for cell, stated in zip(row, of_page, strict=True):
+            for mine, theirs in zip(cell.split(" to "), stated.split(" to "), strict=True):
+                if not re.fullmatch(r"[\d.,e+]+", mine):
+                    assert mine == theirs, AGAIN
+                    continue
+                value, on_page = (float(number.replace(",", "")) for number in (mine, theirs))
+                assert value == pytest.approx(on_page, rel=0.02), AGAIN
 
 
 def test_the_sentences_of_the_page() -> None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gates.table [DATASET] [--library NAME ...] [--out TABLE.toml]
 
-writes devices/components/periphery-32nm-gates.toml and prints what docs/gates.md says of it; with a dataset,
+writes devices/components/periphery-32nm-gates.toml and its tables in docs/gates.md; with a dataset,
 libraries or a file of your own, a table named after the file. Everything but these three components is that of
 periphery-32nm.
 
@@ -40,6 +40,7 @@ FILLED = 0.7
 SHIPPED = ("sky130", "ihp130")
 """Libraries of the shipped table: real cells, both of the node that is nearest above."""
 BASE = "periphery-32nm"
+PAGE = ROOT / "docs" / "gates.md"
 TABLE = ROOT / "devices" / "components" / f"{BASE}-gates.toml"
 HEADER = f"""# {BASE} with multiplier, adder and register from gates, written by `python -m benchmarks.gates.table`
 # (docs/gates.md) from benchmarks/gates/gates.nc and {BASE}.toml: change those, not this file."""
@@ -283,11 +284,19 @@ def main() -> None:
     for name in libraries:
         if name not in ds["library"].values:
             parser.error(f"no library {name!r} in the dataset; it has {', '.join(ds['library'].values)}")
+    if given.library and given.dataset is None and given.out is None:
+        parser.error("other libraries than the shipped table's go to a file of your own: --out TABLE.toml")
     out = given.out or (TABLE if given.dataset is None else given.dataset.with_suffix(".toml"))
     out.write_text(component_table(ds, libraries, out.stem), encoding="utf-8")
     print(out, end="\n\n")
     for table in TABLES:
-        print("\n".join(table(ds, out, libraries)), end="\n\n")
+        rows = table(ds, out, libraries)
+        print("\n".join(rows), end="\n\n")
+        if given.dataset is None and out == TABLE:
+            page = PAGE.read_text(encoding="utf-8")
+            start = page.index(rows[0])
+            text = page[:start] + "\n".join(rows) + page[page.index("\n\n", start) :]
+            PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
