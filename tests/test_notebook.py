@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-PICTURES = {"quickstart": 4, "deploy": 4}
+PICTURES = {"quickstart": 4, "deploy": 4, "cost": 5}
 """The notebooks, and how many of their cells show a picture at least (test_robustness_notebook.py has another)."""
 SECONDS = 300
 """Longest time of one cell; a whole notebook takes about half a minute on one free core."""
@@ -112,3 +113,18 @@ def test_measurements_become_a_cell_and_a_yield(executed: Callable[[str], Any]) 
     assert len(causes) == 4
     counted = [line.split() for line in text["upkeep"].splitlines() if line.split()[:1] == ["2592000.0"]]
     assert counted == [["2592000.0", "5"]]
+
+
+def test_the_recurrence_takes_the_energy_and_a_thousand_designs_are_swept(executed: Callable[[str], Any]) -> None:
+    text = said(executed("cost"))
+    nominal, low, high = (float(n) for n in re.findall(r"[\d.]+", text["model"].splitlines()[0]))
+    assert low < nominal < high
+    counted = re.match(r"(\d+) designs: ([\d.]+) to ([\d.]+) uJ, (\d+) to (\d+) us", text["sweep"])
+    assert counted is not None
+    designs, least, most, fastest, slowest = map(float, counted.groups())
+    assert designs >= 1000
+    assert least < nominal < most
+    assert 2 * fastest < slowest
+    tile, whole = (float(n) for n in re.findall(r": ([\d.]+) fJ", text["others"]))
+    assert 10 * tile < whole  # the unit and the memories
+    assert len(executed("cost").cells) < 12

@@ -21,6 +21,7 @@ import xarray as xr
 from imc_ssm.errors import ConfigError
 from imc_ssm.plots.cells import AT, over_level, over_time
 from imc_ssm.plots.comparing import together
+from imc_ssm.plots.crossings import over_machines
 from imc_ssm.plots.fits import drift_over_time, error_against_target, read_against_target
 from imc_ssm.plots.grid import shown_of, varied
 from imc_ssm.plots.kinds import kind_of
@@ -53,6 +54,7 @@ __all__ = [
     "kernel_error",
     "kind_of",
     "made_here",
+    "over_machines",
     "pole_plane",
     "population",
     "quantiles_over_time",

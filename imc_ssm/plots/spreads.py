@@ -39,7 +39,7 @@ def component_stacks(ds: xr.Dataset, name: str, ax: Axes) -> Axes:
     rows = [str(value) for value in ds[dim].values]
     parts = parts.sel(bound="nominal").transpose(dim, "component")
     low, middle, high = (totals.sel(bound=bound).values for bound in ("low", "nominal", "high"))
-    factor, unit = (1e6, "mm2") if name == "area" else prefix(float(middle.max()), str(totals.attrs["units"]))
+    factor, unit = (1e6, "mm2") if name == "area" else prefix(float(middle.max()), str(parts.attrs["units"]))
     at, start = np.arange(len(rows)), np.zeros(len(rows))
     for component in ds["component"].values:
         values = np.nan_to_num(parts.sel(component=component).values) * factor
