@@ -113,8 +113,9 @@ class CostPlan:
         >>> plan(lanes=[8, 16, 32], clock=5e8, adc_bits=6).total("latency").shape
         (3,)
 
-    `activity` and `constants` as in `cost`. Fields that move weights to other tiles (rows, columns, slices,
-    packing) need a new deployment. Raises what `cost` raises.
+    `activity` and `constants` as in `cost`; an activity that was calibrated stays, also where inputs come in other
+    bits. Fields that move weights to other tiles (rows, columns, slices, packing) need a new deployment. Raises
+    what `cost` raises.
     """
 
     def __init__(

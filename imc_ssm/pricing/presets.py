@@ -208,10 +208,11 @@ class _Duration:
 class _ChargeDecrement:
     """An amplifier integrates phase by phase, then takes charge off, one step a cycle.
 
-    integration = step sum(2^b - 1) + cycle phases for phases of b magnitude bits; t = cycle sum(n - bits of
-    earlier phases), s; E = P (integration + t), J, with P of an amplifier that settles to 8 bits within a cycle.
-    Area: 12 flip-flops, two amp_cap and amp_area, m2. Converts once a product. Holds for 3 to 10 bits at 130 nm.
-    Wan et al., Nature 608:504 (2022), doi:10.1038/s41586-022-04992-8.
+    integration = step sum(2^b - 1) + cycle phases for phases of b magnitude bits in turn, max(step, pulse) + cycle
+    for an amplitude or a width; t = cycle sum(n - bits of earlier phases), s; E = P (integration + t), J, with P
+    of an amplifier that settles to 8 bits within a cycle. Area: 12 flip-flops, two amp_cap and amp_area, m2.
+    Converts once a product. Holds for 3 to 10 bits at 130 nm. Wan et al., Nature 608:504 (2022),
+    doi:10.1038/s41586-022-04992-8.
     """
 
     serial = False
@@ -221,7 +222,11 @@ class _ChargeDecrement:
         cycle = k.charge_cycle if spec.t_cycle is None else spec.t_cycle
         step = k.charge_step if spec.t_step is None else spec.t_step
         decrements = sum(max(spec.out_bits - sum(phases[:i]), 0) for i in range(len(phases)))
-        integration = step * sum(2**bits - 1 for bits in phases) + cycle * len(phases)
+        if spec.coding in ("bit-serial", "pulse-count"):
+            counts = sum(2**bits - 1 for bits in phases)
+        else:
+            counts, step = len(phases), most(step, pulse)
+        integration = step * counts + cycle * len(phases)
         time = cycle * decrements
         power = amplifier_power(k, spec.v_analog, cycle, k.amp_cap)
         area = 12 * _flip_flop(k, spec) + 2 * k.amp_cap / k.cap_density + k.amp_area

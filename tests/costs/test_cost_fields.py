@@ -8,26 +8,17 @@ has no direction says why. Control and leakage follow from the others (`test_cos
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
+from cost_cases import placed, quantities, ways_of, wrong
 
-from imc_ssm.chip import Deployment, compile
-from imc_ssm.costs import cost
-from imc_ssm.devices import load_design, resolve
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.layers import ModelConfig
 from imc_ssm.layers.registry import LAYER_CONFIGS
-from imc_ssm.quantization import Bits, Rule, Scheme, quantize
+from imc_ssm.quantization import Bits, Rule, Scheme
 from imc_ssm.quantization.scheme import Uniform
-
-DERIVED = {"control", "leakage"}
-MODEL = {"inputs": 3, "heads": 4, "outputs": 5, "n_state": 8}
-STEPS = 16
-CHIP = resolve(load_design("pcm-256").with_(rows=8, columns=8, columns_per_adc=4, lanes=4, tiles=10_000))
 
 
 @dataclass(frozen=True)
@@ -44,11 +35,7 @@ class Row:
     @property
     def ways(self) -> dict[str, str]:
         """Quantity -> sign."""
-        found = {}
-        for group in filter(None, self.moves.split(";")):
-            name, *words = group.split()
-            found |= {f"{name}/{word[1:].replace('_', ' ')}": word[0] for word in words}
-        return found
+        return ways_of(self.moves)
 
 
 TILES = "energy +cells +lines +dac +adc +movement; area >cells >lines >dac >adc; total >tiles"
@@ -241,39 +228,6 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 """Field of a rule: a rule behind the base's, another, and some of what changes."""
 
 
-def placed(model: dict[str, Any], scheme: dict[str, Any], steps: int = STEPS) -> Deployment:
-    """The model of one seed, quantized with 8 bits but for the changes; activity as `cost` has it."""
-    config = ModelConfig.parse(MODEL | model)
-    torch.manual_seed(0)
-    made = Classifier(config)
-    data = torch.randn(8, steps, config.inputs, generator=torch.Generator().manual_seed(1))
-    found = compile(quantize(made, Scheme.parse(scheme), data), CHIP, data)
-    return replace(found, matrices=tuple(replace(m, input_activity=None) for m in found.matrices))
-
-
-def quantities(deployment: Deployment) -> dict[str, float]:
-    """Energy, latency and area by component, memory by content, and what is counted."""
-    ds = cost(deployment)
-    out = {f"memory/{part}": float(ds["memory_part"].sel(part=part)) for part in ds["part"].values}
-    for name in ("energy", "latency", "area"):
-        for component in set(ds["component"].values.tolist()) - DERIVED:
-            out[f"{name}/{component}"] = float(ds[name].sel(component=component))
-    counted = ("macs", "tiles", "energy_load", "memory_loaded")
-    return out | {f"total/{name.replace('_', ' ')}": float(ds[name]) for name in counted}
-
-
-def wrong(before: dict[str, float], after: dict[str, float], ways: dict[str, str]) -> dict[str, str]:
-    """The quantities that do not go the way that they should, with how they go."""
-    assert set(ways) <= set(before), set(ways) - set(before)
-    out = {}
-    for name, old in before.items():
-        new, way = after[name], ways.get(name, "=")
-        gone = "=" if np.isclose(old, new, rtol=1e-9, atol=1e-30) else "+" if new > old else "-"
-        if gone not in {"+": "+", "-": "-", ">": "+=", "<": "-=", "~": "+-=", "=": "="}[way]:
-            out[name] = f"{way} expected, {gone} found"
-    return out
-
-
 _KNOWN: dict[str, dict[str, float]] = {}
 
 
@@ -340,7 +294,7 @@ def test_fields_of_a_rule(name: str) -> None:
             found({}, {"bits": {}, "rules": [second]})
         return
     before, after = (found({}, {"bits": {}, "rules": [rule] if rule else []}) for rule in (first, second))
-    ways = Row({}, moves).ways
+    ways = ways_of(moves)
     assert wrong({k: before[k] for k in ways}, after, ways) == {}
     assert bool(moves) == (before != after)
 
