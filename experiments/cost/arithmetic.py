@@ -12,6 +12,8 @@ from dataclasses import dataclass
 LINE = re.compile(r"^(?P<name>[a-z]\w*) = (?P<rest>\S.*?)(?P<note>  .*)?$")
 NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
 END = re.compile(rf"^(?:(?P<expression>.+) = )?(?P<value>{NUMBER})(?: (?P<unit>[A-Za-z][\w/]*))?$")
+COLUMN = 66
+"""Longest line whose note stands in the column of its block."""
 BINARY: dict[type, Callable[[float, float], float]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -41,10 +43,10 @@ class Line:
     unit: str
     note: str
 
-    def text(self, value: float) -> str:
-        """The line with a value in the place of that printed."""
-        tail = f" {self.unit}" if self.unit else ""
-        return f"{self.name} = {self.expression} = {short(value)}{tail}{self.note}"
+    def text(self, printed: str) -> str:
+        """The line with a value in the place of that printed, without its note."""
+        middle = "" if self.expression is None else f"{self.expression} = "
+        return f"{self.name} = {middle}{printed} {self.unit}".rstrip()
 
 
 def lines(text: str) -> Iterator[tuple[str, Line | None]]:
@@ -77,19 +79,33 @@ def evaluated(text: str) -> dict[str, float]:
 
 
 def rewritten(text: str, given: dict[str, str] | None = None) -> str:
-    """The text with every computed value as it follows from the expressions, and the `given` ones as they are."""
+    """The text with every computed value as it follows from the expressions, the `given` ones as they are, and the
+    notes of a block in one column."""
     known: dict[str, float] = {}
-    out = []
-    for row, line in lines(text):
-        if line is not None and line.expression is not None:
+    out: list[str] = []
+    block: list[tuple[str, str]] = []
+    for row, line in [*lines(text), ("", None)]:
+        if line is None:
+            out += [*_aligned(block), row]
+            block = []
+            continue
+        printed = (given or {}).get(line.name, line.printed)
+        if line.expression is not None:
+            printed = short(value_of(line.expression, known))
             known[line.name] = value_of(line.expression, known)
-            row = line.text(known[line.name])
-        elif line is not None:
-            own = (given or {}).get(line.name, line.printed)
-            row = row.replace(f"= {line.printed}", f"= {own}", 1)
-            known[line.name] = float(own.replace(",", ""))
-        out.append(row)
-    return "\n".join(out) + "\n" * text.endswith("\n")
+        else:
+            known[line.name] = float(printed.replace(",", ""))
+        block.append((line.text(printed), line.note.strip()))
+    return "\n".join(out[:-1]) + "\n" * text.endswith("\n")
+
+
+def _aligned(block: list[tuple[str, str]]) -> list[str]:
+    """Notes behind their lines, in a column that lines longer than `COLUMN` leave out of account."""
+    column = 2 + max((len(head) for head, _ in block if len(head) <= COLUMN), default=0)
+    return [
+        f"{head:<{column}}{note}".rstrip() if len(head) < column else f"{head}  {note}".rstrip()
+        for head, note in block
+    ]
 
 
 def value_of(expression: str, known: dict[str, float]) -> float:
