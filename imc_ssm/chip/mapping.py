@@ -123,20 +123,30 @@ class MappedMatrix:
         """The column blocks, in order."""
         return tuple(sorted({tile.column for tile in self.tiles}))
 
+    def live(self, block: Block | None = None) -> int:
+        """Columns, of all or of a block, that hold a weight; those of zeros are neither read nor converted: their
+        scale is 0, so that nothing of them would come through."""
+        return int(np.count_nonzero(self.scale[slice(*(block or (0, self.outputs)))]))
+
     @property
     def columns(self) -> int:
         """Used columns over all tiles: row tiles and slices of one column count each."""
-        return sum(tile.column[1] - tile.column[0] for tile in self.tiles)
+        return sum(self.live(tile.column) for tile in self.tiles)
+
+    @property
+    def read(self) -> tuple[tuple[Block, Block], ...]:
+        """The parts that have a column in use."""
+        return tuple(part for part in self.parts if self.live(part[1]))
 
     @property
     def scaled(self) -> int:
         """Codes that are multiplied by a scale: columns of all row tiles, slices and pulses added up."""
-        return sum(end - start for _, (start, end) in self.parts)
+        return sum(self.live(column) for _, column in self.parts)
 
     def widest(self) -> int:
         """Most columns in use on one tile."""
         slices = 1 + max(tile.slice for tile in self.tiles)
-        return slices * max(end - start for start, end in self.blocks)
+        return slices * max(self.live(block) for block in self.blocks)
 
     def sum_bits(self, chip: Chip) -> int:
         """Width of an output before it is rounded: ADC code times multiplier, summed over row tiles and bias."""
@@ -151,13 +161,18 @@ class MappedMatrix:
 
     def conductance(self, chip: Chip) -> float:
         """All devices in use together, S: those of every weight's slices and polarities, and of references."""
-        return layout_of(chip).conductance(self.target, self.blocks)
+        blocks, start = [], 0
+        for block in self.blocks:
+            if count := self.live(block):
+                blocks.append((start, start + count))
+                start += count
+        return layout_of(chip).conductance(self.target[:, self.scale != 0], blocks) if blocks else 0.0
 
     def device_count(self, chip: Chip) -> int:
         """Devices in use: of weights, and of the reference columns of every tile."""
         layout = layout_of(chip)
-        references = 0 if layout.pair else self.inputs * len(self.blocks)
-        return layout.bit_lines * self.target.size + layout.slices * layout.devices * references
+        references = 0 if layout.pair else self.inputs * sum(map(bool, map(self.live, self.blocks)))
+        return layout.bit_lines * self.inputs * self.live() + layout.slices * layout.devices * references
 
     def actions(self, chip: Chip, input_bits: int, input_constants: int = 1) -> list[Action]:
         """What one product does, from the centred codes of its inputs to the sums before they are rounded.
@@ -179,8 +194,8 @@ class MappedMatrix:
             at.multiply(self.inputs, input_bits, MULTIPLIER_BITS, "requantize the inputs"),
             *self.product_actions(chip),
         ]
-        if scaled > outputs:
-            out += at.add(scaled - outputs, total, "partial sums of row tiles")
+        if scaled > self.live():
+            out += at.add(scaled - self.live(), total, "partial sums of row tiles")
         if self.bias is not None:
             out.append(at.read("coefficients", outputs, total, "bias"))
             out += at.add(outputs, total, "bias", own_slot=True)
@@ -188,7 +203,7 @@ class MappedMatrix:
 
     def product_actions(self, chip: Chip) -> list[Action]:
         """What one product does from the DAC's codes to the scaled sums of every tile column."""
-        rows, columns = sum(end - start for (start, end), _ in self.parts), self.columns
+        rows, columns = sum(end - start for (start, end), _ in self.read), self.columns
         scaled = self.scaled
         at, dac, adc = Actions(self.rate), chip.dac.bits, chip.adc.bits
         pulses, code = chip.dac.pulses, self.code_bits(chip)
@@ -201,7 +216,7 @@ class MappedMatrix:
             at.other("adc", "sample hold", pulses * columns, adc, "one per used column, tile and pulse"),
             at.other("adc", "adc", pulses * columns, adc, "one conversion per used column, tile and pulse"),
             at.other("control", "control", 1, 1, "share of all that the tiles take"),
-            at.other("control", "tile", len(self.parts), 1, "buffers, sequencer and clock of each tile in use"),
+            at.other("control", "tile", len(self.read), 1, "buffers, sequencer and clock of each tile in use"),
             at.other("movement", "bus", pulses * columns, adc, "codes to the digital unit"),
         ]
         if pulses * columns > scaled:
