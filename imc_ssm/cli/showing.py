@@ -128,6 +128,11 @@ def _of_dataset(path: Path) -> tuple[xr.Dataset, list[RenderableType]]:
         from imc_ssm.cli.timing import schedule_table
 
         return ds, [schedule_table(ds)]
+    if kind == "swings":
+        from imc_ssm.costs import constant_table
+        from imc_ssm.devices import load_constants
+
+        return ds, [constant_table(ds, load_constants().entries)]
     if kind == "cost":
         from imc_ssm.costs import table
 

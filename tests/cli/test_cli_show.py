@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from imc_ssm import results
 from imc_ssm.chip import Deployment
-from imc_ssm.costs import actions_of, cost, energies
+from imc_ssm.costs import actions_of, cost, energies, swings
 from imc_ssm.modelfile import load_model
 
 ROOT = Path(__file__).parent.parent.parent
@@ -218,3 +218,10 @@ def test_resuming_says_from_where(chain, tmp_path, monkeypatch):
     words = ("deploy", chain["q.safetensors"], "--chips", 2, "--times", "1s", "--sequences", 20, "--out", "d.nc")
     assert run(*words, interrupt_at="100 %").code == 130
     assert "going on from reading 2 of 2 (chips x times)" in done(*words).out
+
+
+def test_swings_are_shown_and_drawn(chain, tmp_path):
+    results.save(swings(Deployment.load(chain["dep.safetensors"])), tmp_path / "swings.nc")
+    printed = done("show", tmp_path / "swings.nc").out
+    assert "leakage_32" in printed
+    assert (tmp_path / "swings.png").stat().st_size > 10_000
