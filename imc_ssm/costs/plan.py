@@ -189,10 +189,17 @@ class _Folded:
         self.area = _Area(deployment, [t.action for t in taken])
         self.slowest = stage_times(chip.digital)
         self.kept: dict[tuple[Any, ...], Any] = {}
+        self.allowed: dict[str, tuple[float, float, bool]] = {
+            "lanes": (1, 10**6, True),
+            "columns_per_adc": (1, self.chip.design.columns, True),
+            "clock": (1.0, math.inf, False),
+            "node": (1e-9, 1e-3, False),
+        } | dict.fromkeys(vars(self.chip.design.electrics), (0.0, math.inf, False))
+        """Numbers of a design that can be given: least, most, whether they are whole."""
 
     def priced(self, k: Values, numbers: Mapping[str, npt.ArrayLike]) -> Totals:
         """With constants `k`: floats, or scenarios where no numbers are given."""
-        given = {name: _number(name, value, self.chip.design) for name, value in numbers.items()}
+        given = {name: _number(name, value, self.allowed) for name, value in numbers.items()}
         clock = given.pop("clock", np.asarray(self.chip.design.clock.value))
         lanes = given.pop("lanes", np.asarray(self.chip.design.lanes))
         tiles = _gathered(given, lambda **own: self._once(("tiles", *own.items()), k, lambda: self._tiles(k, own)))
@@ -348,20 +355,19 @@ def _gathered(numbers: Mapping[str, Numbers], make: Callable[..., Part]) -> Part
     return type(parts[0])(**found)
 
 
-def _number(name: str, given: npt.ArrayLike, design: Any) -> Numbers:
+def _number(name: str, given: npt.ArrayLike, allowed: Mapping[str, tuple[float, float, bool]]) -> Numbers:
     """A number of a design, checked as its field is."""
-    allowed = {
-        "lanes": (1, 10**6, True),
-        "columns_per_adc": (1, design.columns, True),
-        "clock": (1.0, math.inf, False),
-        "node": (1e-9, 1e-3, False),
-    } | dict.fromkeys(vars(design.electrics), (0.0, math.inf, False))
     if name not in allowed:
         raise ConfigError(unknown("number of a design", name, ("adc_bits", "dac_bits", *allowed)))
     least, top, whole = allowed[name]
     values = np.asarray(given, np.float64)
-    fits = values.size > 0 and values.min() >= least and values.max() <= top and values.min() > 0
-    if not fits or (whole and (values % 1).any()):
+    if values.ndim:
+        fits = values.size > 0 and values.min() >= least and values.max() <= top and values.min() > 0
+        broken = whole and (values % 1).any()
+    else:
+        number = float(values)
+        fits, broken = least <= number <= top and number > 0, whole and number % 1
+    if not fits or broken:
         kind = "whole numbers" if whole else "numbers"
         raise ConfigError(f"{name} = {given!r}; allowed are {kind} from {least:g} to {top:g}, more than 0")
     return values
