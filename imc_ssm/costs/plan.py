@@ -362,11 +362,11 @@ def _number(name: str, given: npt.ArrayLike, allowed: Mapping[str, tuple[float, 
     least, top, whole = allowed[name]
     values = np.asarray(given, np.float64)
     if values.ndim:
-        fits = values.size > 0 and values.min() >= least and values.max() <= top and values.min() > 0
-        broken = whole and (values % 1).any()
+        fits = bool(values.size > 0 and values.min() >= least and values.max() <= top and values.min() > 0)
+        broken = whole and bool((values % 1).any())
     else:
         number = float(values)
-        fits, broken = least <= number <= top and number > 0, whole and number % 1
+        fits, broken = least <= number <= top and number > 0, whole and bool(number % 1)
     if not fits or broken:
         kind = "whole numbers" if whole else "numbers"
         raise ConfigError(f"{name} = {given!r}; allowed are {kind} from {least:g} to {top:g}, more than 0")
