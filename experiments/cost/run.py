@@ -167,7 +167,8 @@ def agreement_table(values: dict[str, float]) -> Iterator[str]:
             own = ds[f"{name}_total"] if component == "total" else ds[name].sel(component=component)
             hand = values.get(name if component == "total" else f"{name}_{component.replace(' ', '_')}", 0.0)
             code = float(own) * factor
-            cells.append(f"{code:,.4g} | {100 * (hand / code - 1):+.1f} %" if code else " | ")
+            off = round(100 * (hand / code - 1), 1) + 0.0 if code else 0.0  # never -0.0
+            cells.append(f"{_digits(code)} | {off:.1f} %" if code else " | ")
         yield f"| {component} | {' | '.join(cells)} |"
 
 
@@ -227,6 +228,10 @@ def facts() -> dict[str, str]:
         siemens = matrix.conductance(deployment.chip) * matrix.input_activity
         out[f"siemens_{matrix.name}"] = f"{1e6 * siemens:.1f}"
     return out
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def interval(values: np.ndarray) -> str:
