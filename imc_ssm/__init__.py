@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from imc_ssm.quantization import Bits, Rule, Scheme, export_integers, quantize
     from imc_ssm.results import load as open_results
     from imc_ssm.results import save as save_results
+    from imc_ssm.sweeps import sweep
     from imc_ssm.training import TrainConfig, accuracy, predict, train
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "save_figure",
     "save_model",
     "save_results",
+    "sweep",
     "together",
     "train",
     "training_for",
@@ -100,6 +102,7 @@ _PLACES = {
     "plots": "plot=draw save_figure together",
     "quantization": "Bits Rule Scheme export_integers quantize",
     "results": "open_results=load save_results=save",
+    "sweeps": "sweep",
     "training": "TrainConfig accuracy predict train",
 }
 """Room -> what of it stands here, `here=there` where the names differ."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -130,7 +131,8 @@ def compile(
         )
         mapped = with_output_ranges(mapped, inputs.numpy(), chip, output_percentile)
         if chip.dac.encoding == "amplitude":  # not rounded
-            activity = float((inputs / mapped.input_range).clamp(*chip.dac.limits).square().mean())
+            drive = np.clip(inputs.numpy() / np.float32(mapped.input_range), *chip.dac.limits)
+            activity = float(np.square(drive).mean(dtype=np.float64))  # torch's mean depends on the threads
         else:
             activity = chip.dac.activity(chip.dac.transfer(inputs, mapped.input_range))
         matrices.append(replace(mapped, input_activity=activity))
