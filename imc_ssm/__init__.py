@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from imc_ssm.modelfile import StoredModel, load_model, save_model
     from imc_ssm.plots import draw as plot
     from imc_ssm.plots import save_figure, together
+    from imc_ssm.pruning import prune
     from imc_ssm.quantization import Bits, Rule, Scheme, export_integers, quantize
     from imc_ssm.results import load as open_results
     from imc_ssm.results import save as save_results
@@ -77,6 +78,7 @@ __all__ = [
     "plot",
     "predict",
     "preset",
+    "prune",
     "quantize",
     "register_task",
     "resolve_design",
@@ -100,6 +102,7 @@ _PLACES = {
     "layers": "S4D S5 Classifier ModelConfig S4DConfig S5Config preset",
     "modelfile": "StoredModel load_model save_model",
     "plots": "plot=draw save_figure together",
+    "pruning": "prune",
     "quantization": "Bits Rule Scheme export_integers quantize",
     "results": "open_results=load save_results=save",
     "sweeps": "sweep",

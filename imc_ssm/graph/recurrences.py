@@ -160,10 +160,24 @@ class Recurrence(_Linear):
     """Complex states per head; each is a conjugate pair kept once."""
     periods: tuple[int, ...] | None = None
     """Steps between two updates of each head, powers of two; None: all are updated in every step."""
+    counts: tuple[int, ...] | None = None
+    """Complex states of each head where they differ, `states` the most: what a head has not is neither stored nor
+    computed. None: all have `states`."""
+
+    @property
+    def total(self) -> int:
+        """Complex states of all heads."""
+        return self.heads * self.states if self.counts is None else sum(self.counts)
+
+    def _of_period(self, period: int) -> int:
+        """Complex states of the heads with this period."""
+        counts = self.counts or (self.states,) * self.heads
+        periods = self.periods or (1,) * self.heads
+        return sum(own for own, k in zip(counts, periods, strict=True) if k == period)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        words = 2 * self.heads * self.states
+        words = 2 * self.total
         return (
             Parameter(f"{self.module}.poles", words, pole=True),
             *(Parameter(f"{self.module}.{part}", words) for part in ("b", "c")),
@@ -185,8 +199,8 @@ class Recurrence(_Linear):
 
     @property
     def updates(self) -> float:
-        """Share of the heads' updates that are left per step: the mean of 1 / period."""
-        return sum(heads / period for period, heads in self.groups.items()) / max(self.heads, 1)
+        """Share of the states' updates that are left per step: the mean of 1 / period."""
+        return sum(self._of_period(k) / k for k in self.groups) / max(self.total, 1)
 
     def formats(self, formats: Formats) -> ScanFormats:
         """What the unit computes with."""
@@ -223,7 +237,7 @@ class Recurrence(_Linear):
 
     def _update(self, formats: Formats, plan: ScanPlan, period: int, heads: int) -> list[Action]:
         """An update of so many heads, and their outputs."""
-        at, n = Actions(self.rate, period=period), heads * self.states
+        at, n = Actions(self.rate, period=period), self._of_period(period)
         poles, b, c, state = (formats.bits(p.name) for p in self.parameters)
         inputs = self._input(formats) if period == 1 else _summed(self._input(formats), period)
         outputs = formats.bits(self.output.name)
@@ -233,7 +247,7 @@ class Recurrence(_Linear):
             at.read("coefficients", 2 * n, poles, "poles"),
             at.read("coefficients", 2 * n, b, "B"),
             at.read("coefficients", 2 * n, c, "C"),
-            at.read("coefficients", heads * self._sets(formats), _constant(plan), "m_a, m_b, m_y"),
+            at.read("coefficients", self._sets(formats, heads, n), _constant(plan), "m_a, m_b, m_y"),
             at.read("state", 2 * n, state, "state"),
             at.multiply(4 * n, poles, state, "a x"),
             *at.add(2 * n, update, "a x: real and imaginary part"),
@@ -247,14 +261,15 @@ class Recurrence(_Linear):
             at.other("movement", "bus", heads, outputs, "outputs of the digital unit"),
         ]
 
-    def _sets(self, formats: Formats) -> int:
-        """Requantization constants of a head: m_a and m_b, of each state where these have formats, and m_y."""
-        own = self.states if formats[f"{self.module}.state"].states is not None else 1
-        return 2 * own + 1
+    def _sets(self, formats: Formats, heads: int, n: int) -> int:
+        """Requantization constants of heads with `n` states in all: m_a and m_b, of each state where these have
+        formats, else of each head, and m_y."""
+        own = n if formats[f"{self.module}.state"].states is not None else heads
+        return 2 * own + heads
 
     def _constants(self, formats: Formats) -> list[Stored]:
         *parameters, state = self.parameters
-        inputs, sets = self._input(formats), self.heads * self._sets(formats)
+        inputs, sets = self._input(formats), self._sets(formats, self.heads, self.total)
         slow = ((k, heads) for k, heads in self.groups.items() if k > 1)
         return [
             *(Stored("parameters", p.words, formats.bits(p.name)) for p in parameters),
