@@ -5,7 +5,7 @@ layer, a class or a name: an operator says itself which signals it joins, which 
 does each time it runs.
 """
 
-from imc_ssm.graph.actions import COMPONENTS, Action, Product, Store, Stored, grown
+from imc_ssm.graph.actions import COMPONENTS, Action, Multiplication, Store, Stored, grown
 from imc_ssm.graph.norms import Affine, Normalize
 from imc_ssm.graph.operators import (
     Gate,
@@ -38,12 +38,12 @@ __all__ = [
     "LookUp",
     "Matrix",
     "Mean",
+    "Multiplication",
     "Normalize",
     "Operator",
     "Parameter",
     "Piecewise",
     "Place",
-    "Product",
     "Rate",
     "Rectify",
     "Recurrence",

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from imc_ssm.graph.signals import Rate
 
-__all__ = ["COMPONENTS", "Action", "Actions", "Product", "Store", "Stored", "grown"]
+__all__ = ["COMPONENTS", "Action", "Actions", "Multiplication", "Store", "Stored", "grown"]
 
 COMPONENTS = ("cells", "dac", "adc", "digital update", "memories", "nonlinearity", "movement")
 """The parts of a cost breakdown, in the order of every result."""
@@ -65,7 +65,7 @@ class Action:
 
 
 @dataclass(frozen=True)
-class Product:
+class Multiplication:
     """`count` equal products of a model's own arithmetic: what its equations multiply, without requantizing."""
 
     count: int

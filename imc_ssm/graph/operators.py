@@ -14,7 +14,7 @@ from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import Format, of_parts, plan_gate, plan_linear, plan_scale_add, plan_sum
 from imc_ssm.fixedpoint import operations as integer
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS
-from imc_ssm.graph.actions import Action, Actions, Product, Stored, grown
+from imc_ssm.graph.actions import Action, Actions, Multiplication, Stored, grown
 from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 
@@ -62,7 +62,7 @@ class Operator(ABC):
         Raises `FormatError` where something that has to be a word has no format.
         """
 
-    def products(self, bits: Callable[[str], int]) -> list[Product]:
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
         """What its equation multiplies each time it runs; `bits`: width of the words of a path."""
         return []
 
@@ -167,9 +167,9 @@ class Matrix(Operator):
             words.append(Parameter(self.bias, self.output.width))
         return tuple(words)
 
-    def products(self, bits: Callable[[str], int]) -> list[Product]:
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
         (x,) = self.inputs
-        return [Product(x.width * self.output.width, (bits(self.weight), bits(x.name)))]
+        return [Multiplication(x.width * self.output.width, (bits(self.weight), bits(x.name)))]
 
     def integer(self, formats: Formats, words: Words) -> integer.LinearOperation:
         source, weight = self._format(formats, 0), formats[self.weight]
@@ -236,8 +236,8 @@ class Scale(Operator):
     def parameters(self) -> tuple[Parameter, ...]:
         return (Parameter(self.d, self.output.width),)
 
-    def products(self, bits: Callable[[str], int]) -> list[Product]:
-        return [Product(self.output.width, (bits(self.d), bits(self.inputs[1].name)))]
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        return [Multiplication(self.output.width, (bits(self.d), bits(self.inputs[1].name)))]
 
     def integer(self, formats: Formats, words: Words) -> integer.ScaleAddOperation:
         y, u = (self._format(formats, i) for i in (0, 1))
@@ -341,9 +341,9 @@ class Rectify(Tabled):
 class Gate(Operator):
     """x_1 sigmoid(x_2): half as many outputs as inputs, one table access and one product each."""
 
-    def products(self, bits: Callable[[str], int]) -> list[Product]:
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
         own = bits(self.inputs[0].name)
-        return [Product(self.output.width, (own, own))]
+        return [Multiplication(self.output.width, (own, own))]
 
     def integer(self, formats: Formats, words: Words) -> integer.GateOperation:
         plan = plan_gate(self._format(formats, 0), self._format(formats), self.output.width)

@@ -21,7 +21,7 @@ from imc_ssm.fixedpoint import operations as integer
 from imc_ssm.fixedpoint.dither import WORD
 from imc_ssm.fixedpoint.formats import Nearest
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS, SHIFT_BITS
-from imc_ssm.graph.actions import Action, Actions, Product, Stored, grown
+from imc_ssm.graph.actions import Action, Actions, Multiplication, Stored, grown
 from imc_ssm.graph.operators import Operator, Words
 from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter
@@ -214,14 +214,14 @@ class Recurrence(_Linear):
         """The integers of the unit (docs/fixed_point.md)."""
         return plan_scan(self.formats(formats), self.heads, self.states)
 
-    def products(self, bits: Callable[[str], int]) -> list[Product]:
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
         poles, b, c, state = (bits(p.name) for p in self.parameters)
         out = []
         for period in self.groups:
             n = self._of_period(period)
             inputs = bits(self.inputs[0].name) if period == 1 else _summed(bits(self.inputs[0].name), period)
             for count, widths in ((4 * n, (poles, state)), (2 * n, (b, inputs)), (2 * n, (c, state))):
-                out.append(Product(count, widths, period))
+                out.append(Multiplication(count, widths, period))
         return out
 
     def integer(self, formats: Formats, words: Words) -> integer.ScanOperation:
@@ -323,10 +323,10 @@ class StateUpdate(_Linear):
         """The integers of the unit (docs/fixed_point.md)."""
         return plan_scan(self.formats(formats), self.states, 1, complex_drive=True)
 
-    def products(self, bits: Callable[[str], int]) -> list[Product]:
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
         poles, b = (bits(p.name) for p in self.parameters)
         n, inputs, state = self.states, bits(self.inputs[0].name), bits(self.output.name)
-        return [Product(4 * n, (poles, state)), Product(4 * n, (b, inputs))]
+        return [Multiplication(4 * n, (poles, state)), Multiplication(4 * n, (b, inputs))]
 
     def integer(self, formats: Formats, words: Words) -> integer.StateOperation:
         return integer.StateOperation(self.plan(formats), *(self._words(words, name) for name in ("poles", "b")))
@@ -373,8 +373,8 @@ class GatedUpdate(Operator):
     rounding: Nearest = "half_even"
     """Of the change."""
 
-    def products(self, bits: Callable[[str], int]) -> list[Product]:
-        return [Product(self.output.width, (bits(self.inputs[0].name), bits(self.output.name)))]
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        return [Multiplication(self.output.width, (bits(self.inputs[0].name), bits(self.output.name)))]
 
     def integer(self, formats: Formats, words: Words) -> integer.GatedOperation:
         gate, candidate = (self._format(formats, i) for i in (0, 1))
