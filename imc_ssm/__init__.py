@@ -35,9 +35,11 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from imc_ssm.modelfile import StoredModel, load_model, save_model
     from imc_ssm.plots import draw as plot
     from imc_ssm.plots import save_figure, together
+    from imc_ssm.pruning import prune
     from imc_ssm.quantization import Bits, Rule, Scheme, export_integers, quantize
     from imc_ssm.results import load as open_results
     from imc_ssm.results import save as save_results
+    from imc_ssm.sweeps import sweep
     from imc_ssm.training import TrainConfig, accuracy, predict, train
 
 __all__ = [
@@ -76,12 +78,14 @@ __all__ = [
     "plot",
     "predict",
     "preset",
+    "prune",
     "quantize",
     "register_task",
     "resolve_design",
     "save_figure",
     "save_model",
     "save_results",
+    "sweep",
     "together",
     "train",
     "training_for",
@@ -98,8 +102,10 @@ _PLACES = {
     "layers": "S4D S5 Classifier ModelConfig S4DConfig S5Config preset",
     "modelfile": "StoredModel load_model save_model",
     "plots": "plot=draw save_figure together",
+    "pruning": "prune",
     "quantization": "Bits Rule Scheme export_integers quantize",
     "results": "open_results=load save_results=save",
+    "sweeps": "sweep",
     "training": "TrainConfig accuracy predict train",
 }
 """Room -> what of it stands here, `here=there` where the names differ."""

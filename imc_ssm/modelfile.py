@@ -117,7 +117,8 @@ def _check(config: ModelConfig, tensors: Mapping[str, np.ndarray[Any, Any]], whe
     held = sum(array.size for array in tensors.values())
     heads = max(config.heads) if isinstance(config.heads, tuple) else config.heads
     state = int(getattr(config.layer, "n_state", 1))
-    if max(heads * heads // 4, heads * state // 4, config.layers, config.inputs) > held:
+    words = heads * state if config.states is None else max(sum(own) for own in config.states)
+    if max(heads * heads // 4, words // 4, config.layers, config.inputs) > held:
         raise FileError(
             f"{where}: the tensors do not fit the configuration ({heads} heads of {state} states, {config.layers} "
             f"layers, and {held} numbers in all); write it again"

@@ -5,6 +5,7 @@
 
 from imc_ssm.analysis.inspection import inspect_model
 from imc_ssm.analysis.layers import Coefficients, full_precision, rounded_coefficients, unit_coefficients
+from imc_ssm.analysis.literature import complexity, most_alive
 from imc_ssm.analysis.poles import circle_distance, kernel_errors, pole_displacement, step_grid
 from imc_ssm.analysis.ranges import impulse_norms, rounding_gains, word_length
 from imc_ssm.analysis.saturation import Saturation
@@ -17,10 +18,12 @@ __all__ = [
     "Saturation",
     "chip_yield",
     "circle_distance",
+    "complexity",
     "full_precision",
     "impulse_norms",
     "inspect_model",
     "kernel_errors",
+    "most_alive",
     "pole_displacement",
     "rounded_coefficients",
     "rounding_gains",

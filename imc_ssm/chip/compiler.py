@@ -178,6 +178,13 @@ def _recurrences(model: Classifier, graph: Graph) -> list[tuple[Recurrence, Scal
                 f"recurrence = 'analog': the recurrence of {path} ({type(module).__name__}) has no place on one "
                 "crossbar, only S4D's has; use recurrence 'digital'"
             )
+    for op in graph:
+        if isinstance(op, Recurrence) and op.counts is not None:
+            raise DesignError(
+                f"recurrence = 'analog': the heads of {op.module} have from {min(op.counts)} to {max(op.counts)} "
+                "states, and crossbars give all the same rows; prune as many of every head (scope 'head'), or use "
+                "recurrence 'digital'"
+            )
     return recurrences(graph)
 
 

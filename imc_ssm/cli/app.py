@@ -15,6 +15,7 @@ from imc_ssm.cli.importing import import_checkpoint
 from imc_ssm.cli.inspection import inspect
 from imc_ssm.cli.learning import quantize, train
 from imc_ssm.cli.listing import data
+from imc_ssm.cli.pruning import prune
 from imc_ssm.cli.report import console
 from imc_ssm.cli.showing import show
 
@@ -42,7 +43,7 @@ def _version(
         raise typer.Exit
 
 
-for command in (demo, train, quantize, inspect, deploy, cost, export, show, data):
+for command in (demo, train, quantize, prune, inspect, deploy, cost, export, show, data):
     app.command()(command)
 app.command("import")(import_checkpoint)
 app.add_typer(devices, name="devices")

@@ -25,7 +25,7 @@ def macs_of(deployment: Deployment, operators: Iterable[Operator] | None = None)
     for op in deployment.graph if operators is None else operators:
         each[op.rate] += sum(m.inputs * m.outputs for m in on_tiles(deployment, op))
         if isinstance(op, Recurrence):
-            each[op.rate] += 8 * op.updates * op.heads * op.states
+            each[op.rate] += 8 * op.updates * op.total
     return deployment.steps * each["step"] + each["sequence"]
 
 

@@ -150,8 +150,8 @@ def _updates(deployment: Deployment) -> float:
     NaN without such a recurrence.
     """
     units = [op for op in deployment.graph if isinstance(op, Recurrence)]
-    states = sum(op.heads * op.states for op in units)
-    return sum(op.updates * op.heads * op.states for op in units) / states if states else math.nan
+    states = sum(op.total for op in units)
+    return sum(op.updates * op.total for op in units) / states if states else math.nan
 
 
 def energies(

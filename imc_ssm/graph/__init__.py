@@ -5,7 +5,7 @@ layer, a class or a name: an operator says itself which signals it joins, which 
 does each time it runs.
 """
 
-from imc_ssm.graph.actions import COMPONENTS, Action, Store, Stored, grown
+from imc_ssm.graph.actions import COMPONENTS, Action, Multiplication, Store, Stored, grown
 from imc_ssm.graph.norms import Affine, Normalize
 from imc_ssm.graph.operators import (
     Gate,
@@ -37,6 +37,7 @@ __all__ = [
     "LookUp",
     "Matrix",
     "Mean",
+    "Multiplication",
     "Normalize",
     "Operator",
     "Parameter",

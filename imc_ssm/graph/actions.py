@@ -28,7 +28,7 @@ from typing import Any, Literal, get_args
 from imc_ssm.errors import ImcSsmError, unknown
 from imc_ssm.graph.signals import Rate
 
-__all__ = ["COMPONENTS", "Action", "Actions", "Store", "Stored", "grown"]
+__all__ = ["COMPONENTS", "Action", "Actions", "Multiplication", "Store", "Stored", "grown"]
 
 COMPONENTS = (
     "cells",
@@ -90,6 +90,18 @@ class Action:
     def times(self, steps: int) -> int:
         """How often the count is done in an inference of `steps` steps."""
         return steps // self.period if self.rate == "step" else 1
+
+
+@dataclass(frozen=True)
+class Multiplication:
+    """`count` equal products of a model's own arithmetic: what its equations multiply, without requantizing."""
+
+    count: int
+    """How many, each time the operator runs."""
+    bits: tuple[int, int]
+    """Widths of the factors."""
+    period: int = 1
+    """As of an `Action`."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from imc_ssm.errors import FormatError
 from imc_ssm.fixedpoint import GATE_BITS, Format, of_parts, plan_gate, plan_linear, plan_scale_add, plan_sum
 from imc_ssm.fixedpoint import operations as integer
 from imc_ssm.fixedpoint.requantization import MULTIPLIER_BITS
-from imc_ssm.graph.actions import Action, Actions, Stored, grown
+from imc_ssm.graph.actions import Action, Actions, Multiplication, Stored, grown
 from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter, Rate, Signal
 
@@ -74,6 +74,10 @@ class Operator(ABC):
 
         Raises `FormatError` where something that has to be a word has no format.
         """
+
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        """What its equation multiplies each time it runs; `bits`: width of the words of a path."""
+        return []
 
     def integer(self, formats: Formats, words: Words) -> integer.Operation | None:
         """What it does in integers, from the formats of everything and the codes of all parameters by path.
@@ -184,6 +188,10 @@ class Matrix(Operator):
             words.append(Parameter(self.bias, self.output.width))
         return tuple(words)
 
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        (x,) = self.inputs
+        return [Multiplication(x.width * self.output.width, (bits(self.weight), bits(x.name)))]
+
     def integer(self, formats: Formats, words: Words) -> integer.LinearOperation:
         source, weight = self._format(formats, 0), formats[self.weight]
         output = self._format(formats) if self.output.name in formats else None
@@ -288,6 +296,9 @@ class Scale(Operator):
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         return (Parameter(self.d, self.output.width),)
+
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        return [Multiplication(self.output.width, (bits(self.d), bits(self.inputs[1].name)))]
 
     def integer(self, formats: Formats, words: Words) -> integer.ScaleAddOperation:
         y, u = (self._format(formats, i) for i in (0, 1))
@@ -397,6 +408,10 @@ class Gate(Operator):
 
     The sigmoid has 17 bits, 2^16 being 1, without a sign (docs/integer_model.md).
     """
+
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        own = bits(self.inputs[0].name)
+        return [Multiplication(self.output.width, (own, own))]
 
     def integer(self, formats: Formats, words: Words) -> integer.GateOperation:
         plan = plan_gate(self._format(formats, 0), self._format(formats), self.output.width)

@@ -4,6 +4,7 @@ a state behind a gate."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from imc_ssm.fixedpoint import (
@@ -20,7 +21,7 @@ from imc_ssm.fixedpoint import operations as integer
 from imc_ssm.fixedpoint.dither import WORD
 from imc_ssm.fixedpoint.formats import Nearest
 from imc_ssm.fixedpoint.requantization import CONSTANT_BITS, MULTIPLIER_BITS, SHIFT_BITS
-from imc_ssm.graph.actions import Action, Actions, Stored, grown
+from imc_ssm.graph.actions import Action, Actions, Multiplication, Stored, grown
 from imc_ssm.graph.operators import Operator, Words
 from imc_ssm.graph.requantizing import Kind, Requantized
 from imc_ssm.graph.signals import Formats, Parameter
@@ -163,10 +164,24 @@ class Recurrence(_Linear):
     """Complex states per head; each is a conjugate pair kept once."""
     periods: tuple[int, ...] | None = None
     """Steps between two updates of each head, powers of two; None: all are updated in every step."""
+    counts: tuple[int, ...] | None = None
+    """Complex states of each head where they differ, `states` the most: what a head has not is neither stored nor
+    computed. None: all have `states`."""
+
+    @property
+    def total(self) -> int:
+        """Complex states of all heads."""
+        return self.heads * self.states if self.counts is None else sum(self.counts)
+
+    def _of_period(self, period: int) -> int:
+        """Complex states of the heads with this period."""
+        counts = self.counts or (self.states,) * self.heads
+        periods = self.periods or (1,) * self.heads
+        return sum(own for own, k in zip(counts, periods, strict=True) if k == period)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        words = 2 * self.heads * self.states
+        words = 2 * self.total
         return (
             Parameter(f"{self.module}.poles", words, pole=True),
             *(Parameter(f"{self.module}.{part}", words) for part in ("b", "c")),
@@ -188,8 +203,8 @@ class Recurrence(_Linear):
 
     @property
     def updates(self) -> float:
-        """Share of the heads' updates that are left per step: the mean of 1 / period."""
-        return sum(heads / period for period, heads in self.groups.items()) / max(self.heads, 1)
+        """Share of the states' updates that are left per step: the mean of 1 / period."""
+        return sum(self._of_period(k) / k for k in self.groups) / max(self.total, 1)
 
     def formats(self, formats: Formats) -> ScanFormats:
         """What the unit computes with."""
@@ -201,6 +216,16 @@ class Recurrence(_Linear):
     def plan(self, formats: Formats) -> ScanPlan:
         """The integers of the unit (docs/fixed_point.md)."""
         return plan_scan(self.formats(formats), self.heads, self.states)
+
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        poles, b, c, state = (bits(p.name) for p in self.parameters)
+        out = []
+        for period in self.groups:
+            n = self._of_period(period)
+            inputs = bits(self.inputs[0].name) if period == 1 else grown(bits(self.inputs[0].name), period)
+            for count, widths in ((4 * n, (poles, state)), (2 * n, (b, inputs)), (2 * n, (c, state))):
+                out.append(Multiplication(count, widths, period))
+        return out
 
     def integer(self, formats: Formats, words: Words) -> integer.ScanOperation:
         return integer.ScanOperation(
@@ -226,12 +251,12 @@ class Recurrence(_Linear):
 
     def _update(self, formats: Formats, plan: ScanPlan, period: int, heads: int) -> list[Action]:
         """An update of so many heads, and their outputs."""
-        at, n = Actions(self.rate, period=period), heads * self.states
+        at, n = Actions(self.rate, period=period), self._of_period(period)
         stored = [formats.bits(p.name) for p in self.parameters]
         poles, b, c, state = (formats.centred(p.name) for p in self.parameters)
         inputs, outputs = grown(self._centred(formats), period), formats.bits(self.output.name)
         update, drive, total = poles + state + 1, b + inputs, grown(c + state, 2 * self.states)
-        updating, leaving = (sets * heads for sets in self._sets(formats))
+        updating, leaving = self._sets(formats, heads, n)
         constants = 2 * updating + leaving
         return [
             *self._counter(at),
@@ -252,20 +277,20 @@ class Recurrence(_Linear):
             at.other("movement", "bus", heads, outputs, "outputs of the digital unit"),
         ]
 
-    def _sets(self, formats: Formats) -> tuple[int, int]:
-        """Sets of (m_a, m_b), and m_y, of a head; 0 where one serves all heads."""
+    def _sets(self, formats: Formats, heads: int, states: int) -> tuple[int, int]:
+        """Sets of (m_a, m_b), and m_y, of so many heads with `states` in all; 0 where one serves all heads."""
         a, b, c, x = (p.name for p in self.parameters)
         u, y = self.inputs[0].name, self.output.name
         if any(formats[path].states is not None for path in (a, b, x)):
-            updating = self.states
+            updating = states
         else:
-            updating = int(formats.several(a, b, u, x) or len(self.groups) > 1)
-        return updating, int(formats.several(c, x, y))
+            updating = heads * int(formats.several(a, b, u, x) or len(self.groups) > 1)
+        return updating, heads * int(formats.several(c, x, y))
 
     def _constants(self, formats: Formats) -> list[Stored]:
         *parameters, state = self.parameters
         inputs = self._centred(formats)
-        updating, leaving = (max(sets * self.heads, 1) for sets in self._sets(formats))
+        updating, leaving = (max(sets, 1) for sets in self._sets(formats, self.heads, self.total))
         slow = ((k, heads) for k, heads in self.groups.items() if k > 1)
         return [
             *(Stored("parameters", p.words, formats.bits(p.name)) for p in parameters),
@@ -307,6 +332,11 @@ class StateUpdate(_Linear):
     def plan(self, formats: Formats) -> ScanPlan:
         """The integers of the unit (docs/fixed_point.md)."""
         return plan_scan(self.formats(formats), self.states, 1, complex_drive=True)
+
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        poles, b = (bits(p.name) for p in self.parameters)
+        n, inputs, state = self.states, bits(self.inputs[0].name), bits(self.output.name)
+        return [Multiplication(4 * n, (poles, state)), Multiplication(4 * n, (b, inputs))]
 
     def integer(self, formats: Formats, words: Words) -> integer.StateOperation:
         return integer.StateOperation(self.plan(formats), *(self._words(words, name) for name in ("poles", "b")))
@@ -358,6 +388,9 @@ class GatedUpdate(Operator):
 
     rounding: Nearest = "half_even"
     """Of the change."""
+
+    def products(self, bits: Callable[[str], int]) -> list[Multiplication]:
+        return [Multiplication(self.output.width, (bits(self.inputs[0].name), bits(self.output.name)))]
 
     def integer(self, formats: Formats, words: Words) -> integer.GatedOperation:
         gate, candidate = (self._format(formats, i) for i in (0, 1))

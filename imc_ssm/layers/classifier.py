@@ -76,6 +76,9 @@ class ModelConfig(Config):
     """What the decoder reads: the mean over time, the last step, or every step (logits (B, T, K))."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping an activation in front of the mixing matrix, in training."""
+    states: tuple[tuple[int, ...], ...] | None = None
+    """Complex states of every system of every block (S4D: a system a head; S5: one), where pruning left different
+    ones; None: as the layer says, N/2."""
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +126,28 @@ class ModelConfig(Config):
             raise ValueError("final_norm = True, but norm = 'none'; name the norm: layer, rms or batch")
         return self
 
+    @model_validator(mode="after")
+    def _states_of_systems(self) -> ModelConfig:
+        if self.states is None:
+            return self
+        if len(self.states) != self.layers:
+            raise ValueError(
+                f"states are those of {len(self.states)} blocks, layers = {self.layers}; give one list a block"
+            )
+        for block, (own, heads) in enumerate(zip(self.states, self.widths, strict=True)):
+            self.layer.with_states(own)  # says what cannot be
+            systems = len(self.layer.state_counts(heads))
+            if systems != len(own):
+                raise ValueError(
+                    f"states of block {block} are {len(own)} numbers, its layer {self.layer.type!r} has {systems} "
+                    "systems; give one number for each"
+                )
+        return self
+
+    def layer_of(self, block: int) -> LayerConfig:
+        """The layer of a block, with the states that it has."""
+        return self.layer if self.states is None else self.layer.with_states(self.states[block])
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each block's layer."""
@@ -163,9 +188,9 @@ POOLS: dict[str, type[nn.Module]] = {"mean": MeanPool, "last": LastPool}
 """Names of what stands between the blocks and the decoder."""
 
 
-def _block(config: ModelConfig, inputs: int, outputs: int) -> Block:
+def _block(config: ModelConfig, index: int, inputs: int, outputs: int) -> Block:
     return Block(
-        config.layer,
+        config.layer_of(index),
         inputs,
         outputs,
         norm=config.norm,
@@ -204,7 +229,7 @@ class Classifier(nn.Module):
         self.input: Any = Input()
         self.encoder: Any = Dense(config.inputs, widths[0])
         pairs = zip(widths, (*widths[1:], widths[-1]), strict=True)
-        self.blocks: Any = nn.ModuleList(_block(config, *pair) for pair in pairs)
+        self.blocks: Any = nn.ModuleList(_block(config, i, *pair) for i, pair in enumerate(pairs))
         self.norm: Any = Norm(config.norm, widths[-1]) if config.final_norm else None
         self.pool: Any = POOLS[config.pool]() if config.pool in POOLS else None
         self.decoder: Any = Dense(widths[-1], config.outputs)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
 from imc_ssm.config import Config, Kinds
+from imc_ssm.errors import ConfigError
 from imc_ssm.graph import Place, Signal
 
 __all__ = ["LAYERS", "LAYER_CONFIGS", "Layer", "LayerConfig", "Mode", "register"]
@@ -20,6 +21,21 @@ class LayerConfig(Config):
     """What every layer's configuration is made from; `type` is the name under which the layer is registered."""
 
     type: str = ""
+
+    def state_counts(self, heads: int) -> tuple[int, ...]:
+        """Complex states of each of the systems of a layer of so many heads; none where states cannot be
+        counted."""
+        return ()
+
+    def with_states(self, counts: tuple[int, ...]) -> Self:
+        """The same layer with so many complex states in each of its systems: what pruning leaves.
+
+        Raises `ConfigError` where the layer has no states that could be left out.
+        """
+        raise ConfigError(
+            f"layer {self.type!r} has no states that can be pruned; prune heads or weights, or give its "
+            "configuration the methods state_counts and with_states"
+        )
 
 
 class Layer(Protocol):

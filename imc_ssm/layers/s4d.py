@@ -14,12 +14,13 @@ Shapes: B batch, T time, H heads, n = N/2 complex states.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from imc_ssm.errors import ConfigError, shown
 from imc_ssm.graph import Place, Recurrence, Scale, Signal
 from imc_ssm.kernels import diagonal_scan
 from imc_ssm.layers.registry import LayerConfig, Mode, register
@@ -58,6 +59,28 @@ class S4DConfig(DiagonalConfig):
     """Its name."""
     initialisation: Literal["lin", "inv", "legs"] = "lin"
     """Poles at the start: S4D-Lin, S4D-Inv, S4D-LegS (the eigenvalues of HiPPO-LegS's normal part)."""
+    counts: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Complex states of each head, where pruning left them different ones, N/2 the most; 0: y = D u alone. None:
+    every head has N/2."""
+
+    @model_validator(mode="after")
+    def _largest(self) -> S4DConfig:
+        if self.counts is not None and 2 * max(self.counts, default=0) != self.n_state:
+            raise ValueError(
+                f"counts = {shown(self.counts)}, but n_state = {self.n_state}; it is twice the largest of them"
+            )
+        return self
+
+    def state_counts(self, heads: int) -> tuple[int, ...]:
+        """Of every head."""
+        return (self.n_state // 2,) * heads if self.counts is None else self.counts
+
+    def with_states(self, counts: tuple[int, ...]) -> Self:
+        """Heads with so many complex states each."""
+        most = max(counts, default=0)
+        if most < 1:
+            raise ConfigError("no head of the layer has a state left; keep one state at least")
+        return self.with_(n_state=2 * most, counts=None if set(counts) == {most} else counts)
 
 
 def skew_hippo(size: int) -> Tensor:
@@ -128,9 +151,19 @@ class S4D(nn.Module):
     """The SSM of all heads, discretised. Input and output (B, T, H).
 
     Trained: log dt (H,), A as log(-Re A) and Im A (H, n), B and C as real pairs (H, n, 2), D (H,).
+
+    Where heads have different numbers of states (`S4DConfig.counts`) A, B and C are packed, (sum of counts, ...),
+    head after head. What computes with them gets rectangles (H, n), whose other places have the head's last pole
+    and b = c = 0: these states are zero and reach no output.
     """
 
     groups: ClassVar[dict[str, str]] = dict.fromkeys(("log_dt", "log_neg_real", "imag", "B"), "dynamics")
+    packed_names: ClassVar[tuple[str, ...]] = ("log_neg_real", "imag", "B", "C")
+    """Parameters that are packed where heads have different numbers of states."""
+    there: Tensor | None
+    """(H, n), whether a head has the state; None: every head has all."""
+    place: Tensor | None
+    """(H, n), where it is packed."""
 
     def __init__(self, heads: int, config: S4DConfig) -> None:
         super().__init__()
@@ -144,17 +177,51 @@ class S4D(nn.Module):
         self.B = nn.Parameter(torch.tensor([1.0, 0.0]).expand(heads, n, 2).clone())
         self.C = nn.Parameter(torch.randn(heads, n, 2) * math.sqrt(0.5))  # complex, variance 1
         self.D = nn.Parameter(torch.randn(heads))
+        self._count(config.counts)
+        if self.there is not None:
+            for name in self.packed_names:
+                setattr(self, name, nn.Parameter(self.packed(getattr(self, name).detach())))
+
+    def _count(self, counts: tuple[int, ...] | None) -> None:
+        """Give heads so many states; None: all have as many as there are."""
+        self.counts = counts
+        there = place = None
+        if counts is not None:
+            heads = len(self.D)
+            if len(counts) != heads:
+                raise ConfigError(
+                    f"counts = {shown(counts)} are states of {len(counts)} heads, the layer has {heads}; give one "
+                    "number a head"
+                )
+            own, n = torch.tensor(counts), torch.arange(max(counts))
+            there = n < own[:, None]
+            place = torch.minimum(n, (own[:, None] - 1).clamp(min=0)) + (own.cumsum(0) - own)[:, None]
+            place = place.clamp(max=sum(counts) - 1)  # of a last head without states
+        self.register_buffer("there", there, persistent=False)
+        self.register_buffer("place", place, persistent=False)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Heads, and complex states of each."""
-        heads, states, _ = self.C.shape
+        """Heads, and complex states of each: of the one that has most, where they differ."""
+        heads, states = self.C.shape[:2] if self.there is None else self.there.shape
         return heads, states
+
+    def packed(self, values: Tensor) -> Tensor:
+        """Of values (H, n, ...) those of the states that heads have, as parameters hold them."""
+        return values if self.there is None else values[self.there]
+
+    def spread(self, values: Tensor, *, zero: bool = True) -> Tensor:
+        """Parameters as (H, n, ...); where a head has no such state 0, or (not `zero`) the value of its last."""
+        if self.there is None or self.place is None:
+            return values
+        found = values[self.place]
+        there = self.there.reshape(self.there.shape + (1,) * (found.ndim - 2))
+        return torch.where(there, found, 0) if zero else found
 
     def discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """(a, b, c), each (H, n) complex: x[t] = a x[t-1] + b u[t], y[t] = 2 Re(sum_n c x[t])."""
-        A = torch.complex(-torch.exp(self.log_neg_real), self.imag)
-        B, C = torch.view_as_complex(self.B), torch.view_as_complex(self.C)
+        A = self.spread(torch.complex(-torch.exp(self.log_neg_real), self.imag), zero=False)
+        B, C = (torch.view_as_complex(self.spread(pairs)) for pairs in (self.B, self.C))
         a, gain = discretise(self.discretisation, A, torch.exp(self.log_dt)[:, None])
         return a, gain * B, C
 
@@ -173,7 +240,7 @@ class S4D(nn.Module):
 
     def init_state(self, batch: int) -> Tensor:
         """x[-1] = 0, (B, H, n) complex."""
-        real = self.C.new_zeros(batch, *self.C.shape)
+        real = self.C.new_zeros(batch, *self.shape, 2)
         return torch.view_as_complex(real)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,5 +252,5 @@ class S4D(nn.Module):
         """The recurrence and the direct path; `rules`: how its integers are rounded, and how often."""
         heads, n = self.shape
         y = at.signal("recurrent", width=heads)
-        at.emit(Recurrence(at.label("recurrence"), at.path, (u,), y, heads, n, **rules))
+        at.emit(Recurrence(at.label("recurrence"), at.path, (u,), y, heads, n, counts=self.counts, **rules))
         return at.emit(Scale(at.label("after_d"), at.path, (y, u), at.signal("after_d", width=heads)))

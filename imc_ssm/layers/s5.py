@@ -16,12 +16,13 @@ Shapes: B batch, T time, H channels, P = N/2 complex states; complex vectors are
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from imc_ssm.errors import ConfigError, shown
 from imc_ssm.graph import Place, Signal, StateUpdate
 from imc_ssm.kernels import state_scan
 from imc_ssm.layers.parts import Dense, Direct
@@ -44,6 +45,16 @@ class S5Config(DiagonalConfig):
         if self.n_state % (2 * self.blocks):
             raise ValueError(f"n_state = {self.n_state} is no multiple of 2 blocks = {2 * self.blocks}")
         return self
+
+    def state_counts(self, heads: int) -> tuple[int, ...]:
+        """Of the one system that all heads share."""
+        return (self.n_state // 2,)
+
+    def with_states(self, counts: tuple[int, ...]) -> Self:
+        """The system with so many complex states, in one block."""
+        if len(counts) != 1 or counts[0] < 1:
+            raise ConfigError(f"states = {shown(counts)}: an S5 layer has one system; give one number, at least 1")
+        return self.with_(n_state=2 * counts[0], blocks=1)
 
 
 def hippo_blocks(n_state: int, blocks: int) -> tuple[Tensor, Tensor]:

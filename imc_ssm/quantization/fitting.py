@@ -265,4 +265,4 @@ def _fit_recurrence(layer: QuantizedS4D, u: Tensor, target: Tensor, mask: Tensor
     pairs = torch.view_as_real(inner.discrete()[2].resolve_conj()).cpu().double().numpy()
     start = np.asarray(pairs * scale, np.float64)
     v = fitted(square, cross[..., 0], start.reshape(heads, -1), layer.specs["c"])
-    inner.C.copy_(torch.from_numpy(v.reshape(heads, states, 2) / scale))
+    inner.C.copy_(inner.packed(torch.from_numpy(v.reshape(heads, states, 2) / scale)))

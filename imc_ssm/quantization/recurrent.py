@@ -323,7 +323,8 @@ class QuantizedS4D(nn.Module):
         gain = gain.astype(np.float32)
         shape = gain.shape + (1,) * (3 - gain.ndim)
         with torch.no_grad():
-            by = torch.from_numpy(gain.reshape(shape)).to(inner.B)
+            whole = torch.from_numpy(gain.reshape(shape)).to(inner.B)
+            by = inner.packed(whole.expand(*self.shape, 1)) if inner.there is not None else whole
             inner.B.mul_(by)
             inner.C.div_(by)
         return low * gain, high * gain

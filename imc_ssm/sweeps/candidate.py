@@ -1,0 +1,483 @@
+"""The objective that is built in: a model on a chip, its accuracy on programmed chips beside what the chip
+costs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
+
+from imc_ssm import datasets
+from imc_ssm.chip import Deployment, compile, digest, evaluate, priced_digest, training_for
+from imc_ssm.chip.packing import check_fit
+from imc_ssm.config import Config
+from imc_ssm.costs import COMPONENTS, cost
+from imc_ssm.devices import Chip, load_design, resolve
+from imc_ssm.errors import ConfigError, ImcSsmError, unknown
+from imc_ssm.files import canonical_json
+from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.modelfile import StoredModel, load_model
+from imc_ssm.quantization import Scheme, calibration_batch
+from imc_ssm.quantization import quantize as quantized
+from imc_ssm.study.chips import OnDesign
+from imc_ssm.study.jobs.base import Dimension, Variable
+from imc_ssm.sweeps.objective import Objective, Values
+from imc_ssm.sweeps.space import Space
+from imc_ssm.sweeps.workshop import Workshop
+from imc_ssm.training import TrainConfig, train
+from imc_ssm.units import DAY, moments
+
+__all__ = ["ChipObjective", "ChipPoint", "computed_key", "mapped_key", "priced"]
+
+COMPONENT = (Dimension("component", "Component", labels=tuple(COMPONENTS)),)
+TOTALS = ("energy", "latency", "area", "memory", "latency_step")
+COSTS = (
+    Variable("energy", "J", "Energy per inference", COMPONENT),
+    Variable("latency", "s", "Serial time per inference", COMPONENT),
+    Variable("area", "m2", "Silicon area", COMPONENT),
+    Variable("energy_total", "J", "Energy per inference"),
+    Variable("latency_total", "s", "Serial time per inference"),
+    Variable("area_total", "m2", "Silicon area"),
+    Variable("memory_total", "bit", "Digital memory"),
+    Variable("latency_step_total", "s", "Serial time per time step"),
+    Variable("tiles", "1", "Tiles in use"),
+    Variable("devices", "1", "Devices in use"),
+)
+"""What the chip costs."""
+METRICS = {
+    "classes": (("accuracy", "percent", "Accuracy"), ("f1_macro", "1", "Mean F1 of the classes")),
+    "values": (("r2", "1", "R2"), ("mae", "1", "Mean absolute error")),
+}
+"""Goal of a task -> what chips are measured by."""
+_FREE: Any = {
+    "design": {
+        *("name", "description", "sources", "adc", "read_noise", "drift_compensation", "tiles", "columns_per_adc"),
+        *("node", "clock", "lanes", "components", "sample_hold", "wires", "packing"),
+    },
+    "adc": True,
+    "sample_hold": True,
+    "digital": True,
+}
+"""Fields of a chip that where weights lie, and over which ranges, does not follow from."""
+
+
+_PRICED: Any = {
+    "design": {
+        *("name", "description", "sources", "tiles", "columns_per_adc"),
+        *("node", "clock", "lanes", "components", "sample_hold"),
+    },
+    "cell": {"area", "v_read", "source", "description"},
+    "dac": {"price"},
+    "adc": {"price"},
+    "sample_hold": True,
+    "digital": True,
+}
+"""Fields of a chip that nothing computed on it follows from, while slow noise stands still."""
+
+
+def priced(deployment: Deployment) -> Values:
+    """What a deployment costs: `COSTS`. The only place that reads what `imc_ssm.cost` returns."""
+    found = cost(deployment)
+    out = {v.name: found[v.name].values for v in COSTS if v.name in found}
+    out |= {f"{name}_total": found[name].sum("component").values for name in TOTALS}
+    return {name: np.asarray(value, np.float64) for name, value in out.items()}
+
+
+def _named_scheme(scheme: Any) -> Any:
+    return Scheme.named(scheme) if isinstance(scheme, str) else scheme
+
+
+OfScheme = Annotated[Scheme, BeforeValidator(_named_scheme)]
+"""A scheme, or the name of one."""
+
+
+class ChipPoint(Config):
+    """A model, how it is trained and quantized, the chip that it goes to, and how that is measured.
+
+    Every field, and every field of a field, can be an axis of a sweep: "model.heads", "scheme.bits.state",
+    "design.adc.bits", "cell.programming_scale".
+    """
+
+    start: str | None = None
+    """A model file, quantized or to be quantized by `scheme`, or the name of a shipped model; None: `model` is
+    trained."""
+    task: str | None = None
+    """A task, or the path of an .npz; None: what the model file says that it was trained on."""
+    model: ModelConfig | None = None
+    """The model that is trained in full precision."""
+    training: TrainConfig = TrainConfig(epochs=30)
+    """How."""
+    mode: Literal["recurrent", "convolution"] = "convolution"
+    """How its SSM runs in it."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch's parameters trainings leave, by the validation sequences; of noisy ones the last."""
+    scheme: OfScheme | None = None
+    """How the model is quantized; None: it is already."""
+    qat: TrainConfig | None = None
+    """Quantization-aware training; None: calibration alone."""
+    qat_for_chip: bool = False
+    """Whether that training meets the chip (`imc_ssm.training_for`)."""
+    calibration: int | None = Field(None, ge=1)
+    """Training sequences that fix ranges; None: as `imc_ssm.quantize` takes them."""
+    design: OnDesign = Field(default_factory=lambda: load_design("pcm-256"))
+    """The chip: the name of a design, a path, or the design itself."""
+    cell: dict[str, Any] = Field(default_factory=dict)
+    """Fields of its cell in the place of those of the cell's file."""
+    recurrence: Literal["digital", "analog"] = "digital"
+    """Where recurrences are computed."""
+    heads_per_tile: int = Field(1, ge=1)
+    """Of an analog recurrence."""
+    chips: int = Field(5, ge=1)
+    """Chips that are programmed: the same numbers, so the same draws, at every point."""
+    times: Annotated[tuple[float, ...], BeforeValidator(moments)] = (1.0, DAY)
+    """Times after programming, s; also words, "1h"."""
+    sequences: int | None = Field(None, ge=1)
+    """Sequences of the split, drawn by the seed, the same at every point; None: all."""
+    split: Literal["validation", "test", "train"] = "validation"
+    """Whose sequences: a point that is chosen by its test accuracy has seen the test."""
+    refresh: float | None = Field(None, gt=0)
+    """Interval at which chips are programmed again, s; None: never."""
+    recalibrate: float | None = Field(None, gt=0)
+    """Interval at which compensation is measured again, s; None: at every reading."""
+    within: Literal["held", "correlated", "white"] = "held"
+    """What slow noise does while sequences run (`imc_ssm.evaluate`)."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Of trainings, chips and sequences."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.start is None) == (self.model is None):
+            raise ValueError("give either start, a model file, or model, the configuration to be trained")
+        if self.start is None and (self.scheme is None or self.task is None):
+            raise ValueError("a model that is trained here needs a task and a scheme")
+        if self.qat is not None and self.scheme is None:
+            raise ValueError("qat trains a model that scheme quantizes; give scheme too")
+        return self
+
+    def at(self, changes: Mapping[str, Any]) -> Self:
+        """With other values of fields, by their paths; whole ones first. Raises `ConfigError`."""
+        whole = {path: value for path, value in changes.items() if "." not in path}
+        inside = {path: value for path, value in changes.items() if "." in path}
+        constants = {p.removeprefix("cell."): v for p, v in inside.items() if p.startswith("cell.")}
+        rest = {p: v for p, v in inside.items() if not p.startswith("cell.")}
+        for path in (*whole, *rest):
+            if path.partition(".")[0] not in type(self).model_fields:
+                raise ConfigError(unknown("field", path, type(self).model_fields))
+        made = self.with_(whole) if whole else self
+        if constants:
+            made = made.with_({"cell": made.cell | constants})
+        return made.with_(rest) if rest else made
+
+    def chip(self) -> Chip:
+        """The design with its cell and components."""
+        chip = resolve(self.design)
+        return chip.with_({"cell": chip.cell.with_(self.cell)}) if self.cell else chip
+
+    def trained(self) -> dict[str, Any]:
+        """What decides the model in full precision, or the one of a file."""
+        if self.start is not None:
+            return {"start": _sha256(self.start)}
+        assert self.model is not None
+        own: dict[str, Any] = {
+            "model": self.model.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+        }
+        own |= {"mode": self.mode, "keep": self.keep, "seed": self.seed, "task": self.task}
+        return own | {"data": datasets.digest(str(self.task))}
+
+    def decided(self) -> dict[str, Any]:
+        """What decides the quantized model."""
+        if self.scheme is None:
+            return self.trained()
+        own: dict[str, Any] = {"scheme": self.scheme.model_dump(mode="json"), "calibration": self.calibration}
+        own |= {"from": self.trained(), "task": self.task}
+        if self.qat is not None:
+            own |= {"qat": self.qat.model_dump(mode="json"), "seed": self.seed, "keep": self.keep}
+            own |= {"chip": digest(self.chip())} if self.qat_for_chip else {}
+        return own
+
+
+def _key(content: Any) -> str:
+    return hashlib.sha256(canonical_json(content, what="a point").encode()).hexdigest()[:20]
+
+
+def _sha256(start: str) -> str:
+    from imc_ssm.pretrained import model_file
+
+    path = Path(model_file(start))
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ConfigError(f"start = {start!r} cannot be read: {error.strerror}; give a model file") from None
+    return _hashed(path.resolve(), stat.st_mtime_ns, stat.st_size)
+
+
+_HASHES: dict[tuple[Path, int, int], str] = {}
+
+
+def _hashed(path: Path, changed: int, size: int) -> str:
+    if (path, changed, size) not in _HASHES:
+        _HASHES[path, changed, size] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _HASHES[path, changed, size]
+
+
+def mapped_key(chip: Chip) -> str:
+    """Of everything about a chip that compiling depends on: two chips of one key have the same mapped matrices."""
+    return _key(chip.model_dump(mode="json", exclude=_FREE))
+
+
+def computed_key(chip: Chip) -> str:
+    """Of everything about a chip that its answers depend on: two chips of one key answer alike."""
+    return _key(chip.model_dump(mode="json", exclude=_PRICED))
+
+
+class ChipObjective(Objective):
+    """Accuracy of programmed chips and the cost of the same chip, at points around `base`."""
+
+    def __init__(self, base: ChipPoint | Mapping[str, Any] | None = None, /, **fields: Any) -> None:
+        """`base`, or its fields; `ConfigError` for what is none, or for a model file that does not fit."""
+        if base is not None and fields:
+            raise ConfigError(f"ChipObjective: give a point or its fields, not both ({', '.join(fields)})")
+        self.base = base if isinstance(base, ChipPoint) else ChipPoint.parse(base if base is not None else fields)
+        if self.base.task is None:
+            assert self.base.start is not None
+            task = _stored(self.base.start).info.get("task")
+            if not isinstance(task, str):
+                raise ConfigError(f"{self.base.start} does not say what it was trained on; give task")
+            self.base = self.base.with_(task=task)
+        self._info = datasets.info(self.task)
+        there = self._info["splits"].get(self.base.split, 0)
+        if (self.base.sequences or 1) > there:
+            raise ConfigError(
+                f"sequences = {self.base.sequences}; the {self.base.split} split of {self.task} has {there}"
+            )
+
+    @property
+    def task(self) -> str:
+        """The task's name or path."""
+        return str(self.base.task)
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """Costs, then the task's metrics over chips and times, and with digital matrices."""
+        chips = Dimension("chip", "Chip", labels=tuple(range(self.base.chips)))
+        times = Dimension("time", "Time after programming", "s", labels=self.base.times)
+        found = []
+        for name, units, what in METRICS[self._info["goal"]]:
+            found.append(Variable(name, units, f"{what} of programmed chips", (chips, times), test=True))
+            found.append(Variable(f"{name}_digital", units, f"{what} with digital matrices", test=True))
+        return (*COSTS, *found)
+
+    def check(self, space: Space) -> None:
+        """Every field by its path and every listed value or end of a range by itself."""
+        for name, axis in space.axes.items():
+            paths = axis.fields or (name,)
+            for path in paths:
+                if path in ("chips", "times", "split", "sequences", "task", "training.seed", "qat.seed"):
+                    hint = "vary seed" if path.endswith(".seed") else "it is the same at every point of a sweep"
+                    raise ConfigError(f"axis {name!r}: {path!r} cannot be varied; {hint}")
+            for value in axis.values if axis.values is not None else (axis.low, axis.high):
+                try:
+                    made = self.base.at(dict.fromkeys(paths, value))
+                    if any(path.startswith(("cell.", "design")) for path in paths):
+                        made.chip()
+                except ImcSsmError as error:
+                    raise ConfigError(f"axis {name!r} = {axis.label(value)!r}: {error}") from None
+
+    def described(self) -> dict[str, Any]:
+        """The base, and a digest of the model file."""
+        own = {"point": self.base.model_dump(mode="json")}
+        return own if self.base.start is None else own | {"start_sha256": _sha256(self.base.start)}
+
+    def coordinate(self, path: str) -> tuple[str, str]:
+        """What the field's docstring says."""
+        owner: Any = self.base
+        if path.startswith("cell."):
+            owner, path = resolve(self.base.design).cell, path.removeprefix("cell.")
+        text, units = "", "1"
+        parts = path.split(".")
+        while parts and isinstance(owner, Config):
+            if {"value", "unit"} <= type(owner).model_fields.keys():  # a number with a source: its owner said what
+                break
+            name = parts.pop(0)
+            if not parts and name not in type(owner).model_fields:  # given short: "adc_bits"
+                parts = owner._whole(name, {}).split(".")
+                name = parts.pop(0) if parts != [name] else parts.pop()
+            text = owner.described(name) if hasattr(owner, name) else text
+            owner = getattr(owner, name, None)
+        if isinstance(owner, Config) and "unit" in type(owner).model_fields:
+            units = str(getattr(owner, "unit", "1"))
+        said = text.split(";")[0].split(". ")[0].split(": ")[0].replace("\n", " ").strip(" .:")
+        return units, said or path
+
+    def about(self) -> dict[str, Any]:
+        """How many sequences were asked, and whose."""
+        count = self.base.sequences or self._info["splits"][self.base.split]
+        return {"n_test": int(count), "split": self.base.split}
+
+    def group(self, changes: Mapping[str, Any], shop: Workshop) -> str:
+        """By what decides an evaluation, but for files of cells and components."""
+        point = self.base.at(changes)
+        return _key([point.decided(), point.model_dump(mode="json", exclude={"design": _PRICED["design"]})])
+
+    def prepared(self, changes: Mapping[str, Any], shop: Workshop) -> str | None:
+        """The model of a point, unless it lies there."""
+        point = self.base.at(changes)
+        if point.scheme is None:
+            return None
+        key = _key(point.decided())
+        return None if shop.path(key).exists() else key
+
+    def prepare(self, changes: Mapping[str, Any], shop: Workshop) -> None:
+        """Train and quantize it."""
+        self._model(self.base.at(changes), shop)
+
+    def measure(self, changes: Mapping[str, Any], shop: Workshop, *, probe: bool = False) -> Iterator[Values]:
+        """The costs, with `probe` the first chip, then all chips."""
+        point = self.base.at(changes)
+        deployment = self.deployment(point, shop)
+        yield priced(deployment)
+        if probe and point.chips > 1:
+            yield self._evaluated(point.with_(chips=1), deployment, shop)
+        yield self._evaluated(point, deployment, shop)
+
+    def deployment(self, point: ChipPoint, shop: Workshop) -> Deployment:
+        """The point's model on its chip; compiled once for chips that differ in nothing that moves a weight."""
+        chip = self._chip(point, shop)
+        where: dict[str, Any] = {"recurrence": point.recurrence, "heads_per_tile": point.heads_per_tile}
+        own = mapped_key(chip) if point.recurrence == "digital" else priced_digest(chip)
+        key = _key([point.decided(), own, where, point.calibration])
+
+        def made() -> Deployment:
+            stored = self._model(point, shop)
+            data = self._calibration(stored.model, point, shop)
+            return compile(stored.model, chip, *data, **where, name=self.task)
+
+        found = shop.kept("deployment", key, made)
+        if found.chip != chip:
+            check_fit(found.placed, chip)
+            found = replace(found, chip=chip)
+        return found
+
+    def _chip(self, point: ChipPoint, shop: Workshop) -> Chip:
+        return shop.kept("chip", _key([point.design.model_dump(mode="json"), point.cell]), point.chip)
+
+    def _evaluation(self, point: ChipPoint, shop: Workshop) -> str:
+        chip = self._chip(point, shop)
+        own = computed_key(chip) if point.within == "held" else priced_digest(chip)
+        how = point.model_dump(mode="json", include=_EVALUATED)
+        return _key([point.decided(), own, how])
+
+    def _evaluated(self, point: ChipPoint, deployment: Deployment, shop: Workshop) -> Values:
+        """Metrics; chips beyond `point.chips` are NaN."""
+
+        def made() -> Values:
+            found = evaluate(
+                deployment,
+                shop.data(self.task),
+                point.chips,
+                point.times,
+                seed=point.seed,
+                split=point.split,
+                sequences=point.sequences,
+                refresh=point.refresh,
+                recalibrate=point.recalibrate,
+                within=point.within,
+            )
+            out = {}
+            for name, _, _ in METRICS[self._info["goal"]]:
+                out[name] = np.full((self.base.chips, len(point.times)), np.nan)
+                out[name][: point.chips] = found[name].values
+                out[f"{name}_digital"] = np.asarray(float(found[f"{name}_digital"]))
+            return out
+
+        return shop.kept("evaluation", self._evaluation(point, shop), made)
+
+    def _calibration(self, model: Classifier, point: ChipPoint, shop: Workshop) -> tuple[Any, Any]:
+        return calibration_batch(shop.data(self.task), model.config.width, point.calibration)
+
+    def _model(self, point: ChipPoint, shop: Workshop) -> StoredModel:
+        """The quantized model of a point."""
+        if point.scheme is None:
+            assert point.start is not None
+            stored = shop.kept("model", _key(point.trained()), lambda: _stored(str(point.start)))
+            if stored.scheme is None:
+                raise ConfigError(f"start = {point.start!r} is in full precision; give scheme")
+            return stored
+        return shop.model(_key(point.decided()), lambda checkpoint: self._quantized(point, shop, checkpoint))
+
+    def _full(self, point: ChipPoint, shop: Workshop) -> StoredModel:
+        """The model in full precision."""
+        if point.start is not None:
+            stored = shop.kept("model", _key(point.trained()), lambda: _stored(str(point.start)))
+            if stored.scheme is not None:
+                raise ConfigError(
+                    f"start = {point.start!r} is quantized already; give the model in full precision that it came "
+                    "from, or leave scheme out"
+                )
+            return stored
+
+        def made(checkpoint: Path) -> StoredModel:
+            import torch
+
+            assert point.model is not None
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(point.seed)
+                model = Classifier(point.model)
+            config = point.training.with_(seed=point.seed)
+            train(
+                model,
+                shop.data(self.task),
+                config,
+                mode=point.mode,
+                keep=point.keep,
+                progress=shop.progress,
+                checkpoint=checkpoint,
+            )
+            return StoredModel(model, None, {"task": self.task, "training": config.model_dump(mode="json")})
+
+        return shop.model(_key(point.trained()), made)
+
+    def _quantized(self, point: ChipPoint, shop: Workshop, checkpoint: Path) -> StoredModel:
+        assert point.scheme is not None
+        exact = self._full(point, shop).model
+        model = quantized(exact, point.scheme, *self._calibration(exact, point, shop))
+        about: dict[str, Any] = {"task": self.task}
+        if point.qat is not None:
+            config, disturbance = point.qat.with_(seed=point.seed), None
+            if point.qat_for_chip:
+                recipe = training_for(self._chip(point, shop), config)
+                config, disturbance = recipe.config, recipe.disturbance
+            noisy = disturbance is not None or config.noise_ramp > 0
+            train(
+                model,
+                shop.data(self.task),
+                config,
+                keep="last" if noisy else point.keep,
+                progress=shop.progress,
+                checkpoint=checkpoint,
+                disturbance=disturbance,
+                teacher=exact if config.distill else None,
+            )
+            about["training"] = config.model_dump(mode="json")
+        return StoredModel(model, point.scheme, about)
+
+
+_EVALUATED = {
+    *("chips", "times", "sequences", "split", "refresh", "recalibrate", "within", "seed", "recurrence"),
+    *("heads_per_tile", "calibration"),
+}
+
+
+def _stored(start: str) -> StoredModel:
+    from imc_ssm.pretrained import model_file
+
+    try:
+        return load_model(model_file(start))
+    except ImcSsmError as error:
+        raise ConfigError(f"start = {start!r}: {error}") from None

@@ -1,0 +1,121 @@
+"""A point of a sweep from what its dataset says of it: what it was, and the same numbers again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from imc_ssm.errors import ConfigError, FileError, ImcSsmError
+from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
+from imc_ssm.sweeps.fronts import points
+from imc_ssm.sweeps.objective import Objective
+from imc_ssm.sweeps.plan import Plan, plan_of
+from imc_ssm.sweeps.store import DATASET, Store
+from imc_ssm.sweeps.workshop import Workshop
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["again", "load", "made", "values_at"]
+
+
+def load(folder: str | Path) -> xr.Dataset:
+    """The dataset of a sweep's folder: of all cells that are there now (of a function's sweep: that were there
+    when it was last written). Raises `FileError` where there is none."""
+    store = Store.open(Path(folder))
+    try:
+        plan = plan_of(store.about)
+    except ConfigError:
+        path = store.folder / DATASET
+        if not path.exists():
+            raise FileError(f"{folder} has no dataset yet; run the sweep first") from None
+        with xr.open_dataset(path, engine="zarr", decode_times=False, decode_timedelta=False) as ds:
+            return ds.load()
+    return plan.dataset(store)
+
+
+def _plan(ds: xr.Dataset) -> Plan:
+    try:
+        configuration = json.loads(ds.attrs["configuration"])
+        _ = configuration["space"], configuration["objective"], configuration["search"]
+    except (KeyError, TypeError, ValueError):
+        raise ImcSsmError("this dataset is not of a sweep: it has no configuration of one") from None
+    return plan_of({"configuration": configuration, "title": ds.attrs.get("title", "Sweep")})
+
+
+def values_at(ds: xr.Dataset, plan: Plan) -> dict[str, Any]:
+    """Axis -> value, of a dataset of one point; `ConfigError` where it has several, or lacks an axis."""
+    if any(dim in ds.dims for dim in ("trial", *plan.space.axes)):
+        flat = points(ds)
+        if flat.sizes["trial"] != 1:
+            raise ConfigError(f"{flat.sizes['trial']} points were given; choose one, such as ds.isel(trial=0)")
+        ds = flat.isel(trial=0)
+    missing = [name for name in plan.space.axes if name not in ds.coords]
+    if missing:
+        raise ConfigError(f"the point has no coordinate {missing[0]!r}; choose it by isel or sel, which keep it")
+    return {name: axis.labelled(ds[name].values) for name, axis in plan.space.axes.items()}
+
+
+def made(ds: xr.Dataset) -> ChipPoint:
+    """The configuration of one point: `made(best(ds, ...)).design` is its chip design.
+
+    Raises `ConfigError` for several points, or the sweep of a function.
+    """
+    plan = _plan(ds)
+    assert isinstance(plan.objective, ChipObjective)
+    return plan.objective.base.at(plan.space.changes(values_at(ds, plan)))
+
+
+def again(
+    ds: xr.Dataset,
+    *,
+    start: str | Path | None = None,
+    folder: str | Path | None = None,
+    data_dir: Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Measure one point once more, from its coordinates and the attributes alone: the same numbers.
+
+    `ds`: one point, such as `best(ds, ...)`, `ds.isel(trial=3)` or `ds.sel({"design.adc.bits": 6})`. `start`:
+    where the model file lies now. `folder`: the sweep's, whose models are taken; None: they are trained once more.
+    `changes`: other values of fields, for another look at the same point (`{"split": "test", "chips": 50}`).
+
+    Raises `ConfigError` for several points, or a model file that is not the one that the sweep had.
+    """
+    plan = _plan(ds)
+    assert isinstance(plan.objective, ChipObjective)
+    point = plan.objective.base.at(plan.space.changes(values_at(ds, plan)))
+    known = json.loads(ds.attrs["configuration"])["objective"].get("start_sha256")
+    if start is not None:
+        point = point.with_(start=str(start))
+    objective = ChipObjective(point)
+    if known is not None and "start" not in plan.space.axes and objective.described()["start_sha256"] != known:
+        raise ConfigError(f"{point.start} is not the model file of this sweep; give start = the one that it had")
+    return _measured(ChipObjective(objective.base.at(changes)) if changes else objective, folder, data_dir)
+
+
+def _measured(objective: Objective, folder: str | Path | None, data_dir: Path | None) -> xr.Dataset:
+    def found(place: Path) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for piece in objective.measure({}, Workshop(place, data_dir)):
+            out |= piece
+        return out
+
+    if folder is not None:
+        values = found(Path(folder))
+    else:
+        with TemporaryDirectory(prefix="imc-ssm-again-") as place:
+            values = found(Path(place))
+    out = xr.Dataset()
+    for variable in objective.variables:
+        attrs = {"units": variable.units, "long_name": variable.long_name}
+        out[variable.name] = ([d.name for d in variable.dimensions], values[variable.name], attrs)
+        for dimension in variable.dimensions:
+            about = {"units": dimension.units, "long_name": dimension.long_name}
+            out.coords[dimension.name] = (dimension.name, np.asarray(dimension.labels), about)
+    return out.assign_attrs(objective.about())
