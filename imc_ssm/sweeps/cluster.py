@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imc_ssm.errors import ConfigError, ImcSsmError
-from imc_ssm.sweeps.store import Cell, Store
+from imc_ssm.sweeps.store import Found, Store
 from imc_ssm.sweeps.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def on_cluster(
     address: str,
     workers: int | None,
     data_dir: Path | None,
-    finished: Callable[[Cell], None],
+    finished: Callable[[Found], None],
 ) -> None:
     """Do the missing cells on a cluster: "local", or the address of a scheduler.
 
@@ -108,7 +108,7 @@ def _prepared(own: tuple[Plan, Store, Path | None], changes: Mapping[str, Any]) 
 
 def _cells(
     own: tuple[Plan, Store, Path | None], cells: list[tuple[int, dict[str, Any]]], made: bool | None
-) -> list[Cell]:
+) -> list[Found]:
     plan, store, data_dir = own
     done = []
     for number, point in cells:
@@ -119,7 +119,7 @@ def _cells(
     return done
 
 
-def _trial(own: tuple[Plan, Store, Path | None]) -> list[Cell]:
+def _trial(own: tuple[Plan, Store, Path | None]) -> list[Found]:
     from imc_ssm.sweeps.trials import next_trial
 
     plan, store, data_dir = own
@@ -127,7 +127,7 @@ def _trial(own: tuple[Plan, Store, Path | None]) -> list[Cell]:
     return [] if cell is None else [_brief(cell)]
 
 
-def _brief(cell: Cell) -> Cell:
+def _brief(cell: Found) -> Found:
     """Without its numbers, which lie in the store."""
     return replace(cell, values=cell.values[:0])
 
