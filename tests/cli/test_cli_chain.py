@@ -18,7 +18,20 @@ from imc_ssm.devices import Components, device_names, load_cell, load_components
 from imc_ssm.modelfile import load_model, tensors_of
 from imc_ssm.training import accuracy
 
-COMMANDS = ("demo", "train", "import", "quantize", "inspect", "deploy", "cost", "advise", "export", "show", "data")
+COMMANDS = (
+    "demo",
+    "train",
+    "import",
+    "quantize",
+    "prune",
+    "inspect",
+    "deploy",
+    "cost",
+    "advise",
+    "export",
+    "show",
+    "data",
+)
 
 
 def test_the_chain_leaves_exactly_its_files(chain):
