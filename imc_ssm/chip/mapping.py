@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from imc_ssm.kernels import full_scale
 __all__ = [
     "MappedMatrix",
     "Tile",
+    "Wired",
     "column_sums",
     "map_matrix",
     "tiles_needed",
@@ -49,6 +50,47 @@ class Tile:
 
 
 @dataclass(frozen=True, eq=False)
+class Wired:
+    """A matrix without the rows and columns that are zero: they have no devices, drivers and converters."""
+
+    rows: npt.NDArray[np.int64]
+    """(inputs,), rising: which of the operator's inputs drive a row."""
+    columns: npt.NDArray[np.int64]
+    """(outputs,), rising: which of its outputs have a column."""
+    idle: Floats
+    """(outputs of the operator,): what an output without a column is, its bias or 0; elsewhere 0."""
+    width: int
+    """Inputs of the operator."""
+
+    __repr__ = brief
+
+    def __post_init__(self) -> None:
+        """`DesignError` for places that an operator does not have."""
+        for own, size in ((self.rows, self.width), (self.columns, len(self.idle))):
+            fits = own.ndim == 1 and own.size and own.dtype.kind == "i" and own[0] >= 0 and own[-1] < size
+            if not (fits and (np.diff(own) > 0).all()):
+                raise DesignError(
+                    f"rows or columns in use are {shown(own)}; needed are rising numbers below {size}"
+                )
+        if not np.isfinite(self.idle).all():
+            raise DesignError(f"outputs without a column are {shown(self.idle)}; needed are finite numbers")
+
+    @classmethod
+    def of(cls, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None) -> Wired | None:
+        """What is in use of a weight (outputs, inputs), one row and column at least; None: everything."""
+        there = weight != 0
+        rows, columns = there.any(axis=0), there.any(axis=1)
+        if rows.all() and columns.all():
+            return None
+        rows[0] |= not rows.any()
+        columns[0] |= not columns.any()
+        idle = (
+            np.zeros(len(columns), np.float32) if bias is None else np.where(columns, 0, bias).astype(np.float32)
+        )
+        return cls(np.flatnonzero(rows), np.flatnonzero(columns), idle, len(rows))
+
+
+@dataclass(frozen=True, eq=False)
 class MappedMatrix:
     """A weight matrix as it will be programmed: W[j, i] = target[i, j] scale[j], up to the cell's levels."""
 
@@ -71,6 +113,8 @@ class MappedMatrix:
     input_activity: float | None = None
     """Calibrated mean energy of a device over that in a full-scale pulse (`Converter.activity`; with amplitudes
     the mean square of the inputs over input_range squared); None: unknown."""
+    wired: Wired | None = None
+    """Which inputs and outputs of the operator it has, where weights of others are all 0; None: all."""
 
     __repr__ = brief
 
@@ -102,6 +146,14 @@ class MappedMatrix:
             covered[tile.slice, slice(*tile.row), slice(*tile.column)] += 1
         if not (covered == 1).all():
             raise DesignError(f"{what}: its tiles do not hold every weight once")
+
+        if self.wired is not None and (len(self.wired.rows), len(self.wired.columns)) != target.shape:
+            raise DesignError(f"{what}: {target.shape} targets for {shown(self.wired)}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Inputs and outputs of the operator, those without a row or column too."""
+        return (self.inputs, self.outputs) if self.wired is None else (self.wired.width, len(self.wired.idle))
 
     @property
     def inputs(self) -> int:
