@@ -129,7 +129,7 @@ def inspect_model(
         row["saturated_state"], row["saturated_output"] = saturated.get(
             path, (np.full(layer.shape[0], np.nan),) * 2
         )
-        rows.append(row)
+        rows.append(_there(layer, row))
         work.advance(2, path)
     ds = _dataset(rows, list(layers), grid)
     ds.attrs |= {
@@ -290,6 +290,20 @@ def _stacked(arrays: list[Array]) -> Array:
     for i, array in enumerate(arrays):
         place: Any = (i, *(slice(size) for size in array.shape))
         out[place] = array
+    return out
+
+
+def _there(layer: S4D | QuantizedS4D, row: dict[str, Array]) -> dict[str, Array]:
+    """NaN, and no pole, where a head has no such state."""
+    there = (layer.inner if isinstance(layer, QuantizedS4D) else layer).there
+    if there is None:
+        return row
+    held, out = there.cpu().numpy(), dict(row)
+    for name, (dims, _, _) in _VARIABLES.items():
+        if "state" in dims:
+            own = held[..., None] if dims[-1] == "part" else held
+            out[name] = np.where(own, np.asarray(row[name], float), np.nan)
+    out["poles_outside"] = (out["circle_distance"] <= 0).sum(-1)
     return out
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from imc_ssm.chip.crossbars import in_force, map_recurrence, recurrences, with_recurrences
 from imc_ssm.chip.deployment import Deployment
-from imc_ssm.chip.mapping import map_matrix, with_output_ranges
+from imc_ssm.chip.mapping import Wired, map_matrix, with_output_ranges
 from imc_ssm.chip.packing import check_fit
 from imc_ssm.datasets.sequence import SequenceDataset
 from imc_ssm.devices import Chip, Design, resolve
@@ -116,21 +116,26 @@ def compile(
         assert isinstance(owner, QuantizedDense)
         assert isinstance(owner.matrix, DigitalMatrix)
         bias = owner.matrix.bias
-        inputs = torch.cat(seen[op.module])
+        inputs, weight = torch.cat(seen[op.module]), owner.matrix.weight.numpy()
+        offset = None if bias is None else bias.numpy()
+        wired = Wired.of(weight, offset)
+        if wired is not None:
+            inputs, weight = inputs[:, wired.rows].contiguous(), weight[wired.columns][:, wired.rows]
+            offset = None if offset is None else offset[wired.columns]
         learned = owner.matrix.input_range
         span = _full_scale(op.name, inputs, input_percentile) if learned is None else learned
         mapped = map_matrix(
             op.name,
             op.module,
-            owner.matrix.weight.numpy(),
-            None if bias is None else bias.numpy(),
+            weight,
+            offset,
             chip,
             input_range=span,
             rate=op.rate,
         )
         mapped = with_output_ranges(mapped, inputs.numpy(), chip, output_percentile)
         activity = chip.dac.activity(chip.dac.transfer(inputs, mapped.input_range))
-        matrices.append(replace(mapped, input_activity=activity))
+        matrices.append(replace(mapped, input_activity=activity, wired=wired))
     mapped_recurrences = []
     for scan, _ in moved:
         layer, (u, mask) = model.get_submodule(scan.module), streams[scan.module]

@@ -12,7 +12,7 @@ import numpy as np
 
 from imc_ssm.chip.crossbars import MappedRecurrence, in_force, parts_on_tiles, with_recurrences
 from imc_ssm.chip.linear import AnalogLinear
-from imc_ssm.chip.mapping import MappedMatrix, Tile
+from imc_ssm.chip.mapping import MappedMatrix, Tile, Wired
 from imc_ssm.chip.packing import check_fit, tiles_of, utilisation
 from imc_ssm.chip.recurrence import AnalogRecurrence
 from imc_ssm.devices import Chip, Design
@@ -148,6 +148,9 @@ class Deployment:
             tensors |= {f"matrix/{m.module}/target": m.target, f"matrix/{m.module}/scale": m.scale}
             if m.bias is not None:
                 tensors[f"matrix/{m.module}/bias"] = m.bias
+            if m.wired is not None:
+                for name in ("rows", "columns", "idle"):
+                    tensors[f"matrix/{m.module}/{name}"] = getattr(m.wired, name)
         for r in self.recurrences:
             tensors |= {f"recurrence/{r.module}/drive": r.drive, f"recurrence/{r.module}/registers": r.registers}
         header = {
@@ -183,6 +186,8 @@ class Deployment:
             moved = tuple(_recurrence(r, arrays, chip) for r in header.get("recurrences", ()))
             every = (*matrices, *(m for r in moved for m in r.matrices))
             known = {f"matrix/{m.module}/{part}" for m in every for part in ("target", "scale", "bias")}
+            wired = [m.module for m in matrices if m.wired is not None]
+            known |= {f"matrix/{module}/{part}" for module in wired for part in ("rows", "columns", "idle")}
             known |= {f"recurrence/{r.module}/{part}" for r in moved for part in ("drive", "registers")}
             other = [n for n in arrays if not n.startswith("model/") and n not in known]
             if type(steps) is not int or not 1 <= steps < 1 << 53 or not isinstance(name, str) or other:
@@ -260,6 +265,7 @@ def _entry(m: MappedMatrix) -> dict[str, Any]:
         "input_range": m.input_range,
         "input_activity": m.input_activity,
         "tiles": [asdict(tile) for tile in m.tiles],
+        **({} if m.wired is None else {"width": m.wired.width}),
     }
 
 
@@ -281,6 +287,10 @@ def _matrix(entry: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> M
     tiles = tuple(
         Tile(tuple(t["row"]), tuple(t["column"]), t["output_range"], t.get("slice", 0)) for t in entry["tiles"]
     )
+    wired = None
+    if "width" in entry:
+        rows, columns, idle = (arrays[f"{at}/{name}"] for name in ("rows", "columns", "idle"))
+        wired = Wired(rows, columns, idle, entry["width"])
     return MappedMatrix(
         entry["name"],
         entry["module"],
@@ -291,12 +301,13 @@ def _matrix(entry: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> M
         tiles,
         entry["rate"],
         entry["input_activity"],
+        wired,
     )
 
 
 def _check_placed(matrices: tuple[MappedMatrix, ...], graph: Graph) -> None:
     """`DesignError` unless the matrices are those of the model, each once."""
-    there = [(m.module, m.inputs, m.outputs, m.rate, m.bias is not None) for m in matrices]
+    there = [(m.module, *m.size, m.rate, m.bias is not None) for m in matrices]
     needed = [
         (op.module, op.inputs[0].width, op.output.width, op.rate, op.bias is not None)
         for op in graph

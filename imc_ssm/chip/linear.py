@@ -106,6 +106,13 @@ class AnalogLinear(nn.Module):
         bias = None if mapped.bias is None else torch.from_numpy(mapped.bias.copy())
         self.register_buffer("bias", bias, persistent=False)
         self.bias: Tensor | None
+        wired, names = mapped.wired, ("rows", "columns", "idle")
+        for name in names:
+            own = None if wired is None else torch.from_numpy(getattr(wired, name).copy())
+            self.register_buffer(name, own, persistent=False)
+        self.rows: Tensor
+        self.columns: Tensor
+        self.idle: Tensor | None
         whole = mapped.target[None]
         self._load(whole, whole, self.layout.split(mapped.target)[None])
 
@@ -262,13 +269,21 @@ class AnalogLinear(nn.Module):
         `fmt`: the outputs come to its grid, as `kernels.quantize` brings them.
         With several chips the first axis is theirs times anything: chip by chip.
         """
-        if x.ndim == 0 or x.shape[-1] != self.mapped.inputs:
-            raise DataError(f"{self.mapped.name!r} takes (..., {self.mapped.inputs}), got {tuple(x.shape)}")
+        if x.ndim == 0 or x.shape[-1] != self.mapped.size[0]:
+            raise DataError(f"{self.mapped.name!r} takes (..., {self.mapped.size[0]}), got {tuple(x.shape)}")
         if self.chips > 1 and (x.ndim < 2 or x.shape[0] % self.chips):
             raise DataError(
                 f"{self.mapped.name!r} is {self.chips} chips and takes ({self.chips} x sequences, ..., "
-                f"{self.mapped.inputs}), got {tuple(x.shape)}"
+                f"{self.mapped.size[0]}), got {tuple(x.shape)}"
             )
+        if self.idle is None:
+            return self._product(x, fmt)
+        y = self._product(x[..., self.rows], None)
+        whole = self.idle.expand(*y.shape[:-1], -1).index_copy(-1, self.columns, y)
+        return whole if fmt is None else quantize(whole, fmt, -1)
+
+    def _product(self, x: Tensor, fmt: Format | None) -> Tensor:
+        """`forward` of the inputs that drive a row, to the outputs that have a column."""
         abreast = x.ndim == 2 and self.mapped.rate == "step"  # a step of sequences side by side
         trained, one_pass = torch.is_grad_enabled() and x.requires_grad, self._in_one_pass
         with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from imc_ssm.kernels import full_scale
 __all__ = [
     "MappedMatrix",
     "Tile",
+    "Wired",
     "column_sums",
     "map_matrix",
     "tiles_needed",
@@ -49,6 +50,47 @@ class Tile:
 
 
 @dataclass(frozen=True, eq=False)
+class Wired:
+    """A matrix without the rows and columns that are zero: they have no devices, drivers and converters."""
+
+    rows: npt.NDArray[np.int64]
+    """(inputs,), rising: which of the operator's inputs drive a row."""
+    columns: npt.NDArray[np.int64]
+    """(outputs,), rising: which of its outputs have a column."""
+    idle: Floats
+    """(outputs of the operator,): what an output without a column is, its bias or 0; elsewhere 0."""
+    width: int
+    """Inputs of the operator."""
+
+    __repr__ = brief
+
+    def __post_init__(self) -> None:
+        """`DesignError` for places that an operator does not have."""
+        for own, size in ((self.rows, self.width), (self.columns, len(self.idle))):
+            fits = own.ndim == 1 and own.size and own.dtype.kind == "i" and own[0] >= 0 and own[-1] < size
+            if not (fits and (np.diff(own) > 0).all()):
+                raise DesignError(
+                    f"rows or columns in use are {shown(own)}; needed are rising numbers below {size}"
+                )
+        if not np.isfinite(self.idle).all():
+            raise DesignError(f"outputs without a column are {shown(self.idle)}; needed are finite numbers")
+
+    @classmethod
+    def of(cls, weight: npt.NDArray[Any], bias: npt.NDArray[Any] | None) -> Wired | None:
+        """What is in use of a weight (outputs, inputs), one row and column at least; None: everything."""
+        there = weight != 0
+        rows, columns = there.any(axis=0), there.any(axis=1)
+        if rows.all() and columns.all():
+            return None
+        rows[0] |= not rows.any()
+        columns[0] |= not columns.any()
+        idle = (
+            np.zeros(len(columns), np.float32) if bias is None else np.where(columns, 0, bias).astype(np.float32)
+        )
+        return cls(np.flatnonzero(rows), np.flatnonzero(columns), idle, len(rows))
+
+
+@dataclass(frozen=True, eq=False)
 class MappedMatrix:
     """A weight matrix as it will be programmed: W[j, i] = target[i, j] scale[j], up to the cell's levels."""
 
@@ -71,6 +113,8 @@ class MappedMatrix:
     input_activity: float | None = None
     """Calibrated mean energy of a device over that in a full-scale pulse (`Converter.activity`; with amplitudes
     the mean square of the inputs over input_range squared); None: unknown."""
+    wired: Wired | None = None
+    """Which inputs and outputs of the operator it has, where weights of others are all 0; None: all."""
 
     __repr__ = brief
 
@@ -103,6 +147,14 @@ class MappedMatrix:
         if not (covered == 1).all():
             raise DesignError(f"{what}: its tiles do not hold every weight once")
 
+        if self.wired is not None and (len(self.wired.rows), len(self.wired.columns)) != target.shape:
+            raise DesignError(f"{what}: {target.shape} targets for {shown(self.wired)}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Inputs and outputs of the operator, those without a row or column too."""
+        return (self.inputs, self.outputs) if self.wired is None else (self.wired.width, len(self.wired.idle))
+
     @property
     def inputs(self) -> int:
         """Number of inputs."""
@@ -123,30 +175,20 @@ class MappedMatrix:
         """The column blocks, in order."""
         return tuple(sorted({tile.column for tile in self.tiles}))
 
-    def live(self, block: Block | None = None) -> int:
-        """Columns, of all or of a block, that hold a weight; those of zeros are neither read nor converted: their
-        scale is 0, so that nothing of them would come through."""
-        return int(np.count_nonzero(self.scale[slice(*(block or (0, self.outputs)))]))
-
     @property
     def columns(self) -> int:
         """Used columns over all tiles: row tiles and slices of one column count each."""
-        return sum(self.live(tile.column) for tile in self.tiles)
-
-    @property
-    def read(self) -> tuple[tuple[Block, Block], ...]:
-        """The parts that have a column in use."""
-        return tuple(part for part in self.parts if self.live(part[1]))
+        return sum(tile.column[1] - tile.column[0] for tile in self.tiles)
 
     @property
     def scaled(self) -> int:
         """Codes that are multiplied by a scale: columns of all row tiles, slices and pulses added up."""
-        return sum(self.live(column) for _, column in self.parts)
+        return sum(end - start for _, (start, end) in self.parts)
 
     def widest(self) -> int:
         """Most columns in use on one tile."""
         slices = 1 + max(tile.slice for tile in self.tiles)
-        return slices * max(self.live(block) for block in self.blocks)
+        return slices * max(end - start for start, end in self.blocks)
 
     def sum_bits(self, chip: Chip) -> int:
         """Width of an output before it is rounded: ADC code times multiplier, summed over row tiles and bias."""
@@ -161,18 +203,13 @@ class MappedMatrix:
 
     def conductance(self, chip: Chip) -> float:
         """All devices in use together, S: those of every weight's slices and polarities, and of references."""
-        blocks, start = [], 0
-        for block in self.blocks:
-            if count := self.live(block):
-                blocks.append((start, start + count))
-                start += count
-        return layout_of(chip).conductance(self.target[:, self.scale != 0], blocks) if blocks else 0.0
+        return layout_of(chip).conductance(self.target, self.blocks)
 
     def device_count(self, chip: Chip) -> int:
         """Devices in use: of weights, and of the reference columns of every tile."""
         layout = layout_of(chip)
-        references = 0 if layout.pair else self.inputs * sum(map(bool, map(self.live, self.blocks)))
-        return layout.bit_lines * self.inputs * self.live() + layout.slices * layout.devices * references
+        references = 0 if layout.pair else self.inputs * len(self.blocks)
+        return layout.bit_lines * self.target.size + layout.slices * layout.devices * references
 
     def actions(self, chip: Chip, input_bits: int, input_constants: int = 1) -> list[Action]:
         """What one product does, from the centred codes of its inputs to the sums before they are rounded.
@@ -194,8 +231,8 @@ class MappedMatrix:
             at.multiply(self.inputs, input_bits, MULTIPLIER_BITS, "requantize the inputs"),
             *self.product_actions(chip),
         ]
-        if scaled > self.live():
-            out += at.add(scaled - self.live(), total, "partial sums of row tiles")
+        if scaled > outputs:
+            out += at.add(scaled - outputs, total, "partial sums of row tiles")
         if self.bias is not None:
             out.append(at.read("coefficients", outputs, total, "bias"))
             out += at.add(outputs, total, "bias", own_slot=True)
@@ -203,7 +240,7 @@ class MappedMatrix:
 
     def product_actions(self, chip: Chip) -> list[Action]:
         """What one product does from the DAC's codes to the scaled sums of every tile column."""
-        rows, columns = sum(end - start for (start, end), _ in self.read), self.columns
+        rows, columns = sum(end - start for (start, end), _ in self.parts), self.columns
         scaled = self.scaled
         at, dac, adc = Actions(self.rate), chip.dac.bits, chip.adc.bits
         pulses, code = chip.dac.pulses, self.code_bits(chip)
@@ -216,7 +253,7 @@ class MappedMatrix:
             at.other("adc", "sample hold", pulses * columns, adc, "one per used column, tile and pulse"),
             at.other("adc", "adc", pulses * columns, adc, "one conversion per used column, tile and pulse"),
             at.other("control", "control", 1, 1, "share of all that the tiles take"),
-            at.other("control", "tile", len(self.read), 1, "buffers, sequencer and clock of each tile in use"),
+            at.other("control", "tile", len(self.parts), 1, "buffers, sequencer and clock of each tile in use"),
             at.other("movement", "bus", pulses * columns, adc, "codes to the digital unit"),
         ]
         if pulses * columns > scaled:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from imc_ssm.cli.advising import advise
 from imc_ssm.cli.demo import demo
 from imc_ssm.cli.devices import devices
 from imc_ssm.cli.experiment import experiment
@@ -18,6 +19,7 @@ from imc_ssm.cli.listing import data
 from imc_ssm.cli.pruning import prune
 from imc_ssm.cli.report import console
 from imc_ssm.cli.showing import show
+from imc_ssm.cli.sweeping import sweep
 
 __all__ = ["app"]
 
@@ -43,8 +45,9 @@ def _version(
         raise typer.Exit
 
 
-for command in (demo, train, quantize, prune, inspect, deploy, cost, export, show, data):
+for command in (demo, train, quantize, prune, inspect, deploy, cost, advise, export, show, data):
     app.command()(command)
 app.command("import")(import_checkpoint)
 app.add_typer(devices, name="devices")
 app.add_typer(experiment, name="experiment")
+app.add_typer(sweep, name="sweep")

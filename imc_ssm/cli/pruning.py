@@ -37,8 +37,18 @@ def prune(
         float,
         typer.Option(help="Fraction of the weights of each matrix that becomes 0; the matrix keeps its size."),
     ] = 0.0,
+    columns: Annotated[
+        float,
+        typer.Option(help="Fraction of the columns of each matrix that becomes 0: no devices, no conversions."),
+    ] = 0.0,
+    rows: Annotated[
+        float, typer.Option(help="Fraction of the rows of each matrix that becomes 0: no devices, no drivers.")
+    ] = 0.0,
     matrices: Annotated[
-        str, typer.Option(help="With --weights: pattern of the matrices' paths: blocks.*, *.mixing, decoder, *.")
+        str,
+        typer.Option(
+            help="Of --weights, --columns, --rows: pattern of the matrices' paths: blocks.*, *.mixing, decoder, *."
+        ),
     ] = "blocks.*",
     criterion: Annotated[
         str | None,
@@ -73,7 +83,8 @@ def prune(
     device: Device = "cpu",
     seed: Seed = 0,
 ) -> None:
-    """Take states, heads or weights out of a model, train what is left, and write the smaller model.
+    """Take states, heads, columns, rows or weights out of a model, train what is left, and write the smaller
+    model.
 
     Says what it takes before and after: of a quantized model on a chip of --design.
     """
@@ -92,6 +103,8 @@ def prune(
         states=states,
         heads=heads,
         weights=weights,
+        columns=columns,
+        rows=rows,
         criterion=criterion,
         scope=scope,  # type: ignore[arg-type]
         matrices=matrices,
@@ -127,7 +140,7 @@ def prune(
         share = f"  {100 * left / value:.0f} %" if value and left != value else ""
         table.add_row(name, shown, now + share)
     console.print(table)
-    chosen: dict[str, Any] = {"states": states, "heads": heads, "weights": weights, "criterion": criterion}
+    chosen: dict[str, Any] = {part: getattr(plan, part) for part in plan.parts} | {"criterion": criterion}
     chosen |= {"scope": scope, "rounds": rounds, "schedule": schedule, "tolerance": tolerance, "from": model.name}
     info = {name: value for name, value in stored.info.items() if name not in ("study", "key", "time_s")}
     info |= {"task": task, "pruned": chosen}

@@ -168,11 +168,6 @@ def rounds_of(deployment: Deployment) -> dict[Operator, int]:
     places = dict(zip(map(id, deployment.placed), pack(deployment.placed, deployment.chip), strict=True))
     out = {}
     for operator in deployment.graph:
-        shared = Counter(
-            place.tile
-            for matrix in on_tiles(deployment, operator)
-            for place, (_, columns) in zip(places[id(matrix)], matrix.parts, strict=True)
-            if matrix.live(columns)
-        )
+        shared = Counter(place.tile for matrix in on_tiles(deployment, operator) for place in places[id(matrix)])
         out[operator] = max(shared.values(), default=0)
     return out

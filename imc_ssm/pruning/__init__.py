@@ -12,7 +12,7 @@ from imc_ssm.pruning.greedy import Greedy, largest_allowed
 from imc_ssm.pruning.procedure import Pruning, Rounds, prune, run
 from imc_ssm.pruning.selection import Schedule, Scope, best_states, fractions, left
 from imc_ssm.pruning.structure import Keep, Structure, smaller, streams
-from imc_ssm.pruning.zeros import kept_zeros, matching, sparsity, zero_weights
+from imc_ssm.pruning.zeros import kept_zeros, least, matching, sparsity, zero, zero_weights
 
 __all__ = [
     "CRITERIA",
@@ -36,6 +36,7 @@ __all__ = [
     "head_energy",
     "kept_zeros",
     "largest_allowed",
+    "least",
     "left",
     "matching",
     "mode_energy",
@@ -48,5 +49,6 @@ __all__ = [
     "sparsity",
     "streams",
     "weights_of",
+    "zero",
     "zero_weights",
 ]

@@ -27,10 +27,12 @@ from imc_ssm.pruning.structure import Structure, ragged
 
 __all__ = ["CRITERIA", "Case", "Criterion", "Part", "Scores", "criterion", "scores_of", "weights_of"]
 
-Part = Literal["states", "heads", "weights"]
+Part = Literal["states", "heads", "columns", "rows", "weights"]
 Scores = dict[Any, NDArray[np.float64]]
-"""states: path of a layer -> (system, state); heads: number of a stream -> (head,); weights: path of a matrix ->
-(outputs, inputs). Not negative."""
+"""states: path of a layer -> (system, state); heads: number of a stream -> (head,); of paths of matrices
+columns: (outputs,), rows: (inputs,), weights: (outputs, inputs). Not negative."""
+AXES: dict[Part, int | None] = {"columns": 1, "rows": 0, "weights": None}
+"""Parts of matrices -> axis of a weight (outputs, inputs) along which they lie."""
 SEQUENCES, BATCH = 512, 32
 """Training sequences of a saliency, and at a time."""
 
@@ -53,11 +55,12 @@ class Case:
     def summed(self, numbers: Mapping[str, Tensor], part: Part) -> dict[Any, Tensor]:
         """Numbers, one of each entry of parameters, added up over all that belongs to a state, or a head.
 
-        For "weights" those of the matrices alone, as they are.
+        For "columns" and "rows" over those of the matrices, for "weights" these as they are.
         """
         structure = self.structure
-        if part == "weights":
-            return {path: numbers[name].cpu() for path, name in weight_names(self.model).items()}
+        if part in AXES:
+            found = {path: numbers[name].cpu() for path, name in weight_names(self.model).items()}
+            return {path: w if AXES[part] is None else w.sum(AXES[part]) for path, w in found.items()}
         whole = {name: value.cpu() for name, value in numbers.items()}
         for path, module in ragged(self.model):
             for own in module.packed_names:
@@ -109,7 +112,7 @@ def weight_names(model: Classifier) -> dict[str, str]:
 
 @criterion("magnitude")
 def _magnitude(case: Case, part: Part) -> Scores:
-    """states: |c b|, of several inputs and outputs the root of the sum of its squares; heads: the root of the sum
+    """states: |c b|, of several inputs and outputs the root of the sum of its squares; others: the root of the sum
     of the squares of its rows and columns in every matrix; weights: |w|.
     """
     if part == "states":
@@ -126,8 +129,8 @@ def _energy(case: Case, part: Part) -> Scores:
     structure = case.structure
     if part == "states":
         return {path: mode_energy(modes(structure.layer_at(path))) for path in structure.layers}
-    if part == "weights":
-        raise ConfigError("criterion 'energy' ranks states and heads; weights have magnitude and saliency")
+    if part in AXES:
+        raise ConfigError(f"criterion 'energy' ranks states and heads; {part} have magnitude and saliency")
     weights = weights_of(case.model)
     out: Scores = {k: np.zeros(width) for k, width in enumerate(structure.widths)}
     for path, block in structure.layers.items():

@@ -16,9 +16,9 @@ import torch
 from imc_ssm.datasets.sequence import Split
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.layers import Classifier
-from imc_ssm.pruning.criteria import Scores
+from imc_ssm.pruning.criteria import Part, Scores
 from imc_ssm.pruning.structure import Keep, Structure, smaller
-from imc_ssm.pruning.zeros import matching
+from imc_ssm.pruning.zeros import least, matching, zero
 from imc_ssm.training import metrics
 
 __all__ = ["Greedy", "largest_allowed"]
@@ -73,19 +73,19 @@ class Greedy:
         return _without(structure, gone, keep)
 
     @torch.no_grad()
-    def weights(self, model: Classifier, scores: Scores, fraction: float, matrices: str | Sequence[str]) -> None:
-        """Set weights to 0, at most the fraction of each matrix with the lowest scores, in place."""
-        found, items = matching(model, matrices), []
-        for path, weight in found.items():
-            order = np.argsort(scores[path].reshape(-1), kind="stable")[: round(fraction * weight.numel())]
-            items += [(float(scores[path].reshape(-1)[i]), path, int(i)) for i in order]
+    def weights(
+        self, model: Classifier, scores: Scores, fraction: float, matrices: str | Sequence[str], part: Part
+    ) -> None:
+        """Set weights, columns or rows to 0, at most the fraction of each matrix with the lowest scores, in
+        place."""
+        found, chosen = matching(model, matrices), least(scores, fraction, part)
+        items = [(float(scores[path].reshape(-1)[i]), path, int(i)) for path in found for i in chosen[path]]
         start = {path: weight.clone() for path, weight in found.items()}
 
         def allowed(gone: list[Item]) -> bool:
             for path, weight in found.items():
                 weight.copy_(start[path])
-                own = torch.tensor([i for _, p, i in gone if p == path], dtype=torch.long, device=weight.device)
-                weight.view(-1)[own] = 0
+                zero(weight, [i for _, p, i in gone if p == path], part)
             return self._measured(model) >= self._least
 
         allowed(largest_allowed(sorted(items), allowed, max(1, len(items) // 64)))

@@ -14,7 +14,7 @@ from torch import nn
 from imc_ssm.datasets import SequenceDataset, dataset_of
 from imc_ssm.errors import ConfigError
 from imc_ssm.layers import Classifier, classifier_of
-from imc_ssm.pruning.criteria import Case, Part, Scores, scores_of
+from imc_ssm.pruning.criteria import AXES, Case, Part, Scores, scores_of
 from imc_ssm.pruning.greedy import Greedy
 from imc_ssm.pruning.selection import Schedule, Scope, best_states, fractions, left
 from imc_ssm.pruning.structure import Keep, Structure, smaller
@@ -24,11 +24,13 @@ from imc_ssm.training import History, TrainConfig, train
 __all__ = ["Pruning", "Rounds", "prune"]
 
 USUAL: dict[Part, tuple[str, str]] = {
-    "states": ("saliency", "energy"),
     "heads": ("saliency", "magnitude"),
+    "states": ("saliency", "energy"),
+    "columns": ("saliency", "magnitude"),
+    "rows": ("saliency", "magnitude"),
     "weights": ("saliency", "magnitude"),
 }
-"""Criterion of each part, with data and without."""
+"""Criterion of each part, with data and without; in the order in which they are taken out."""
 
 Progress = Callable[[int, int, str], None]
 Training = Callable[[Classifier, int], History]
@@ -44,6 +46,10 @@ class Pruning:
     """Fraction of the heads of every stream."""
     weights: float = 0.0
     """Fraction of the weights of every one of `matrices` that become 0."""
+    columns: float = 0.0
+    """Fraction of their columns (outputs) that become 0, and are not mapped on tiles."""
+    rows: float = 0.0
+    """Fraction of their rows (inputs)."""
     criterion: str | None = None
     """Name of a criterion; None: `USUAL`."""
     scope: Scope = "block"
@@ -61,19 +67,24 @@ class Pruning:
 
     def __post_init__(self) -> None:
         """`ConfigError` for fractions that are none."""
-        for name in ("states", "heads", "weights"):
+        for name in USUAL:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name} = {value}; give the fraction that goes, 0 <= {name} < 1, such as 0.5")
-        if not (self.states or self.heads or self.weights):
-            raise ConfigError("nothing to prune: give a fraction of states, heads or weights, such as states=0.5")
+        if not self.parts:
+            raise ConfigError(f"nothing to prune: give a fraction of {', '.join(USUAL)}, such as states=0.5")
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ConfigError(f"tolerance = {self.tolerance}; give points of accuracy that may be lost, such as 1")
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What is pruned, in the order in which it is."""
-        return tuple(part for part in ("heads", "states", "weights") if getattr(self, part))
+        return tuple(part for part in USUAL if getattr(self, part))
+
+    @property
+    def zeros(self) -> bool:
+        """Whether weights of matrices become 0."""
+        return any(part in AXES for part in self.parts)
 
 
 @dataclass
@@ -93,6 +104,8 @@ def prune(
     states: float = 0.0,
     heads: float = 0.0,
     weights: float = 0.0,
+    columns: float = 0.0,
+    rows: float = 0.0,
     criterion: str | None = None,
     scope: Scope = "block",
     matrices: str | Sequence[str] = "blocks.*",
@@ -128,7 +141,9 @@ def prune(
     Raises `ConfigError` for fractions, names or data that do not fit, `ImcSsmError` for a layer that cannot be
     pruned so. Greedy criterion: Siegel et al. 2025 (arXiv:2507.06079).
     """
-    plan = Pruning(states, heads, weights, criterion, scope, matrices, rounds, schedule, tolerance, seed)
+    plan = Pruning(
+        states, heads, weights, columns, rows, criterion, scope, matrices, rounds, schedule, tolerance, seed
+    )
     known = None if data is None else dataset_of(data)
     if training is not None and known is None:
         raise ConfigError("training needs data; give data=..., or leave training out")
@@ -146,7 +161,7 @@ def prune(
 def run(given: Any, plan: Pruning, data: SequenceDataset | None = None, trained: Training | None = None) -> Rounds:
     """`prune` by a plan; `trained(model, round)` trains in place, and answers with its history."""
     model = copy.deepcopy(classifier_of(given, "prune"))
-    if plan.weights:
+    if plan.zeros:
         matching(model, plan.matrices)
     done = Rounds(model)
     structure = Structure(model)
@@ -165,8 +180,8 @@ def run(given: Any, plan: Pruning, data: SequenceDataset | None = None, trained:
         for part in plan.parts:
             structure = Structure(done.model)
             scores = scores_of(_criterion(plan, part, data), Case(structure, data, plan.seed), part)
-            if part == "weights":
-                target = scores, steps[part][number], plan.matrices
+            if part in AXES:
+                target = scores, steps[part][number], plan.matrices, part
                 if greedy is not None:
                     greedy.weights(done.model, *target)
                 else:
@@ -185,7 +200,7 @@ def run(given: Any, plan: Pruning, data: SequenceDataset | None = None, trained:
                 ]
             done.model = smaller(structure, keep)
         if trained is not None:
-            held = kept_zeros(done.model, plan.matrices) if plan.weights else nullcontext()
+            held = kept_zeros(done.model, plan.matrices) if plan.zeros else nullcontext()
             with held:
                 done.histories.append(trained(done.model, number))
     done.tried = 0 if greedy is None else greedy.tried

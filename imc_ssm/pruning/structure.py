@@ -161,7 +161,7 @@ class Structure:
         held = {name: value.detach() for name, value in self.model.state_dict().items()}
         for path, module in ragged(self.model):
             held |= {f"{path}.{name}": module.spread(held[f"{path}.{name}"]) for name in module.packed_names}
-        return held
+        return {name: value.cpu() for name, value in held.items()}
 
     def layer_at(self, path: str) -> nn.Module:
         """The layer of a path."""

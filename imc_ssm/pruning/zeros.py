@@ -1,4 +1,6 @@
-"""Weights that are zero one by one: a matrix keeps its size, and its cells sit at their lowest conductance."""
+"""Weights that are zero. One by one: the matrix keeps its size, and its cells sit at their lowest conductance.
+Whole columns and rows: what is mapped on tiles leaves them out (`chip.mapping.Wired`).
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.layers import Classifier
-from imc_ssm.pruning.criteria import Scores, weights_of
+from imc_ssm.pruning.criteria import Part, Scores, weights_of
+from imc_ssm.pruning.selection import left
 
-__all__ = ["kept_zeros", "matching", "sparsity", "zero_weights"]
+__all__ = ["kept_zeros", "least", "matching", "sparsity", "zero", "zero_weights"]
 
 
 def matching(model: Classifier, matrices: str | Sequence[str]) -> dict[str, Tensor]:
@@ -29,13 +34,37 @@ def matching(model: Classifier, matrices: str | Sequence[str]) -> dict[str, Tens
     return found
 
 
+def least(scores: Scores, fraction: float, part: Part) -> dict[str, NDArray[np.int64]]:
+    """Path of a matrix -> numbers of the weights, columns or rows with the lowest scores; a column stays, or a
+    row."""
+    found = {}
+    for path, own in scores.items():
+        count = round(fraction * own.size) if part == "weights" else own.size - left(own.size, fraction)
+        found[path] = np.argsort(own.reshape(-1), kind="stable")[:count]
+    return found
+
+
 @torch.no_grad()
-def zero_weights(model: Classifier, scores: Scores, fraction: float, matrices: str | Sequence[str]) -> None:
-    """Set the fraction of the weights of each matrix that has the lowest scores to 0, in place."""
+def zero(weight: Tensor, numbers: ArrayLike, part: Part) -> None:
+    """Set single weights of (outputs, inputs), counted row by row, or whole columns (outputs) or rows (inputs) to
+    0."""
+    index = torch.as_tensor(np.asarray(numbers, np.int64), device=weight.device)
+    if part == "weights":
+        weight.view(-1)[index] = 0
+    elif part == "columns":
+        weight[index] = 0
+    else:
+        weight[:, index] = 0
+
+
+def zero_weights(
+    model: Classifier, scores: Scores, fraction: float, matrices: str | Sequence[str], part: Part = "weights"
+) -> None:
+    """Set the fraction of the weights, columns or rows of each matrix that has the lowest scores to 0, in
+    place."""
+    chosen = least(scores, fraction, part)
     for path, weight in matching(model, matrices).items():
-        count = round(fraction * weight.numel())
-        order = torch.from_numpy(scores[path]).reshape(-1).argsort(stable=True)
-        weight.view(-1)[order[:count].to(weight.device)] = 0
+        zero(weight, chosen[path], part)
 
 
 def sparsity(model: Classifier, matrices: str | Sequence[str] = "*") -> float:

@@ -20,9 +20,10 @@ from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
 from imc_ssm.sweeps.fronts import best, front, undominated, value
 from imc_ssm.sweeps.objective import FunctionObjective, Objective
 from imc_ssm.sweeps.plan import Plan, SweepFile
-from imc_ssm.sweeps.remade import again, load, made
+from imc_ssm.sweeps.remade import again, load, made, written
 from imc_ssm.sweeps.running import Standing, run_plan, standing, sweep
 from imc_ssm.sweeps.search import Constraint, Search
+from imc_ssm.sweeps.sensitivity import advise
 from imc_ssm.sweeps.space import Axis, Space
 from imc_ssm.sweeps.store import Status, Store
 
@@ -40,6 +41,7 @@ __all__ = [
     "Status",
     "Store",
     "SweepFile",
+    "advise",
     "again",
     "best",
     "front",
@@ -50,4 +52,5 @@ __all__ = [
     "sweep",
     "undominated",
     "value",
+    "written",
 ]

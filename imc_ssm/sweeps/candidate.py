@@ -298,7 +298,10 @@ class ChipObjective(Objective):
         """What the field's docstring says."""
         owner: Any = self.base
         if path.startswith("cell."):
-            owner, path = resolve(self.base.design).cell, path.removeprefix("cell.")
+            try:
+                owner, path = resolve(self.base.design).cell, path.removeprefix("cell.")
+            except ImcSsmError:  # a file of one's own that is not there any more
+                return "1", path
         text, units = "", "1"
         parts = path.split(".")
         while parts and isinstance(owner, Config):

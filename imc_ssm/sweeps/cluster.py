@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imc_ssm.errors import ConfigError, ImcSsmError
-from imc_ssm.sweeps.store import Cell, Store
+from imc_ssm.sweeps.store import Found, Store
 from imc_ssm.sweeps.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ __all__ = ["on_cluster"]
 
 RETRIES = 3
 """How often a task that failed, other than by a point that cannot be, is done again."""
+ANSWER = 20.0
+"""How long a scheduler has to answer, s."""
 _SHOPS: dict[tuple[str, str], Workshop] = {}
 """Of this worker."""
 
@@ -35,7 +37,7 @@ def on_cluster(
     address: str,
     workers: int | None,
     data_dir: Path | None,
-    finished: Callable[[Cell], None],
+    finished: Callable[[Found], None],
 ) -> None:
     """Do the missing cells on a cluster: "local", or the address of a scheduler.
 
@@ -44,15 +46,14 @@ def on_cluster(
     from distributed import as_completed
 
     with _client(address, workers) as client:
-        # Not as arguments of every task: they are sent to each worker once.
-        own = client.scatter((plan, store, data_dir), broadcast=True, hash=False)
+        own = plan, store, data_dir  # sent with every task: what is scattered can be lost with a worker
         options: dict[str, Any] = {"pure": False, "retries": RETRIES}
         if plan.search.guided:
             missing = (plan.search.trials or 0) - len(store.done())
             tasks = [client.submit(_trial, own, **options) for _ in range(missing)]
         else:
             tasks = _submitted(client, own, plan, store, data_dir, options)
-        for future, cells in as_completed(tasks, with_results=True):
+        for future, cells in as_completed(tasks, with_results=True, loop=client.loop):
             for cell in cells:
                 finished(cell)
             future.release()
@@ -107,7 +108,7 @@ def _prepared(own: tuple[Plan, Store, Path | None], changes: Mapping[str, Any]) 
 
 def _cells(
     own: tuple[Plan, Store, Path | None], cells: list[tuple[int, dict[str, Any]]], made: bool | None
-) -> list[Cell]:
+) -> list[Found]:
     plan, store, data_dir = own
     done = []
     for number, point in cells:
@@ -118,7 +119,7 @@ def _cells(
     return done
 
 
-def _trial(own: tuple[Plan, Store, Path | None]) -> list[Cell]:
+def _trial(own: tuple[Plan, Store, Path | None]) -> list[Found]:
     from imc_ssm.sweeps.trials import next_trial
 
     plan, store, data_dir = own
@@ -126,7 +127,7 @@ def _trial(own: tuple[Plan, Store, Path | None]) -> list[Cell]:
     return [] if cell is None else [_brief(cell)]
 
 
-def _brief(cell: Cell) -> Cell:
+def _brief(cell: Found) -> Found:
     """Without its numbers, which lie in the store."""
     return replace(cell, values=cell.values[:0])
 
@@ -143,7 +144,7 @@ def _client(address: str, workers: int | None) -> Iterator[Any]:
         if workers is not None:
             raise ConfigError(f"workers = {workers}: the scheduler at {address} has its own; leave workers out")
         try:
-            with Client(address, timeout="20s", set_as_default=False) as client:
+            with Client(address, timeout=ANSWER, set_as_default=False) as client:
                 yield client
         except (OSError, TimeoutError) as error:
             raise ConfigError(f"no scheduler answers at {address} ({error}); start one, or give 'local'") from None

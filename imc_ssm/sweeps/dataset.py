@@ -10,7 +10,7 @@ import xarray as xr
 
 from imc_ssm import results
 from imc_ssm.sweeps.objective import Objective, shape_of
-from imc_ssm.sweeps.store import Cell, Status
+from imc_ssm.sweeps.store import Found, Status
 
 if TYPE_CHECKING:
     from imc_ssm.study.jobs.base import Variable
@@ -49,7 +49,7 @@ def unflattened(variables: tuple[Variable, ...], row: np.ndarray[Any, Any]) -> d
 
 
 def assembled(
-    space: Space, search: Search, objective: Objective, cells: list[Cell], about: dict[str, Any]
+    space: Space, search: Search, objective: Objective, cells: list[Found], about: dict[str, Any]
 ) -> xr.Dataset:
     """One dataset: over the axes of a grid, else over `trial` with the axes as coordinates.
 
@@ -99,7 +99,7 @@ def assembled(
     return ds
 
 
-def _trials(search: Search, cells: list[Cell]) -> int:
+def _trials(search: Search, cells: list[Found]) -> int:
     """How many trials the dataset has: those that were asked for; of a guided search those that are known."""
     known = 1 + max((cell.number for cell in cells), default=-1)
     return known if search.guided else max(search.trials or 0, known)
@@ -119,7 +119,7 @@ def _grid_coordinates(space: Space, objective: Objective) -> dict[str, Any]:
 
 
 def _trial_coordinates(
-    space: Space, search: Search, objective: Objective, cells: list[Cell], count: int
+    space: Space, search: Search, objective: Objective, cells: list[Found], count: int
 ) -> dict[str, Any]:
     """Of drawn points all are known, of a guided search those that were tried."""
     if search.guided:

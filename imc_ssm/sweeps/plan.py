@@ -17,7 +17,7 @@ from imc_ssm.sweeps.fronts import Reading, scalar
 from imc_ssm.sweeps.objective import Objective, Values, variable_named
 from imc_ssm.sweeps.search import Search
 from imc_ssm.sweeps.space import Space
-from imc_ssm.sweeps.store import Cell, Status, Store
+from imc_ssm.sweeps.store import Found, Status, Store
 from imc_ssm.sweeps.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class Plan:
     def dataset(self, store: Store) -> xr.Dataset:
         """What was found so far."""
         cells = store.read(len(self.space.axes))
-        about = {"title": self.title, "configuration": self.configuration()}
+        configuration = store.about["configuration"] | {"search": self.search.model_dump(mode="json")}
+        about = {"title": self.title, "configuration": configuration}  # the store's: a model file may be gone
         return assembled(self.space, self.search, self.objective, cells, about)
 
     def measured(
@@ -133,7 +134,7 @@ class Plan:
         point: Mapping[str, Any],
         shop: Workshop,
         hopeless: Callable[[Values], bool] | None = None,
-    ) -> Cell:
+    ) -> Found:
         """One cell. `hopeless`: whether to leave it, from its costs and its first chip.
 
         Raises `FileError` where a file cannot be read or written.
@@ -158,7 +159,7 @@ class Plan:
             raise
         except ImcSsmError as error:
             status, message, found = Status.REFUSED, str(error), {}
-        return Cell(
+        return Found(
             number,
             status,
             round(time.perf_counter() - start, 4),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from imc_ssm.devices.designs import CHOICES, PLAIN
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
+from imc_ssm.files import atomic_path
 from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
 from imc_ssm.sweeps.fronts import points
 from imc_ssm.sweeps.objective import Objective
@@ -21,7 +24,7 @@ from imc_ssm.sweeps.workshop import Workshop
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["again", "load", "made", "values_at"]
+__all__ = ["again", "load", "made", "values_at", "written"]
 
 
 def load(folder: str | Path) -> xr.Dataset:
@@ -97,6 +100,41 @@ def again(
     if known is not None and "start" not in plan.space.axes and objective.described()["start_sha256"] != known:
         raise ConfigError(f"{point.start} is not the model file of this sweep; give start = the one that it had")
     return _measured(ChipObjective(objective.base.at(changes)) if changes else objective, folder, data_dir)
+
+
+def written(ds: xr.Dataset, path: str | Path) -> list[str]:
+    """Write the chip design of one point as TOML, beside it its cell where the sweep changed that, and return
+    the commands that put the point's model on it.
+
+    The design is named as the file; what the sweep varied says so in the place of its source. Raises as `made`,
+    and `FileError` where the file cannot be written.
+    """
+    import tomli_w
+
+    point, path, plan = made(ds), Path(path), _plan(ds)
+    varied = plan.space.changes(values_at(ds, plan))
+    fields = {name.split(".")[1] for name in varied if name.startswith("design.")} & {*PLAIN, *CHOICES}
+    design = point.design.with_(
+        name=path.stem,
+        description=f"A point of the sweep {str(ds.attrs.get('title', ''))!r}, from {point.design.name}",
+        sources=point.design.sources | dict.fromkeys(sorted(fields), "chosen by a sweep"),
+    )
+    if point.cell:
+        cell = point.chip().cell
+        beside = path.with_name(f"{path.stem}-cell.toml")
+        with atomic_path(beside) as temporary:
+            temporary.write_text(tomli_w.dumps(cell.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+        design = design.with_(cell=beside.name)
+    with atomic_path(path) as temporary:
+        temporary.write_text(tomli_w.dumps(design.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    words = ["imc-ssm", "deploy", str(point.start), "--design", str(path), "--chips", str(point.chips)]
+    words += ["--times", ",".join(f"{time:g}" for time in point.times), "--seed", str(point.seed)]
+    words += [] if point.recurrence == "digital" else ["--recurrence", point.recurrence]
+    words += ["--out", str(path.with_suffix(".nc"))]
+    if point.start is not None and point.scheme is None:
+        return [shlex.join(words)]
+    words[2] = "q.safetensors"
+    return [f"# quantize the model as the point says into {words[2]}, then", shlex.join(words)]
 
 
 def _measured(objective: Objective, folder: str | Path | None, data_dir: Path | None) -> xr.Dataset:

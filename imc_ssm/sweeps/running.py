@@ -17,7 +17,7 @@ from imc_ssm.sweeps.objective import FunctionObjective, Objective
 from imc_ssm.sweeps.plan import Plan
 from imc_ssm.sweeps.search import Search
 from imc_ssm.sweeps.space import Space
-from imc_ssm.sweeps.store import Cell, Store
+from imc_ssm.sweeps.store import Found, Store
 from imc_ssm.sweeps.trials import next_trial
 from imc_ssm.sweeps.workshop import Workshop
 
@@ -128,7 +128,7 @@ def run_plan(
     return store
 
 
-def _here(plan: Plan, store: Store, shop: Workshop, finished: Callable[[Cell], None]) -> None:
+def _here(plan: Plan, store: Store, shop: Workshop, finished: Callable[[Found], None]) -> None:
     if plan.search.guided:
         while (cell := next_trial(plan, store, shop)) is not None:
             finished(cell)
@@ -143,7 +143,7 @@ def _here(plan: Plan, store: Store, shop: Workshop, finished: Callable[[Cell], N
 
 def claimed(
     plan: Plan, store: Store, shop: Workshop, number: int, point: Mapping[str, Any], *, wait: bool
-) -> Cell | None:
+) -> Found | None:
     """Do a cell that no other process is at and keep it; None: another one is, or did it. `wait`: for it."""
     with locked(store.folder / "locks" / f"cell-{number}.lock", wait=wait) as ours:
         if not ours or store.has(number):
@@ -162,7 +162,7 @@ class _Shown:
         self.done = len(store.done())
         self._written, self._took = time.monotonic(), 0.0
 
-    def cell(self, cell: Cell) -> None:
+    def cell(self, cell: Found) -> None:
         """A cell was done."""
         self.done += 1
         if self.progress is not None:

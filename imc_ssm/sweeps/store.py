@@ -32,7 +32,7 @@ from imc_ssm.errors import FileError
 from imc_ssm.files import cannot_write, canonical_json
 from imc_ssm.study.ledger import fits
 
-__all__ = ["Cell", "Status", "Store"]
+__all__ = ["Found", "Status", "Store"]
 
 CELLS, DATASET = "cells.zarr", "dataset.zarr"
 ROOM = 2**40
@@ -58,7 +58,7 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Found:
     """A cell that is done."""
 
     number: int
@@ -134,7 +134,7 @@ class Store:
         """Whether a cell is there."""
         return (self.folder / CELLS / "record" / f"{number}.0").exists()
 
-    def write(self, cell: Cell) -> None:
+    def write(self, cell: Found) -> None:
         """Keep a cell; `FileError` where that fails."""
         row = np.concatenate([[float(cell.status), cell.seconds], cell.point, cell.values])
         try:
@@ -147,7 +147,7 @@ class Store:
         except OSError as error:
             raise cannot_write(self.folder, error) from error
 
-    def read(self, axes: int, numbers: Iterable[int] | None = None) -> list[Cell]:
+    def read(self, axes: int, numbers: Iterable[int] | None = None) -> list[Found]:
         """The cells that are there, of `numbers` or all, in rising order; `axes`: how many there are.
 
         Raises `FileError` for one that was changed.
@@ -160,7 +160,7 @@ class Store:
             message = ""
             if Status(int(row[0])) is Status.REFUSED:
                 message = bytes(letters[number]).rstrip(b"\0").decode(errors="replace")
-            cells.append(Cell(number, Status(int(row[0])), row[1], row[2 : 2 + axes], row[2 + axes :], message))
+            cells.append(Found(number, Status(int(row[0])), row[1], row[2 : 2 + axes], row[2 + axes :], message))
         return cells
 
     def _rows(self, wanted: list[int]) -> npt.NDArray[np.float64]:

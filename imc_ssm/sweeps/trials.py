@@ -22,7 +22,7 @@ from imc_ssm.sweeps.fronts import scalar
 from imc_ssm.sweeps.objective import Values
 from imc_ssm.sweeps.search import Constraint
 from imc_ssm.sweeps.space import Axis
-from imc_ssm.sweeps.store import Cell, Status, Store
+from imc_ssm.sweeps.store import Found, Status, Store
 
 if TYPE_CHECKING:
     from imc_ssm.sweeps.plan import Plan
@@ -62,13 +62,13 @@ def _quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def next_trial(plan: Plan, store: Store, shop: Workshop) -> Cell | None:
+def next_trial(plan: Plan, store: Store, shop: Workshop) -> Found | None:
     """Do the next trial and keep it: one that was left, or a new one; None: all were done."""
     with _quiet():
         return _next(plan, store, shop)
 
 
-def _next(plan: Plan, store: Store, shop: Workshop) -> Cell | None:
+def _next(plan: Plan, store: Store, shop: Workshop) -> Found | None:
     locks = store.folder / "locks"
     with locked(locks / "ask.lock"):
         study = _study(plan, store)
@@ -105,7 +105,7 @@ def _claimed(claim: FileLock) -> bool:
     return True
 
 
-def _done(plan: Plan, store: Store, shop: Workshop, study: Any, trial: Any) -> Cell:
+def _done(plan: Plan, store: Store, shop: Workshop, study: Any, trial: Any) -> Found:
     """Measure a trial, unless that is done already, and tell the search."""
     import optuna
 
@@ -134,7 +134,7 @@ def _done(plan: Plan, store: Store, shop: Workshop, study: Any, trial: Any) -> C
     return cell
 
 
-def _known(plan: Plan, cell: Cell) -> Values:
+def _known(plan: Plan, cell: Found) -> Values:
     """Variables of a cell that were measured."""
     found = unflattened(plan.variables, cell.values)
     return {name: values for name, values in found.items() if np.isfinite(values).all()}

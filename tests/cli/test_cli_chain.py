@@ -18,7 +18,20 @@ from imc_ssm.devices import Components, device_names, load_cell, load_components
 from imc_ssm.modelfile import load_model, tensors_of
 from imc_ssm.training import accuracy
 
-COMMANDS = ("demo", "train", "import", "quantize", "inspect", "deploy", "cost", "export", "show", "data")
+COMMANDS = (
+    "demo",
+    "train",
+    "import",
+    "quantize",
+    "prune",
+    "inspect",
+    "deploy",
+    "cost",
+    "advise",
+    "export",
+    "show",
+    "data",
+)
 
 
 def test_the_chain_leaves_exactly_its_files(chain):
@@ -179,7 +192,7 @@ def test_help_of_every_command(command):
 
 def test_every_option_is_documented():
     group = typer.main.get_command(app)
-    assert set(group.commands) == {*COMMANDS, "devices", "experiment"}
+    assert set(group.commands) == {*COMMANDS, "devices", "experiment", "sweep"}
     for name, command in group.commands.items():
         assert command.help, name
         bare = [p.name for p in command.params if p.name != "help" and not getattr(p, "help", None)]

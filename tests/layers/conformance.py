@@ -22,6 +22,7 @@ from imc_ssm.graph import Matrix, Operator
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.layers.registry import LAYER_CONFIGS
 from imc_ssm.modelfile import StoredModel, load_model, save_model
+from imc_ssm.pruning import prune
 from imc_ssm.quantization import Rule, Scheme, formats_of, quantize
 from imc_ssm.quantization.wrapping import quantizers_of
 from imc_ssm.training import TrainConfig, train
@@ -262,6 +263,25 @@ def configuration(name: str) -> None:
         ModelConfig.parse({"layer": "s6"})
 
 
+@torch.no_grad()
+def prunes(name: str) -> None:
+    """Fewer heads in every layer, in full precision and quantized; fewer states, or the reason why not."""
+    for model in (build(name), quantize(build(name), Scheme(), data())):
+        made = prune(model, heads=0.25)
+        assert all(now < then for now, then in zip(made.config.widths, model.config.widths, strict=True))
+        counts = [sum(p.words for p in one.graph().parameters) for one in (made, model)]
+        assert counts[0] < counts[1]
+        assert torch.isfinite(made(data())).all()
+        if not model.config.bidirectional:
+            assert close(streamed(made, data()), made(data()))
+        if model.config.layer.state_counts(4):
+            fewer = prune(model, states=0.5, criterion="magnitude")
+            assert sum(p.words for p in fewer.graph().parameters) < counts[1]
+        else:
+            with pytest.raises(ConfigError, match="no states that can be pruned"):
+                prune(model, states=0.5)
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
     check.__name__: check
     for check in (
@@ -274,6 +294,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
         formats_are_those_of_the_rules,
         learns_quantized,
         saves_and_loads,
+        prunes,
         trains_on_data,
         configuration,
     )

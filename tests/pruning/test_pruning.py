@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 
 import imc_ssm
 from imc_ssm import datasets
-from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.analysis import complexity
+from imc_ssm.chip.mapping import Wired
+from imc_ssm.errors import ConfigError, DesignError, ImcSsmError
 from imc_ssm.layers import LAYERS, Classifier, ModelConfig
 from imc_ssm.pruning import (
     CRITERIA,
@@ -227,7 +231,7 @@ def test_rounds_with_training_keep_zeros_zero_and_reach_the_sizes(data: datasets
 
 def test_a_zero_costs_the_lowest_conductance_and_nothing_else(data: datasets.SequenceDataset) -> None:
     model = quantize(small(), Scheme(), data)
-    made = imc_ssm.prune(model, weights=0.9, matrices="*")
+    made = imc_ssm.prune(model, weights=0.5)
     costs = [imc_ssm.cost(imc_ssm.compile_model(one, "pcm-256", data)) for one in (model, made)]
     energy = [c.energy.to_series() for c in costs]
     assert energy[1]["cells"] < energy[0]["cells"]
@@ -276,3 +280,66 @@ def test_a_longer_sequence_of_prunings_is_one_model(data: datasets.SequenceDatas
     u = torch.from_numpy(data.split("test").values[:3])
     assert torch.isfinite(model(u)).all()
     assert model.config.widths == (4, 4)
+
+
+def test_columns_and_rows_that_are_gone_cost_nothing(data: datasets.SequenceDataset, tmp_path: Path) -> None:
+    """The chip has neither their devices nor their converters, and computes what the digital model does."""
+    model = quantize(small(heads=8), Scheme(), data)
+    made = imc_ssm.prune(model, columns=0.5, rows=0.25, data=data)
+    before, after = (imc_ssm.compile_model(one, "pcm-256", data) for one in (model, made))
+    (mixing,) = (m for m in after.matrices if m.module == "blocks.0.mixing")
+    assert (mixing.inputs, mixing.outputs, mixing.size) == (6, 8, (8, 16))
+    assert mixing.target.any(axis=0).all()
+    assert mixing.target.any(axis=1).all()
+    chip = after.chip
+    counts = {
+        (a.verb, a.component): a.count for a in mixing.product_actions(chip) if a.verb in ("adc", "dac", "cell")
+    }
+    assert counts["adc", "adc"] == 8 * chip.dac.pulses * chip.design.slices
+    assert counts["cell", "cells"] == mixing.device_count(chip)
+    assert complexity(after).conversions < complexity(before).conversions
+    assert float(imc_ssm.cost(after).energy_total) < float(imc_ssm.cost(before).energy_total)
+    path = tmp_path / "d.safetensors"
+    after.save(path)
+    again = imc_ssm.Deployment.load(path)
+    assert again.digest() == after.digest()
+    u = torch.from_numpy(data.split("test").values[:10])
+    analog, tiles = again.analog()
+    with torch.no_grad():
+        matrix = made.blocks[0].mixing.matrix
+        x = torch.rand(5, 8) * tiles[1].mapped.input_range
+        exact, found = x @ matrix.weight.T + matrix.bias, tiles[1](x)
+        idle = np.setdiff1d(np.arange(16), mixing.wired.columns)
+        assert torch.equal(found[:, idle], matrix.bias[idle].expand(5, -1))
+        used = mixing.wired.columns  # an ADC whose range such inputs leave saturates: the middle one of each
+        assert (found - exact)[:, used].abs().median() < 0.01 * exact.abs().max()
+        assert torch.isfinite(analog(u)).all()
+        for tile in tiles:
+            tile.program(0, [0, 1])
+        assert torch.isfinite(analog(torch.cat([u, u]))).all()
+    x.requires_grad_()
+    tiles[1].program(0, 0)(x).sum().backward()
+    gone = np.setdiff1d(np.arange(8), mixing.wired.rows)
+    assert (x.grad[:, gone] == 0).all()
+    assert (x.grad[:, mixing.wired.rows] != 0).any()
+
+
+def test_a_matrix_of_zeros_keeps_one_cell(data: datasets.SequenceDataset) -> None:
+    model = quantize(small(), Scheme(), data)
+    with torch.no_grad():
+        model.blocks[0].mixing.matrix.linear.weight.zero_()
+    deployment = imc_ssm.compile_model(model, "pcm-256", data)
+    (mixing,) = (m for m in deployment.matrices if m.module == "blocks.0.mixing")
+    assert (mixing.inputs, mixing.outputs) == (1, 1)
+
+
+def test_wires_that_lead_nowhere_are_refused() -> None:
+    zeros = np.zeros(4, np.float32)
+    for rows, columns in (([0, 0], [1]), ([3], [0]), ([], [0]), ([0], [4]), ([-1], [0])):
+        with pytest.raises(DesignError, match="rows or columns in use"):
+            Wired(np.array(rows, np.int64), np.array(columns, np.int64), zeros, 3)
+    weight = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    wired = Wired.of(weight, np.array([1.0, 2.0]))
+    assert wired is not None
+    assert (wired.rows.tolist(), wired.columns.tolist(), wired.idle.tolist()) == ([1], [0], [0.0, 2.0])
+    assert Wired.of(np.ones((2, 2)), None) is None

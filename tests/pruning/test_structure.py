@@ -255,3 +255,28 @@ def test_a_head_without_states_is_its_direct_path() -> None:
     u: Tensor = torch.randn(2, 10, 2)
     with torch.no_grad():
         assert torch.allclose(model.blocks[0].ssm(u)[..., 0], model.blocks[0].ssm.D[0] * u[..., 0])
+
+
+def test_the_analysis_shows_the_states_that_are_there() -> None:
+    from imc_ssm.analysis import inspect_model
+
+    digits = imc_ssm.load_dataset("digits")
+    torch.manual_seed(0)
+    model = Classifier(ModelConfig(heads=3, states=((4, 2, 0),), dt_min=0.01, dt_max=0.5)).eval()
+    for one in (model, quantize(model, Scheme(), digits)):
+        ds = inspect_model(one, digits, sequences=8)
+        assert ds.pole.notnull().sum("state").isel(layer=0, stage=0, part=0).values.tolist() == [4, 2, 0]
+        assert np.isfinite(ds.state_largest.isel(layer=0, head=1, state=[0, 1])).all()
+        assert ds.poles_outside.sum() == 0
+
+
+def test_learned_ranges_stay_with_their_matrix() -> None:
+    digits = imc_ssm.load_dataset("digits")
+    model = quantize(build("s4d", inputs=1, classes=10), Scheme(), digits)
+    imc_ssm.train(
+        model, digits, imc_ssm.TrainConfig(epochs=1, batch=400, input_ranges="learned", ranges="learned")
+    )
+    made = imc_ssm.prune(model, states=0.5, heads=0.25)
+    for path in ("encoder", "blocks.0.mixing", "decoder"):
+        own = made.get_submodule(path).matrix.input_range
+        assert own == model.get_submodule(path).matrix.input_range is not None

@@ -283,3 +283,16 @@ def test_axes_of_a_point_are_made_in_order() -> None:
     point = ChipPoint(start="q", task="digits").at({"design.adc.bits": 5, "design": "reram-128"})
     assert (point.design.name, point.design.adc.bits) == ("reram-128", 5)
     assert Space.of({"design": ["a"]}).changes({"design": "a"}) == {"design": "a"}
+
+
+def test_a_sweep_is_read_without_its_model(started: tuple[Path, Path], tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(started[1].read_bytes())
+    base = {"start": str(own), "chips": 1, "sequences": 20, "calibration": 32}
+    ds = sweep({"design.adc.bits": [4, 8]}, base, folder=tmp_path / "sweep")
+    own.unlink()
+    assert load(tmp_path / "sweep").equals(ds)
+    with pytest.raises(ConfigError, match=r"own\.safetensors"):
+        again(ds.isel({"design.adc.bits": 0}))
+    found = again(ds.isel({"design.adc.bits": 0}), start=started[1])
+    assert np.array_equal(found["accuracy"], ds["accuracy"][0])
