@@ -15,8 +15,9 @@ from imc_ssm.config import Config
 from imc_ssm.devices import Cell, Chip, device_names
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.results import provenance
-from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
+from imc_ssm.sweeps.candidate import ChipObjective
 from imc_ssm.sweeps.objective import Values
+from imc_ssm.sweeps.point import ChipPoint
 from imc_ssm.sweeps.workshop import Workshop
 from imc_ssm.units import deviation, quantity
 
