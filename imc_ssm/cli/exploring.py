@@ -43,7 +43,8 @@ def explore(
         ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write one file (.html) that opens without anything, and serve no page.")
+        Path | None,
+        typer.Option("--report", "--out", help="Write one file (.html) that opens without anything; no page."),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0: any that is free.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,

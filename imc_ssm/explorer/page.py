@@ -237,6 +237,7 @@ class Page:
             self.chosen = int(front[len(front) // 2]) if len(front) else None
         plot, self.dots, self.ring = scatter(points, view, mask)
         self.dots.selected.on_change("indices", lambda _, __, new: self._tapped(new))
+        self._mark()  # before the figure is there: what changes in it afterwards may overtake it
         self.plane.object = plot
         without = int(mask.sum() - here.sum())
         self.said.object = (
@@ -248,6 +249,11 @@ class Page:
         columns = list(dict.fromkeys([view.x, view.y, *goals]))
         self._list(pd.DataFrame(table_of(points, columns, front)))
         self.detail()
+
+    def _mark(self) -> None:
+        """The ring about the chosen point."""
+        row = np.flatnonzero(self.dots.data[POINT] == self.chosen)
+        self.ring.data = {name: self.dots.data[name][row] for name in ("x", "y")}
 
     def _list(self, rows: Any) -> None:
         """The table of the front; for other columns another one: Tabulator takes none while it is built."""
@@ -283,6 +289,7 @@ class Page:
         """Show a point; the plane stays as it is, where somebody zoomed."""
         if point != self.chosen:
             self.chosen = point
+            self._mark()
             self.detail()
 
     def detail(self) -> None:
@@ -290,8 +297,6 @@ class Page:
         if self.silent:
             return
         points, at = self.points, self.chosen
-        row = np.flatnonzero(self.dots.data[POINT] == at)
-        self.ring.data = {name: self.dots.data[name][row] for name in ("x", "y")}
         if at is None:
             self.card.object, self.command.value, self.why.object = "<i>no point passes the filters</i>", "", ""
             self.toml.disabled = True
