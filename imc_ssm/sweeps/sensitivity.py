@@ -194,7 +194,13 @@ def advise(
     config = {"advise": base.model_dump(mode="json"), "worth": worth, "by": by, "confirm": confirm}
     ds.attrs |= provenance(config, base.seed)
     ds.attrs |= {"title": f"{Path(str(base.start)).name} on {base.design.name}", "refused": refused}
-    ds.attrs |= {"chips": base.chips, "time_s": base.times[-1], "worth_of_a_point": worth, "by": by}
+    ds.attrs |= {
+        "metric": metric,
+        "chips": base.chips,
+        "time_s": base.times[-1],
+        "worth_of_a_point": worth,
+        "by": by,
+    }
     ds.attrs |= objective.about()
     return ds
 
@@ -256,7 +262,7 @@ def _dataset(rows: list[_Row], worth: float, by: str, metric: str, before: Value
     for name, unit in zip(_COSTS, ("J", "s", "m2"), strict=True):
         said = f"{name.capitalize()} before"
         ds[f"{name}_before"] = ((), float(before[f"{name}_total"]), {"units": unit, "long_name": said})
-    said = "Accuracy before, mean of the chips at the latest time"
+    said = f"{metric.capitalize()} before, mean of the chips at the latest time"
     units = "percent" if metric == "accuracy" else "1"
     ds["accuracy_before"] = ((), float(before[metric][:, -1].mean()), {"units": units, "long_name": said})
     return ds
