@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from imc_ssm.devices import resolve as resolve_design
     from imc_ssm.devices.fitting import fit_cell
     from imc_ssm.errors import ImcSsmError
+    from imc_ssm.explorer import explore
     from imc_ssm.foreign import load_foreign
     from imc_ssm.layers import S4D, S5, Classifier, ModelConfig, S4DConfig, S5Config, preset
     from imc_ssm.modelfile import StoredModel, load_model, save_model
@@ -66,6 +67,7 @@ __all__ = [
     "cost",
     "dataset_info",
     "evaluate",
+    "explore",
     "export_integers",
     "fit_cell",
     "load_cell",
@@ -98,6 +100,7 @@ _PLACES = {
     "devices": "Cell Chip Components Design load_cell load_components load_design resolve_design=resolve",
     "devices.fitting": "fit_cell",
     "errors": "ImcSsmError",
+    "explorer": "explore",
     "foreign": "load_foreign",
     "layers": "S4D S5 Classifier ModelConfig S4DConfig S5Config preset",
     "modelfile": "StoredModel load_model save_model",

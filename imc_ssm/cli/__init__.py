@@ -1,4 +1,4 @@
-"""The command line: `imc-ssm demo | train | import | quantize | inspect | deploy | cost | show | devices | data`.
+"""The command line: `imc-ssm demo | train | quantize | deploy | cost | sweep | explore | ...` (`imc-ssm --help`).
 
 Heavy libraries are imported inside the commands, so that `--help` is quick.
 """

@@ -73,8 +73,10 @@ def advise(
             point, worth=worth, by=cast("Any", by), confirm=confirm, data_dir=data_dir, progress=stage("advise")
         )
     print_whole(table(ds))
+    metric, reached = str(ds.attrs["metric"]), float(ds["accuracy_before"])
+    there = f"{reached:.2f} %" if metric == "accuracy" else f"{reached:.3f}"
     console.print(
-        f"before: accuracy {float(ds['accuracy_before']):.2f} % after {duration(float(ds.attrs['time_s']))}, "
+        f"before: {metric} {there} after {duration(float(ds.attrs['time_s']))}, "
         f"{quantity(float(ds['energy_before']), 'J')}, {quantity(float(ds['latency_before']), 's')}, "
         f"{quantity(float(ds['area_before']), 'm2')}; {ds.sizes['change']} changes tried, {ds.attrs['refused']} "
         "cannot be",
@@ -95,10 +97,13 @@ def advise(
 def table(ds: xr.Dataset) -> Table:
     """The changes that are worth most."""
     point = f"{ds.attrs['worth_of_a_point']:g}"
-    what = f"What to change first (a point of accuracy is worth {point} % of {ds.attrs['by']})"
+    what_one = "a point of accuracy" if ds.attrs["metric"] == "accuracy" else f"0.01 of {ds.attrs['metric']}"
+    what = f"What to change first ({what_one} is worth {point} % of {ds.attrs['by']})"
     made = Table(title=what, box=SIMPLE, padding=(0, 1, 0, 0))
     made.add_column("change", no_wrap=True)
-    columns = ["accuracy, points", "energy", "latency", "area", "worth"]
+    metric = str(ds.attrs["metric"])
+    unit = "points" if metric == "accuracy" else "hundredths"
+    columns = [f"{metric}, {unit}", "energy", "latency", "area", "worth"]
     confirmed = "confirmed_change" in ds
     for column in (*columns, *(["on other chips", "worth there"] if confirmed else [])):
         made.add_column(column, justify="right", no_wrap=True)

@@ -10,6 +10,7 @@ from imc_ssm.cli.advising import advise
 from imc_ssm.cli.demo import demo
 from imc_ssm.cli.devices import devices
 from imc_ssm.cli.experiment import experiment
+from imc_ssm.cli.exploring import explore
 from imc_ssm.cli.exporting import export
 from imc_ssm.cli.hardware import cost, deploy
 from imc_ssm.cli.importing import import_checkpoint
@@ -45,7 +46,7 @@ def _version(
         raise typer.Exit
 
 
-for command in (demo, train, quantize, prune, inspect, deploy, cost, advise, export, show, data):
+for command in (demo, train, quantize, prune, inspect, deploy, cost, advise, export, show, explore, data):
     app.command()(command)
 app.command("import")(import_checkpoint)
 app.add_typer(devices, name="devices")

@@ -105,7 +105,10 @@ def tornado(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
                 bars: Any = {"xerr": error} if np.isfinite(error) else {}
                 bars |= {"color": MODELS[place], "ecolor": GREY, "error_kw": {"lw": 1}}
                 ax.barh(at, float(ds[f"{name}_change"].values[i]), height, **bars)
-    for k, ((_, title), ax) in enumerate(zip(PANELS, axes, strict=True)):
+    metric = str(ds.attrs["metric"])
+    titles = [title for _, title in PANELS]
+    titles[0] = titles[0] if metric == "accuracy" else f"{metric} (hundredths)"
+    for k, (title, ax) in enumerate(zip(titles, axes, strict=True)):
         ax.axvline(0.0, color="black", lw=0.8)
         ax.set_title(title.split(" (")[0])
         ax.set_xlabel(f"change {title[title.index('(') :]}")
@@ -126,4 +129,4 @@ def tornado(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     figure = axes[0].get_figure()
     assert isinstance(figure, Figure)
     figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=2)
-    figure.suptitle(f"{ds.attrs['title']}: one change at a time, accuracy after {when}, {ds.attrs['chips']} chips")
+    figure.suptitle(f"{ds.attrs['title']}: one change at a time, {metric} after {when}, {ds.attrs['chips']} chips")

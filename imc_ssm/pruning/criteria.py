@@ -165,7 +165,8 @@ def _saliency(case: Case, part: Part) -> Scores:
     a weight, the mean over batches of training sequences, with g the gradient of the loss.
 
     Parameters that say how fast something is, not how strong (the optimiser group "dynamics"), do not count.
-    Source: Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning" (arXiv:1906.10771), Eq. 8.
+    Source: Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning" (arXiv:1906.10771), there
+    squared.
     """
     if case.data is None:
         raise ConfigError(

@@ -5,7 +5,7 @@ A layer's mode n answers an impulse with h_n[t] = 2 Re(g_n a_n^t), g = c b. Its 
     E_n = sum_t h_n[t]^2 = 2 |g|^2 / (1 - |a|^2) + 2 Re(g^2 / (1 - a^2)),
 
 the squared H2 norm of the system that it is alone; of several inputs and outputs the sum over all pairs of them.
-Source: Antoulas, "Approximation of Large-Scale Dynamical Systems", SIAM 2005, Sec. 5 and 7.
+Source: Antoulas, "Approximation of Large-Scale Dynamical Systems", SIAM 2005.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def hankel(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> NDArray[np.float64]:
 
     Balanced truncation to order r is wrong by at most 2 (sigma_{r+1} + ... + sigma_2n) in the H-infinity norm, and
     no system of order r by less than sigma_{r+1}: what leaving out states in their own coordinates is compared
-    with. Source: Antoulas 2005, Sec. 7.2. Raises as `gramians`.
+    with. Source: Antoulas 2005. Raises as `gramians`.
     """
     P, Q = gramians(a, b, c)
     return np.sort(np.sqrt(np.maximum(np.linalg.eigvals(P @ Q).real, 0.0)))[::-1]

@@ -26,7 +26,7 @@ def fractions(final: float, rounds: int, schedule: Schedule = "cubic") -> list[f
         linear  f i / R
         cubic   f (1 - (1 - i / R)^3)    most of it first, while there is much to choose from
 
-    Source: Zhu and Gupta 2017, "To prune, or not to prune" (arXiv:1710.01878), Eq. 1, from nothing.
+    Source: Zhu and Gupta 2017, "To prune, or not to prune" (arXiv:1710.01878), from nothing.
     """
     if schedule not in SCHEDULES:
         raise ConfigError(unknown("schedule", schedule, SCHEDULES))

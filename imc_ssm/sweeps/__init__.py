@@ -16,10 +16,11 @@ in common, on the same chips and sequences. A *search* says which points: a grid
 guided by goals and constraints. Cells are kept one by one in a folder, read as one `xarray.Dataset`.
 """
 
-from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
+from imc_ssm.sweeps.candidate import ChipObjective
 from imc_ssm.sweeps.fronts import best, front, undominated, value
 from imc_ssm.sweeps.objective import FunctionObjective, Objective
 from imc_ssm.sweeps.plan import Plan, SweepFile
+from imc_ssm.sweeps.point import ChipPoint, Fractions
 from imc_ssm.sweeps.remade import again, load, made, written
 from imc_ssm.sweeps.running import Standing, run_plan, standing, sweep
 from imc_ssm.sweeps.search import Constraint, Search
@@ -32,6 +33,7 @@ __all__ = [
     "ChipObjective",
     "ChipPoint",
     "Constraint",
+    "Fractions",
     "FunctionObjective",
     "Objective",
     "Plan",

@@ -3,36 +3,33 @@ costs."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
 
 from imc_ssm import datasets
-from imc_ssm.chip import Deployment, compile, digest, evaluate, priced_digest, training_for
+from imc_ssm.chip import Deployment, compile, evaluate, priced_digest, training_for
 from imc_ssm.chip.packing import check_fit
 from imc_ssm.config import Config
 from imc_ssm.costs import COMPONENTS, cost
-from imc_ssm.devices import Chip, load_design, resolve
-from imc_ssm.errors import ConfigError, ImcSsmError, unknown
-from imc_ssm.files import canonical_json
-from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.devices import Chip, resolve
+from imc_ssm.errors import ConfigError, ImcSsmError
+from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import StoredModel, load_model
-from imc_ssm.quantization import Scheme, calibration_batch
+from imc_ssm.pruning import prune
+from imc_ssm.quantization import calibration_batch
 from imc_ssm.quantization import quantize as quantized
-from imc_ssm.study.chips import OnDesign
 from imc_ssm.study.jobs.base import Dimension, Variable
 from imc_ssm.sweeps.objective import Objective, Values
+from imc_ssm.sweeps.point import COSTS_ONLY, ChipPoint, Fractions, computed_key, key_of, mapped_key, sha256_of
 from imc_ssm.sweeps.space import Space
 from imc_ssm.sweeps.workshop import Workshop
-from imc_ssm.training import TrainConfig, train
-from imc_ssm.units import DAY, moments
+from imc_ssm.training import train
 
-__all__ = ["ChipObjective", "ChipPoint", "computed_key", "mapped_key", "priced"]
+__all__ = ["ChipObjective", "priced"]
 
 COMPONENT = (Dimension("component", "Component", labels=tuple(COMPONENTS)),)
 TOTALS = ("energy", "latency", "area", "memory", "latency_step")
@@ -54,30 +51,6 @@ METRICS = {
     "values": (("r2", "1", "R2"), ("mae", "1", "Mean absolute error")),
 }
 """Goal of a task -> what chips are measured by."""
-_FREE: Any = {
-    "design": {
-        *("name", "description", "sources", "adc", "read_noise", "drift_compensation", "tiles", "columns_per_adc"),
-        *("node", "clock", "lanes", "components", "sample_hold", "wires", "packing"),
-    },
-    "adc": True,
-    "sample_hold": True,
-    "digital": True,
-}
-"""Fields of a chip that where weights lie, and over which ranges, does not follow from."""
-
-
-_PRICED: Any = {
-    "design": {
-        *("name", "description", "sources", "tiles", "columns_per_adc"),
-        *("node", "clock", "lanes", "components", "sample_hold"),
-    },
-    "cell": {"area", "v_read", "source", "description"},
-    "dac": {"price"},
-    "adc": {"price"},
-    "sample_hold": True,
-    "digital": True,
-}
-"""Fields of a chip that nothing computed on it follows from, while slow noise stands still."""
 
 
 def priced(deployment: Deployment) -> Values:
@@ -86,154 +59,6 @@ def priced(deployment: Deployment) -> Values:
     out = {v.name: found[v.name].values for v in COSTS if v.name in found}
     out |= {f"{name}_total": found[name].sum("component").values for name in TOTALS}
     return {name: np.asarray(value, np.float64) for name, value in out.items()}
-
-
-def _named_scheme(scheme: Any) -> Any:
-    return Scheme.named(scheme) if isinstance(scheme, str) else scheme
-
-
-OfScheme = Annotated[Scheme, BeforeValidator(_named_scheme)]
-"""A scheme, or the name of one."""
-
-
-class ChipPoint(Config):
-    """A model, how it is trained and quantized, the chip that it goes to, and how that is measured.
-
-    Every field, and every field of a field, can be an axis of a sweep: "model.heads", "scheme.bits.state",
-    "design.adc.bits", "cell.programming_scale".
-    """
-
-    start: str | None = None
-    """A model file, quantized or to be quantized by `scheme`, or the name of a shipped model; None: `model` is
-    trained."""
-    task: str | None = None
-    """A task, or the path of an .npz; None: what the model file says that it was trained on."""
-    model: ModelConfig | None = None
-    """The model that is trained in full precision."""
-    training: TrainConfig = TrainConfig(epochs=30)
-    """How."""
-    mode: Literal["recurrent", "convolution"] = "convolution"
-    """How its SSM runs in it."""
-    keep: Literal["best", "last"] = "best"
-    """Which epoch's parameters trainings leave, by the validation sequences; of noisy ones the last."""
-    scheme: OfScheme | None = None
-    """How the model is quantized; None: it is already."""
-    qat: TrainConfig | None = None
-    """Quantization-aware training; None: calibration alone."""
-    qat_for_chip: bool = False
-    """Whether that training meets the chip (`imc_ssm.training_for`)."""
-    calibration: int | None = Field(None, ge=1)
-    """Training sequences that fix ranges; None: as `imc_ssm.quantize` takes them."""
-    design: OnDesign = Field(default_factory=lambda: load_design("pcm-256"))
-    """The chip: the name of a design, a path, or the design itself."""
-    cell: dict[str, Any] = Field(default_factory=dict)
-    """Fields of its cell in the place of those of the cell's file."""
-    recurrence: Literal["digital", "analog"] = "digital"
-    """Where recurrences are computed."""
-    heads_per_tile: int = Field(1, ge=1)
-    """Of an analog recurrence."""
-    chips: int = Field(5, ge=1)
-    """Chips that are programmed: the same numbers, so the same draws, at every point."""
-    times: Annotated[tuple[float, ...], BeforeValidator(moments)] = (1.0, DAY)
-    """Times after programming, s; also words, "1h"."""
-    sequences: int | None = Field(None, ge=1)
-    """Sequences of the split, drawn by the seed, the same at every point; None: all."""
-    split: Literal["validation", "test", "train"] = "validation"
-    """Whose sequences: a point that is chosen by its test accuracy has seen the test."""
-    refresh: float | None = Field(None, gt=0)
-    """Interval at which chips are programmed again, s; None: never."""
-    recalibrate: float | None = Field(None, gt=0)
-    """Interval at which compensation is measured again, s; None: at every reading."""
-    within: Literal["held", "correlated", "white"] = "held"
-    """What slow noise does while sequences run (`imc_ssm.evaluate`)."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Of trainings, chips and sequences."""
-
-    @model_validator(mode="after")
-    def _one_start(self) -> Self:
-        if (self.start is None) == (self.model is None):
-            raise ValueError("give either start, a model file, or model, the configuration to be trained")
-        if self.start is None and (self.scheme is None or self.task is None):
-            raise ValueError("a model that is trained here needs a task and a scheme")
-        if self.qat is not None and self.scheme is None:
-            raise ValueError("qat trains a model that scheme quantizes; give scheme too")
-        return self
-
-    def at(self, changes: Mapping[str, Any]) -> Self:
-        """With other values of fields, by their paths; whole ones first. Raises `ConfigError`."""
-        whole = {path: value for path, value in changes.items() if "." not in path}
-        inside = {path: value for path, value in changes.items() if "." in path}
-        constants = {p.removeprefix("cell."): v for p, v in inside.items() if p.startswith("cell.")}
-        rest = {p: v for p, v in inside.items() if not p.startswith("cell.")}
-        for path in (*whole, *rest):
-            if path.partition(".")[0] not in type(self).model_fields:
-                raise ConfigError(unknown("field", path, type(self).model_fields))
-        made = self.with_(whole) if whole else self
-        if constants:
-            made = made.with_({"cell": made.cell | constants})
-        return made.with_(rest) if rest else made
-
-    def chip(self) -> Chip:
-        """The design with its cell and components."""
-        chip = resolve(self.design)
-        return chip.with_({"cell": chip.cell.with_(self.cell)}) if self.cell else chip
-
-    def trained(self) -> dict[str, Any]:
-        """What decides the model in full precision, or the one of a file."""
-        if self.start is not None:
-            return {"start": _sha256(self.start)}
-        assert self.model is not None
-        own: dict[str, Any] = {
-            "model": self.model.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
-        }
-        own |= {"mode": self.mode, "keep": self.keep, "seed": self.seed, "task": self.task}
-        return own | {"data": datasets.digest(str(self.task))}
-
-    def decided(self) -> dict[str, Any]:
-        """What decides the quantized model."""
-        if self.scheme is None:
-            return self.trained()
-        own: dict[str, Any] = {"scheme": self.scheme.model_dump(mode="json"), "calibration": self.calibration}
-        own |= {"from": self.trained(), "task": self.task}
-        if self.qat is not None:
-            own |= {"qat": self.qat.model_dump(mode="json"), "seed": self.seed, "keep": self.keep}
-            own |= {"chip": digest(self.chip())} if self.qat_for_chip else {}
-        return own
-
-
-def _key(content: Any) -> str:
-    return hashlib.sha256(canonical_json(content, what="a point").encode()).hexdigest()[:20]
-
-
-def _sha256(start: str) -> str:
-    from imc_ssm.pretrained import model_file
-
-    path = Path(model_file(start))
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise ConfigError(f"start = {start!r} cannot be read: {error.strerror}; give a model file") from None
-    return _hashed(path.resolve(), stat.st_mtime_ns, stat.st_size)
-
-
-_HASHES: dict[tuple[Path, int, int], str] = {}
-
-
-def _hashed(path: Path, changed: int, size: int) -> str:
-    if (path, changed, size) not in _HASHES:
-        _HASHES[path, changed, size] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _HASHES[path, changed, size]
-
-
-def mapped_key(chip: Chip) -> str:
-    """Of everything about a chip that compiling depends on: two chips of one key have the same mapped matrices."""
-    return _key(chip.model_dump(mode="json", exclude=_FREE))
-
-
-def computed_key(chip: Chip) -> str:
-    """Of everything about a chip that its answers depend on: two chips of one key answer alike."""
-    return _key(chip.model_dump(mode="json", exclude=_PRICED))
 
 
 class ChipObjective(Objective):
@@ -292,7 +117,7 @@ class ChipObjective(Objective):
     def described(self) -> dict[str, Any]:
         """The base, and a digest of the model file."""
         own = {"point": self.base.model_dump(mode="json")}
-        return own if self.base.start is None else own | {"start_sha256": _sha256(self.base.start)}
+        return own if self.base.start is None else own | {"start_sha256": sha256_of(self.base.start)}
 
     def coordinate(self, path: str) -> tuple[str, str]:
         """What the field's docstring says."""
@@ -326,14 +151,14 @@ class ChipObjective(Objective):
     def group(self, changes: Mapping[str, Any], shop: Workshop) -> str:
         """By what decides an evaluation, but for files of cells and components."""
         point = self.base.at(changes)
-        return _key([point.decided(), point.model_dump(mode="json", exclude={"design": _PRICED["design"]})])
+        return key_of([point.decided(), point.model_dump(mode="json", exclude={"design": COSTS_ONLY["design"]})])
 
     def prepared(self, changes: Mapping[str, Any], shop: Workshop) -> str | None:
         """The model of a point, unless it lies there."""
         point = self.base.at(changes)
-        if point.scheme is None:
+        if point.scheme is None and not point.prune.any:
             return None
-        key = _key(point.decided())
+        key = key_of(point.decided())
         return None if shop.path(key).exists() else key
 
     def prepare(self, changes: Mapping[str, Any], shop: Workshop) -> None:
@@ -354,7 +179,7 @@ class ChipObjective(Objective):
         chip = self._chip(point, shop)
         where: dict[str, Any] = {"recurrence": point.recurrence, "heads_per_tile": point.heads_per_tile}
         own = mapped_key(chip) if point.recurrence == "digital" else priced_digest(chip)
-        key = _key([point.decided(), own, where, point.calibration])
+        key = key_of([point.decided(), own, where, point.calibration])
 
         def made() -> Deployment:
             stored = self._model(point, shop)
@@ -368,13 +193,13 @@ class ChipObjective(Objective):
         return found
 
     def _chip(self, point: ChipPoint, shop: Workshop) -> Chip:
-        return shop.kept("chip", _key([point.design.model_dump(mode="json"), point.cell]), point.chip)
+        return shop.kept("chip", key_of([point.design.model_dump(mode="json"), point.cell]), point.chip)
 
     def _evaluation(self, point: ChipPoint, shop: Workshop) -> str:
         chip = self._chip(point, shop)
         own = computed_key(chip) if point.within == "held" else priced_digest(chip)
         how = point.model_dump(mode="json", include=_EVALUATED)
-        return _key([point.decided(), own, how])
+        return key_of([point.decided(), own, how])
 
     def _evaluated(self, point: ChipPoint, deployment: Deployment, shop: Workshop) -> Values:
         """Metrics; chips beyond `point.chips` are NaN."""
@@ -406,18 +231,30 @@ class ChipObjective(Objective):
 
     def _model(self, point: ChipPoint, shop: Workshop) -> StoredModel:
         """The quantized model of a point."""
-        if point.scheme is None:
+        if point.scheme is None and not point.prune.any:
             assert point.start is not None
-            stored = shop.kept("model", _key(point.trained()), lambda: _stored(str(point.start)))
+            stored = shop.kept("model", key_of(point.trained()), lambda: _stored(str(point.start)))
             if stored.scheme is None:
                 raise ConfigError(f"start = {point.start!r} is in full precision; give scheme")
             return stored
-        return shop.model(_key(point.decided()), lambda checkpoint: self._quantized(point, shop, checkpoint))
+        if point.scheme is None:
+            return shop.model(key_of(point.decided()), lambda _: self._pruned(point, shop))
+        return shop.model(key_of(point.decided()), lambda checkpoint: self._quantized(point, shop, checkpoint))
+
+    def _pruned(self, point: ChipPoint, shop: Workshop) -> StoredModel:
+        """What is left of the model that a point starts from."""
+        if not point.prune.any:
+            return self._full(point, shop)
+        whole = (
+            self._model(point.with_(prune=Fractions()), shop) if point.scheme is None else self._full(point, shop)
+        )
+        left = prune(whole.model, **point.prune.model_dump(), data=shop.data(self.task), seed=point.seed)
+        return StoredModel(left, whole.scheme, {"task": self.task})
 
     def _full(self, point: ChipPoint, shop: Workshop) -> StoredModel:
         """The model in full precision."""
         if point.start is not None:
-            stored = shop.kept("model", _key(point.trained()), lambda: _stored(str(point.start)))
+            stored = shop.kept("model", key_of(point.trained()), lambda: _stored(str(point.start)))
             if stored.scheme is not None:
                 raise ConfigError(
                     f"start = {point.start!r} is quantized already; give the model in full precision that it came "
@@ -444,11 +281,11 @@ class ChipObjective(Objective):
             )
             return StoredModel(model, None, {"task": self.task, "training": config.model_dump(mode="json")})
 
-        return shop.model(_key(point.trained()), made)
+        return shop.model(key_of(point.trained()), made)
 
     def _quantized(self, point: ChipPoint, shop: Workshop, checkpoint: Path) -> StoredModel:
         assert point.scheme is not None
-        exact = self._full(point, shop).model
+        exact = self._pruned(point, shop).model
         model = quantized(exact, point.scheme, *self._calibration(exact, point, shop))
         about: dict[str, Any] = {"task": self.task}
         if point.qat is not None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
-from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
+from imc_ssm.sweeps.candidate import ChipObjective
 from imc_ssm.sweeps.dataset import assembled, flattened, width_of
 from imc_ssm.sweeps.fronts import Reading, scalar
 from imc_ssm.sweeps.objective import Objective, Values, variable_named
+from imc_ssm.sweeps.point import ChipPoint
 from imc_ssm.sweeps.search import Search
 from imc_ssm.sweeps.space import Space
 from imc_ssm.sweeps.store import Found, Status, Store

@@ -14,10 +14,11 @@ import xarray as xr
 from imc_ssm.devices.designs import CHOICES, PLAIN
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
 from imc_ssm.files import atomic_path
-from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
+from imc_ssm.sweeps.candidate import ChipObjective
 from imc_ssm.sweeps.fronts import points
 from imc_ssm.sweeps.objective import Objective
 from imc_ssm.sweeps.plan import Plan, plan_of
+from imc_ssm.sweeps.point import ChipPoint
 from imc_ssm.sweeps.store import DATASET, Store
 from imc_ssm.sweeps.workshop import Workshop
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from imc_ssm.errors import ConfigError
 from imc_ssm.study.ledger import locked
-from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
+from imc_ssm.sweeps.candidate import ChipObjective
 from imc_ssm.sweeps.objective import FunctionObjective, Objective
 from imc_ssm.sweeps.plan import Plan
+from imc_ssm.sweeps.point import ChipPoint
 from imc_ssm.sweeps.search import Search
 from imc_ssm.sweeps.space import Space
 from imc_ssm.sweeps.store import Found, Store

@@ -15,8 +15,9 @@ from imc_ssm.config import Config
 from imc_ssm.devices import Cell, Chip, device_names
 from imc_ssm.errors import ImcSsmError
 from imc_ssm.results import provenance
-from imc_ssm.sweeps.candidate import ChipObjective, ChipPoint
+from imc_ssm.sweeps.candidate import ChipObjective
 from imc_ssm.sweeps.objective import Values
+from imc_ssm.sweeps.point import ChipPoint
 from imc_ssm.sweeps.workshop import Workshop
 from imc_ssm.units import deviation, quantity
 
@@ -193,7 +194,13 @@ def advise(
     config = {"advise": base.model_dump(mode="json"), "worth": worth, "by": by, "confirm": confirm}
     ds.attrs |= provenance(config, base.seed)
     ds.attrs |= {"title": f"{Path(str(base.start)).name} on {base.design.name}", "refused": refused}
-    ds.attrs |= {"chips": base.chips, "time_s": base.times[-1], "worth_of_a_point": worth, "by": by}
+    ds.attrs |= {
+        "metric": metric,
+        "chips": base.chips,
+        "time_s": base.times[-1],
+        "worth_of_a_point": worth,
+        "by": by,
+    }
     ds.attrs |= objective.about()
     return ds
 
@@ -255,7 +262,7 @@ def _dataset(rows: list[_Row], worth: float, by: str, metric: str, before: Value
     for name, unit in zip(_COSTS, ("J", "s", "m2"), strict=True):
         said = f"{name.capitalize()} before"
         ds[f"{name}_before"] = ((), float(before[f"{name}_total"]), {"units": unit, "long_name": said})
-    said = "Accuracy before, mean of the chips at the latest time"
+    said = f"{metric.capitalize()} before, mean of the chips at the latest time"
     units = "percent" if metric == "accuracy" else "1"
     ds["accuracy_before"] = ((), float(before[metric][:, -1].mean()), {"units": units, "long_name": said})
     return ds

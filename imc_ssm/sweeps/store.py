@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from imc_ssm.errors import FileError
 from imc_ssm.files import cannot_write, canonical_json
-from imc_ssm.study.ledger import fits
+from imc_ssm.study.ledger import fits, locked
 
 __all__ = ["Found", "Status", "Store"]
 
@@ -198,20 +198,18 @@ class Store:
     def publish(self, dataset: Any) -> Path:
         """Write the labelled dataset as `dataset.zarr` in place of the one that is there, and return its path."""
         path = self.folder / DATASET
-        made, old = (path.with_name(f".{word}-{secrets.token_hex(6)}") for word in ("new", "old"))
-        try:
-            dataset.drop_encoding().to_zarr(made, mode="w", zarr_format=2, consolidated=True)
-            if path.exists():
-                path.rename(old)
-            made.rename(path)
-        except FileExistsError:
-            pass  # another process was quicker
-        except OSError as error:
-            if not path.exists():
+        made, old = path.with_name(".published"), path.with_name(".published-before")
+        with locked(self.folder / "locks" / "publish.lock"):
+            try:
+                for left in (made, old):  # of a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                dataset.drop_encoding().to_zarr(made, mode="w", zarr_format=2, consolidated=True)
+                if path.exists():
+                    path.rename(old)
+                made.rename(path)
+                shutil.rmtree(old, ignore_errors=True)
+            except OSError as error:
                 raise cannot_write(path, error) from error
-        finally:
-            for left in (made, old):
-                shutil.rmtree(left, ignore_errors=True)
         return path
 
 

@@ -71,14 +71,17 @@ def next_trial(plan: Plan, store: Store, shop: Workshop) -> Found | None:
 def _next(plan: Plan, store: Store, shop: Workshop) -> Found | None:
     locks = store.folder / "locks"
     with locked(locks / "ask.lock"):
-        study = _study(plan, store)
+        study = shop.kept("study", str(store.folder), lambda: _study(plan, store))
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state.is_finished():
                 continue
             claim = FileLock(locks / f"trial-{trial.number}.lock")
-            if _claimed(claim):
+            if not _claimed(claim):
+                continue
+            if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
                 break
+            claim.release()  # its process ended it in between
         else:
             number = len(trials)
             if number >= (plan.search.trials or 0):

@@ -30,6 +30,7 @@ COMMANDS = (
     "advise",
     "export",
     "show",
+    "explore",
     "data",
 )
 

@@ -199,3 +199,20 @@ def test_a_design_of_a_point_is_plain_toml(place: Path) -> None:
     assert content["adc"]["type"] == "sar"
     assert content["name"] == "small"
     assert content["sources"]["columns_per_adc"] == "chosen by a sweep"
+
+
+def test_advice_on_a_model_that_answers_with_values(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(120, 20, 2)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", values=values, targets=values.mean(1))
+    data = datasets.load(tmp_path / "mine.npz")
+    model = Classifier(ModelConfig(heads=4, n_state=4, inputs=2, outputs=2, dt_min=0.05, dt_max=0.5))
+    quantized = quantize(model, "uniform", data)
+    about = {"task": str(tmp_path / "mine.npz")}
+    save_model(tmp_path / "v.safetensors", StoredModel(quantized, quantized.scheme, about))
+    printed = done(
+        "advise", tmp_path / "v.safetensors", "--chips", 1, "--confirm", 0, "--out", tmp_path / "a.nc"
+    ).out
+    assert "0.01 of r2 is worth" in printed
+    assert "before: r2 " in printed
+    assert (tmp_path / "a.png").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import imc_ssm
@@ -92,10 +92,11 @@ def test_poles_that_do_not_decay_have_no_energy_to_compare() -> None:
 
 
 def frequency_response(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    z = np.exp(1j * np.linspace(0, np.pi, 400))[:, None]
+    z = np.exp(1j * np.linspace(0, np.pi, 4000))[:, None]
     return (c * b / (1 - a / z)).sum(1) + (c * b).conj() @ (1 / (1 - a.conj() / z)).T
 
 
+@settings(deadline=None)  # what is first compiled takes longer
 @given(st.integers(0, 10_000))
 def test_no_truncation_beats_the_hankel_bound(seed: int) -> None:
     """Leaving out the state of least energy is wrong by at least sigma_{r+1}, whatever its coordinates; and the
@@ -116,8 +117,7 @@ def test_no_truncation_beats_the_hankel_bound(seed: int) -> None:
     lost = np.abs(wrong).max()
     gone = [n for n in range(4) if n not in kept]
     assert lost <= 2 * hankel(a[gone], b[gone], c[gone]).sum() * (1 + 1e-9)  # its own bound, from order 0
-    fine = np.abs(g[gone] / (1 - np.abs(a[gone]))).sum() * 2
-    assert fine >= sigma[6] * (1 - 1e-9)  # an upper bound of the error in the H-infinity norm
+    assert lost >= sigma[6] * (1 - 1e-2)  # three modes are a system of order six; the grid may miss the peak
 
 
 @pytest.mark.parametrize("name", ["magnitude", "energy", "saliency"])
@@ -245,6 +245,7 @@ def test_a_zero_costs_the_lowest_conductance_and_nothing_else(data: datasets.Seq
     assert mixing.conductance(chip) == pytest.approx(low + span * np.abs(mixing.target).sum(), rel=1e-5)
 
 
+@settings(deadline=None)  # what is first compiled takes longer
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 40))
 def test_halving_finds_a_set_that_is_allowed(items: list[int], most: int) -> None:
     found = largest_allowed(items, lambda gone: sum(gone) <= most)

@@ -29,7 +29,7 @@ from imc_ssm.sweeps import (
     sweep,
     value,
 )
-from imc_ssm.sweeps.candidate import computed_key, mapped_key
+from imc_ssm.sweeps.point import computed_key, mapped_key
 from imc_ssm.sweeps.workshop import Workshop
 
 FREE = {
@@ -296,3 +296,18 @@ def test_a_sweep_is_read_without_its_model(started: tuple[Path, Path], tmp_path:
         again(ds.isel({"design.adc.bits": 0}))
     found = again(ds.isel({"design.adc.bits": 0}), start=started[1])
     assert np.array_equal(found["accuracy"], ds["accuracy"][0])
+
+
+def test_fractions_that_are_pruned_are_axes(
+    started: tuple[Path, Path], small: dict[str, Any], tmp_path: Path
+) -> None:
+    ds = sweep({"prune.states": [0.0, 0.5]}, small, folder=tmp_path / "quantized")
+    free = sweep({"design.adc.bits": [8]}, small)
+    assert np.array_equal(ds["accuracy"][0], free["accuracy"][0])
+    assert float(ds["energy_total"][1]) < float(ds["energy_total"][0])
+    full = {**small, "start": str(started[0]), "scheme": "uniform"}
+    both = sweep({"prune.heads": [0.0, 0.5], "scheme.bits.state": [6, 8]}, full, folder=tmp_path / "full")
+    assert (both["devices"].isel({"prune.heads": 1}) < both["devices"].isel({"prune.heads": 0})).all()
+    assert np.array_equal(
+        again(both.isel({"prune.heads": 1, "scheme.bits.state": 0}))["energy"], both["energy"][1, 0]
+    )

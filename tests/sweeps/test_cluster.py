@@ -61,7 +61,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
 def test_chips_on_the_workers_of_a_scheduler(
     started: tuple[Path, Path], small: dict[str, Any], tmp_path: Path
 ) -> None:
-    base = {**small, "start": str(started[0]), "scheme": "uniform", "qat": {"epochs": 1, "batch": 64}}
+    base = {**small, "start": str(started[0]), "scheme": "uniform"}
     space = {"scheme.bits.state": [6, 8], "design.adc.bits": [5, 8], "design.tiles": [1, 64]}
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
         ds = sweep(space, base, folder=tmp_path / "there", cluster=cluster.scheduler_address)
