@@ -86,7 +86,7 @@ CASES = st.builds(made, MODELS, WORDS, FORMS, CHIPS)
 
 
 @given(CASES)
-@settings(max_examples=20, deadline=None, database=None)
+@settings(max_examples=12, deadline=None, database=None)
 def test_parts_add_up_and_intervals_hold_them(case: Deployment) -> None:
     """Components to totals, operators to the total without leakage, steps to an inference; low, nominal, high."""
     ds = cost(case)
@@ -125,7 +125,7 @@ def test_parts_add_up_and_intervals_hold_them(case: Deployment) -> None:
 
 
 @given(CASES)
-@settings(max_examples=15, deadline=None, database=None)
+@settings(max_examples=12, deadline=None, database=None)
 def test_energy_is_linear_in_steps_and_area_does_not_depend_on_them(case: Deployment) -> None:
     """E(steps) = a + b steps, leakage included: to 1e-9.
 
@@ -169,9 +169,10 @@ def test_zeros_never_cost(case: Deployment, seed: int) -> None:
 
 
 @given(MODELS, CHIPS)
-@settings(max_examples=8, deadline=None, database=None)
+@settings(max_examples=5, deadline=None, database=None)
 def test_larger_models_cost_more(model: dict[str, Any], tiles: dict[str, Any]) -> None:
-    """Twice the heads or states, or another block."""
+    """Twice the heads or states, or another block; unpacked, since shapes decide which parts share a tile."""
+    tiles = tiles | {"packing": False}
     base = cost(made(model, {}, {}, tiles))
     for field, value in (
         ("heads", 2 * model["heads"]),
@@ -201,7 +202,7 @@ def test_more_activity_costs_more(case: Deployment, activities: list[float]) -> 
 
 PLANNED = ("requantize a x", "requantize b ", "a x + b ", "accumulator")
 """What the unit does with words whose lengths its plan chooses, by how its purpose starts."""
-WIDTHS = range(4, 13)
+WIDTHS = range(4, 13, 2)
 
 
 def of_words(case: Deployment) -> float:
@@ -219,10 +220,10 @@ def of_words(case: Deployment) -> float:
 @pytest.mark.parametrize("layer", ["s4d", "s5"])
 @pytest.mark.parametrize("part", sorted(set(Bits.model_fields) - {"weights", "relu", "both"}))
 def test_energy_grows_with_every_bit(layer: str, part: str) -> None:
-    """From 4 to 12 bits of every kind of format.
+    """From 4 to 12 bits of every kind of format, two at a time.
 
     The plan of a unit gives its accumulator 32 bits as long as what it adds fits, and its multipliers what longer
-    words leave: the total of S4D may be up to 2 % less with a bit more, that of S5, whose products are fewer,
+    words leave: the total of S4D may be up to 2 % less with more bits, that of S5, whose products are fewer,
     changes with the plan.
     """
     words = dict.fromkeys(Bits.model_fields, 8)
