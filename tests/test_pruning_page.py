@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
+from imc_ssm import results
 from imc_ssm.pruning import CRITERIA
 
 PAGE = (Path(__file__).parent.parent / "docs" / "pruning.md").read_text(encoding="utf-8")
@@ -26,3 +28,16 @@ def test_every_criterion_is_in_the_table() -> None:
     assert set(CRITERIA) == set(
         re.findall(r"^\| `(\w+)`.*\|.*\|.*\|.*\|$", PAGE.split("## What goes first")[1], re.M)
     ) & set(CRITERIA)
+
+
+def test_the_table_is_that_of_the_study() -> None:
+    folder = Path(__file__).parent.parent / "experiments" / "pruning"
+    spec = importlib.util.spec_from_file_location("pruning_study", folder / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    lines = study.table(results.load(study.DATASET))
+    assert len(lines) > 4
+    for line in lines:
+        assert line in PAGE

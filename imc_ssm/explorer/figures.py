@@ -85,7 +85,7 @@ def scatter(
     dots.selection_glyph = dots.glyph
     plot.add_tools(HoverTool(renderers=[dots], tooltips=tips), TapTool(renderers=[dots]))
     if named:
-        items = _legend(plot, named, {points.labels(view.colour or "")[row] for row in rows})
+        items = _legend(plot, named, {words[row] for row in rows})
         plot.add_layout(
             Legend(items=items, title=_lines(_title(points, view.colour), 24), name="colours"), "right"
         )

@@ -115,6 +115,7 @@ class Points:
                 f"there is nothing yet: {', '.join(d for d in dims if not ds.sizes[d])} has no values"
             )
         self.source, self.over = ds, dims
+        self._labels: dict[str, list[str]] = {}
         self.title = str(ds.attrs.get("title") or "Results")
         if POINT in ds.dims:
             raise ConfigError(f"a dimension is called {POINT!r}, as points are here; rename it")
@@ -184,7 +185,7 @@ class Points:
         typical = float(np.median(there)) if there.size else 1.0
         factor, unit = scale_of(typical if made.name in self.ds.data_vars else 1.0, units)
         words = made.words(values, POINT)
-        text = name_of(values) + (f", {words}" if words else "") + (f" ({unit})" if unit else "")
+        text = _named(values) + (f", {words}" if words else "") + (f" ({unit})" if unit else "")
         return Scaled(numbers * factor, text, unit, factor)
 
     def places(self, index: int) -> dict[str, int]:
@@ -200,7 +201,9 @@ class Points:
 
     def labels(self, name: str) -> list[str]:
         """A coordinate of every point in words."""
-        return [label_of(name, value) for value in self.ds[name].values]
+        if name not in self._labels:
+            self._labels[name] = [label_of(name, value) for value in self.ds[name].values.tolist()]
+        return self._labels[name]
 
     def kept(self, filters: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
         """Which points pass: field -> (low, high), both included, or a set of values (texts, or numbers)."""
@@ -283,15 +286,21 @@ def name_of(values: xr.DataArray, most: int = 60) -> str:
     return text if len(text) <= most else str(values.name).replace("_", " ").capitalize()
 
 
+def _named(values: xr.DataArray) -> str:
+    """The same; of a path, whose long name others may share, with the path beside it."""
+    text, path = name_of(values), str(values.name)
+    if "." not in path:
+        return text
+    short = path.removeprefix("design.")
+    same = text.lower().replace(" ", "_") == path.replace(" ", "_").lower()
+    return short if same else f"{text}, {short}"
+
+
 def _text_of(coordinate: xr.DataArray) -> str:
-    """Name of a field with its unit; of a path, whose long name others may share, the path beside it."""
+    """Name of a field with its unit."""
     units = str(coordinate.attrs.get("units") or "1")
-    text, path = name_of(coordinate, 48), str(coordinate.name)
-    if "." in path:
-        short = path.removeprefix("design.")
-        same = text.lower().replace(" ", "_") == path.replace(" ", "_").lower()
-        text = short if same else f"{text}, {short}"
-    return text if units == "1" else f"{text} ({'%' if units == 'percent' else units})"
+    unit = {"percent": "%", "1": ""}.get(units, units)
+    return _named(coordinate) + (f" ({unit})" if unit else "")
 
 
 def table_of(

@@ -43,7 +43,7 @@ def on_cluster(
 
     Raises `ConfigError` for a cluster that cannot be reached, and what a task raises.
     """
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     with _client(address, workers) as client:
         own = plan, store, data_dir  # sent with every task: what is scattered can be lost with a worker
@@ -53,10 +53,16 @@ def on_cluster(
             tasks = [client.submit(_trial, own, **options) for _ in range(missing)]
         else:
             tasks = _submitted(client, own, plan, store, data_dir, options)
-        for future, cells in as_completed(tasks, with_results=True, loop=client.loop):
-            for cell in cells:
-                finished(cell)
-            future.release()
+        try:
+            for future, cells in as_completed(tasks, with_results=True, loop=client.loop):
+                for cell in cells:
+                    finished(cell)
+                future.release()
+        except KilledWorker as error:
+            raise ImcSsmError(
+                f"a cell ended its worker {RETRIES + 1} times ({error.task}); out of memory? give fewer "
+                "workers, or larger ones; the cells that are done are kept"
+            ) from None
 
 
 def _submitted(
@@ -144,10 +150,11 @@ def _client(address: str, workers: int | None) -> Iterator[Any]:
         if workers is not None:
             raise ConfigError(f"workers = {workers}: the scheduler at {address} has its own; leave workers out")
         try:
-            with Client(address, timeout=ANSWER, set_as_default=False) as client:
-                yield client
+            there = Client(address, timeout=ANSWER, set_as_default=False)
         except (OSError, TimeoutError) as error:
             raise ConfigError(f"no scheduler answers at {address} ({error}); start one, or give 'local'") from None
+        with there:
+            yield there
         return
     count = workers or os.cpu_count() or 1
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -159,7 +166,7 @@ def _client(address: str, workers: int | None) -> Iterator[Any]:
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+            n_workers=count, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
         ) as local,
         Client(local, set_as_default=False) as client,
     ):

@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import xarray as xr
 from known_sweeps import known_sweep
 
+import imc_ssm
 from imc_ssm.devices import load_design
+from imc_ssm.errors import ConfigError
 from imc_ssm.explorer import Points
 
+# What Bokeh 3.9 does with a table of pandas 3.
+OF_BOKEH = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame:DeprecationWarning")
 PLANE = "[...Bokeh.documents[0]._all_models.values()].filter(m => m.name == 'plane').at(-1)"
 """The plane that is shown: replaced ones stay in the document's list for a while."""
 LABEL = PLANE + ".left[0].axis_label.replace('\\n', ' ')"
@@ -77,3 +83,42 @@ def test_a_visit(browser: Any, address: str, tmp_path: Path) -> None:
 
     page.close()
     assert not wrong
+
+
+@OF_BOKEH
+def test_what_the_widgets_say_is_drawn_without_a_browser(known: xr.Dataset) -> None:
+    pytest.importorskip("panel")
+    from imc_ssm.explorer.page import Page
+
+    page = Page(Points(known), source="sweep")
+    assert (page.chosen, len(page.dots.data["x"])) == (6, 12)
+    assert page.ring.data["x"].tolist() == pytest.approx([15.0])
+    page.filters["seed"].value = ["1"]
+    assert sorted(page.dots.data["point"]) == [1, 3, 5, 7, 9, 11]
+    assert page.chosen in (5, 7)
+    page.small.value, page.large.value = [], []
+    assert "front" not in page.said.object
+    page.small.value = ["latency_total", "energy"]
+    assert "1 on the front" in page.said.object
+    page.choose(11)
+    assert '"seed": 1' in page.command.value
+    assert page.toml.filename == "point-11.toml"
+    page.x.select.value = "design.adc.bits"
+    assert page.small.value == []
+    assert page.large.value == ["accuracy"]
+    page.colour.value = "latency_total"
+    assert page.plane.object.xaxis[0].axis_label == "Resolution, adc.bits"
+    page.filters["design.cell"].value = ["reram-wan-2022"]
+    page.filters["seed"].value = []
+    assert len(page.dots.data["x"]) == 6
+    page.filters["design.adc.bits"].value = ["4"]
+    assert sorted(page.dots.data["point"]) == [2, 3]
+
+
+@OF_BOKEH
+def test_a_notebook_gets_the_page(known: xr.Dataset) -> None:
+    panel = pytest.importorskip("panel")
+    made = imc_ssm.explore(known, x="latency_total", y="accuracy@1h:worst", colour="design.cell")
+    assert isinstance(made, panel.Column)
+    with pytest.raises(ConfigError, match="did you mean 'accuracy'"):
+        imc_ssm.explore(known, y="acuracy")

@@ -63,7 +63,7 @@ def test_chips_on_the_workers_of_a_scheduler(
 ) -> None:
     base = {**small, "start": str(started[0]), "scheme": "uniform"}
     space = {"scheme.bits.state": [6, 8], "design.adc.bits": [5, 8], "design.tiles": [1, 64]}
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster:
         ds = sweep(space, base, folder=tmp_path / "there", cluster=cluster.scheduler_address)
         guided = sweep(
             {"design.adc.bits": [4, 6, 8], "design.lanes": {"low": 4, "high": 64, "log": True}},
