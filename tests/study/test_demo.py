@@ -15,6 +15,7 @@ from imc_ssm.errors import ConfigError
 from imc_ssm.plots import summary
 from imc_ssm.study import Workplace, load_study, run
 from imc_ssm.study.demo import RECIPE, VARIABLES, build
+from imc_ssm.study.jobs.cost import INTERVALS
 from imc_ssm.training import accuracy
 
 ALONE = ("accuracy_digital", "bits_state", "bits_poles", "energy_recurrence", "updates")
@@ -22,6 +23,7 @@ DIMENSIONS = (
     {"accuracy": ("chip", "time")}
     | dict.fromkeys(ALONE, ())
     | (dict.fromkeys(("energy", "energy_step", "latency", "area", "memory"), ("component",)))
+    | (dict.fromkeys((v.name for v in INTERVALS), ("bound",)))
 )
 QUICK = RECIPE.with_(pretraining__epochs=3, pretraining__learning_rate=2e-2, qat__epochs=1)
 
