@@ -47,6 +47,10 @@ PLANNED = "energy ~digital_update ~cells; area ~digital_update"
 NORM = f"{UNIT}; memory +activations +requantization; area >digital_update"
 TRAINING = "training alone"
 
+PRUNED = (
+    "energy -digital_update -memories ~cells; latency -digital_update -memories; area ~digital_update <memories; "
+    "memory -parameters -state; total -macs -memory_loaded"
+)
 MODELS: dict[str, Row] = {
     "inputs": Row(
         {"inputs": 6},
@@ -66,6 +70,8 @@ MODELS: dict[str, Row] = {
         "area ~digital_update ~memories; memory -parameters +requantization -state +activations; "
         "total -macs -memory_loaded ~energy_load",
     ),
+    # 4 states in each of 4 heads, of which some are pruned; other draws of what is left.
+    "states": Row({"states": [[4, 1, 2, 4]]}, PRUNED),
     "norm": Row({"norm": "layer"}, f"{NORM}; energy +nonlinearity; latency +nonlinearity; area +digital_update"),
     "prenorm": Row({"prenorm": True}, why="the same operators in another order", base={"norm": "layer"}),
     "final_norm": Row(
@@ -116,6 +122,7 @@ LAYERS: dict[str, dict[str, Row]] = {
     "s4d": DIAGONAL
     | {
         "n_state": Row({"n_state": 16}, STATES),
+        "counts": Row({"counts": [4, 1, 2, 4]}, PRUNED),
         "initialisation": Row({"initialisation": "inv"}, PLANNED, VALUES),
     },
     "s5": DIAGONAL
