@@ -21,8 +21,8 @@ side by side; a product takes its pulses and the conversions of the columns that
 and of bits in turn the longer of the two sets the pace; columns that share an integrator are read one by one; a
 line settles before a pulse is over, and draws current until it has. The digital unit starts `lanes` slots per
 cycle, no shorter than the slowest stage of the table; components of one's own (`others`), one in every lane,
-take their latency for each group of `lanes` actions; every bank reads a port of 64 bits at once; a bus transfer
-moves as many bits as the bus has wires. Operators do not overlap.
+take their latency for each group of `lanes` actions; a memory reads 64 bits at once for each lane, that of the
+activations 64 in all; a bus transfer moves as many bits as the bus has wires. Operators do not overlap.
 
 Area is that of the tiles in use, whole (unused cells included, with an overhead for what is not counted), of
 `lanes` multipliers, adders, accumulators and lookup units as wide as the widest word, of the memories and of one
