@@ -113,7 +113,7 @@ def _output_bits(deployment: Deployment, operator: Matrix) -> int:
 def _input_constants(deployment: Deployment, operator: Matrix) -> int:
     """Requantization constants from an activation's grid to the DAC's: one a channel, or one for all."""
     (entering,) = operator.inputs
-    return entering.width if deployment.formats[entering.name].scale.ndim else 1
+    return matrix_of(deployment, operator).inputs if deployment.formats[entering.name].scale.ndim else 1
 
 
 def _on_tiles(deployment: Deployment, operator: Matrix) -> list[Action]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from imc_ssm.chip.packing import tiles_of
 from imc_ssm.costs.counts import on_tiles
 from imc_ssm.costs.prices import ANALOG, Prices
-from imc_ssm.graph import COMPONENTS, Operator, Recurrence
+from imc_ssm.graph import COMPONENTS, GatedUpdate, Operator, Recurrence, StateUpdate
 from imc_ssm.pricing.intervals import Number, Values
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ __all__ = ["macs_of", "metrics"]
 
 
 def macs_of(deployment: Deployment, operators: Iterable[Operator] | None = None) -> float:
-    """Multiply-accumulates of an inference: of every weight, and 8 of every update of a complex state (a x: 4,
-    b u: 2, the real part of c x: 2); of all operators or of those given."""
+    """Multiply-accumulates of an inference: of every weight, and the products of every update of a state (of a
+    complex one of S4D 8: a x 4, b u 2, the real part of c x 2); of all operators or of those given."""
     each = {"step": 0.0, "sequence": 0.0}
     for op in deployment.graph if operators is None else operators:
         each[op.rate] += sum(m.inputs * m.outputs for m in on_tiles(deployment, op))
-        if isinstance(op, Recurrence):
-            each[op.rate] += 8 * op.updates * op.total
+        if isinstance(op, Recurrence | StateUpdate | GatedUpdate):
+            each[op.rate] += sum(p.count / p.period for p in op.products(deployment.formats.bits))
     return deployment.steps * each["step"] + each["sequence"]
 
 

@@ -49,7 +49,7 @@ from imc_ssm.chip.packing import tiles_of, utilisation
 from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores, widest
 from imc_ssm.costs.merits import macs_of, metrics
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
-from imc_ssm.costs.prices import ANALOG, Prices, weight
+from imc_ssm.costs.prices import ANALOG, ON_TILES, Prices, weight
 from imc_ssm.devices.constants import Constants, load_constants
 from imc_ssm.graph import COMPONENTS, Operator, Recurrence
 from imc_ssm.pricing.intervals import BOUNDS, Number, Values, bounds, nominal, scenarios
@@ -174,10 +174,10 @@ def energies(
         action, place = one.action, id(one.operator)
         times = action.times(deployment.steps) * weight(deployment, one, activity)
         price: Any = 0.0
-        if action.verb == "tile":
-            price = prices.tile(widest(deployment, one.operator))
+        if action.verb in ON_TILES:
+            price = prices.on_tile(action.verb, widest(deployment, one.operator))
         elif action.verb != "control":
-            price = prices.unit(action.verb, action.store)
+            price = prices.digital(action.verb, action.store)
         joules.append(times * price)
         if action.component in ANALOG:
             analog[place] = analog.get(place, 0.0) + joules[-1]

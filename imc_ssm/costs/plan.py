@@ -149,26 +149,22 @@ class CostPlan:
         at = (chip.adc.bits if adc is None else adc, chip.dac.bits if dac is None else dac)
         if at not in self._folded:
             case = replace(self.deployment, chip=_with_bits(chip, *at))
-            self._folded[at] = _Folded(case, self.activity)
+            self._folded[at] = _Folded(case, self.activity, self._constants)
         return self._folded[at]
 
 
 class _Folded:
     """A deployment with converters of two resolutions, folded."""
 
-    def __init__(self, deployment: Deployment, activity: float) -> None:
+    def __init__(self, deployment: Deployment, activity: float, constants: Values) -> None:
         chip, taken = deployment.chip, actions_of(deployment)
         self.chip, self.steps, self.parts = _plain(chip), deployment.steps, stores(deployment)
-        self.weights: dict[tuple[int, str, str, str | None], float] = {}
-        """Units by rate, component, verb and store."""
-        self.held: list[tuple[int, int, int]] = []
-        """Rate, tiles and columns of each operator that keeps tiles awake."""
+        self.weights: dict[tuple[int, str, str, int | str | None], float] = {}
+        """Units by rate, component, verb, and columns of a tile or store."""
         for one in taken:
             action = one.action
-            if action.verb == "tile":
-                self.held.append((int(action.rate == "sequence"), action.count, widest(deployment, one.operator)))
-                continue
-            key = int(action.rate == "sequence"), action.component, action.verb, action.store
+            where = widest(deployment, one.operator) if action.verb in ON_TILES else action.store
+            key = int(action.rate == "sequence"), action.component, action.verb, where
             share = action.times(self.steps) / self.steps if action.rate == "step" else 1.0
             self.weights[key] = self.weights.get(key, 0.0) + share * weight(deployment, one, activity)
         self.controlled = any(verb == "control" for _, _, verb, _ in self.weights)
@@ -188,6 +184,8 @@ class _Folded:
         self.serial = [Serial(each, chip.digital.others) for each in due]
         self.area = _Area(deployment, [t.action for t in taken])
         self.slowest = stage_times(chip.digital)
+        self.constants = constants
+        """Those whose prices are kept."""
         self.kept: dict[tuple[Any, ...], Any] = {}
         self.allowed: dict[str, tuple[float, float, bool]] = {
             "lanes": (1, 10**6, True),
@@ -209,7 +207,7 @@ class _Folded:
         return self._sum(tiles, unit, clock, k.logic_spread)
 
     def _once(self, key: tuple[Any, ...], k: Values, make: Callable[[], Any]) -> Any:
-        if k.names:
+        if k is not self.constants:
             return make()
         if key not in self.kept:
             if len(self.kept) >= KEPT:
@@ -233,17 +231,16 @@ class _Folded:
         power = tiles.leakage * (area @ _LEAKING)
         step[..., _PLACE["leakage"]] = power * time_step.sum(-1)
         whole[..., _PLACE["leakage"]] = power * latency.sum(-1)
-        return Totals(whole, step, latency, time_step, longest, area)
+        latency, time_step, area = (np.broadcast_to(part, step.shape) for part in (latency, time_step, area))
+        return Totals(whole, step, latency, time_step, np.broadcast_to(longest, shape), area)
 
     def _tiles(self, k: Values, numbers: Mapping[str, float]) -> _TilePart:
         chip = _changed(self.chip, numbers)
         prices = Prices(chip, self.parts, k)
         energy, time = _empty(2), _empty(2)
-        for (rate, component, verb, _), count in self.weights.items():
+        for (rate, component, verb, where), count in self.weights.items():
             if verb in ON_TILES:
-                energy[rate][component] = energy[rate][component] + count * prices.of_tiles[verb]
-        for rate, tiles, columns in self.held:
-            energy[rate]["control"] = energy[rate]["control"] + tiles * prices.tile(columns)
+                energy[rate][component] = energy[rate][component] + count * prices.on_tile(verb, int(where or 0))
         for rate, rounds, columns in self.products:
             for component, seconds in prices.tiles.times(columns).items():
                 time[rate][component] = time[rate][component] + rounds * seconds
@@ -259,9 +256,10 @@ class _Folded:
         digital = self.chip.digital
         prices = Prices(self.chip, self.parts, k, lanes)
         energy = _empty(2)
-        for (rate, component, verb, store), count in self.weights.items():
+        for (rate, component, verb, where), count in self.weights.items():
             if verb != "control" and verb not in ON_TILES:
-                energy[rate][component] = energy[rate][component] + count * prices.digital(verb, store)
+                price = prices.digital(verb, None if where is None else str(where))
+                energy[rate][component] = energy[rate][component] + count * price
         times = [one.on(lanes, digital, prices.memories) for one in self.serial]
         cycles, looks, fixed = (np.array([list(each[i].values()) for each in times]) for i in range(3))
         fixed = fixed * _rows(dict.fromkeys(COMPONENTS, 1.0) | dict.fromkeys(SPREAD, k.logic_spread))[..., None, :]

@@ -17,6 +17,7 @@ from imc_ssm.devices import Chip, Digital, Memory
 from imc_ssm.devices.constants import load_constants
 from imc_ssm.errors import DesignError
 from imc_ssm.graph import COMPONENTS
+from imc_ssm.pricing.arrays import held
 from imc_ssm.pricing.intervals import Number, Values, most, nominal
 from imc_ssm.pricing.nodes import logic_scale
 from imc_ssm.pricing.tiles import TilePrices, tile_prices
@@ -44,7 +45,8 @@ ON_TILES_PARTS = (*ANALOG, "control")
 SPREAD = ("memories", "movement")
 """Components whose times are those of the table's logic."""
 TILE = 512 * 2048
-"""Weights of the tile that `tile_power` is for (Ambrogio et al. 2023, doi:10.1038/s41586-023-06337-5)."""
+"""Weights of a tile that takes `tile_power`: of the chips that fit 13 mW (Ambrogio et al. 2023,
+doi:10.1038/s41586-023-06337-5). ISAAC's tile, whose 8.6 mW are nominal, has 1.6 million cells of two bits."""
 
 
 _DIGITAL = {
@@ -98,7 +100,7 @@ class Prices:
 
     @cached_property
     def of_tiles(self) -> dict[str, Number]:
-        """J of one unit of each verb of `ON_TILES` but "tile"."""
+        """J of one unit of each verb of `ON_TILES` but "tile", with all columns of a tile in use."""
         tiles, pulses = self.tiles, self.chip.dac.pulses
         return {
             "cell": tiles.pulse_energy,
@@ -110,14 +112,26 @@ class Prices:
         }
 
     def tile(self, columns: int) -> Number:
-        """J that a tile's buffers, sequencer and clock take while so many of its columns are read."""
+        """J that a tile's sequencer, clock and registers take while so many of its columns are read.
+
+        Of ISAAC's tile 0.31 (`tile_rest`): its buffer, bus and tables are priced as memories, movement and
+        nonlinearity.
+        """
         k, design = self.k, self.chip.design
-        power = k.tile_power * logic_scale(k, design.node.value) / logic_scale(k, 14e-9)
+        power = k.tile_power * k.tile_rest * logic_scale(k, design.node.value) / logic_scale(k, 14e-9)
         return power * (design.rows * design.columns / TILE) * sum(self.tiles.times(columns).values())
 
-    def unit(self, verb: str, store: str | None = None) -> Number:
-        """J of one unit of any verb but control and "tile"."""
-        return self.of_tiles[verb] if verb in ON_TILES else self.digital(verb, store)
+    def on_tile(self, verb: str, columns: int) -> Number:
+        """J of one unit of a verb of `ON_TILES`, of a tile that so many columns are read of.
+
+        Converters that integrate drive the rows again for every column that shares them.
+        """
+        if verb == "tile":
+            return self.tile(columns)
+        price, spec = self.of_tiles[verb], self.tiles.spec
+        if verb in ("word line", "dac") and not held(spec.adc):
+            return price * (min(spec.share, columns) / spec.share)
+        return price
 
 
 def weight(deployment: Deployment, taken: Taken, activity: float) -> float:

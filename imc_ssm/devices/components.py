@@ -324,7 +324,7 @@ class Components(Digital):
     """A table of peripheral components for one process node."""
 
     adc: dict[str, ConverterType] = Field(default_factory=dict)
-    """Analog-to-digital converters by type, in the place of the laws of `costs`."""
+    """Analog-to-digital converters by type, in the place of the laws of `pricing`."""
     dac: dict[str, ConverterType] = Field(default_factory=dict)
     """Digital-to-analog converters by type, likewise; one action is one conversion of one row."""
     sample_hold: dict[str, Component]

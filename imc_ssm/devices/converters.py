@@ -261,7 +261,7 @@ LAWS: dict[str, tuple[str, ...]] = {
     "adc": ("sar", "sar-survey", "cco", "duration", "charge-decrement", "ramp", "flash", "sense"),
     "dac": ("capacitive", "driver", "pulse-width", "bipolar"),
 }
-"""Types whose price is a law of `costs`, at any resolution; a row of a component table takes its place."""
+"""Types whose price is a law of `pricing`, at any resolution; a row of a component table takes its place."""
 CONVERTERS: dict[str, type[Converter]] = {
     "driver": Driver,
     "ideal": Ideal,

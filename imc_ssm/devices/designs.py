@@ -81,7 +81,7 @@ class Wires(Config):
 
 
 class Electrics(Config):
-    """Voltages and times of the tiles' circuits, where the laws of `costs` shall not take their own."""
+    """Voltages and times of the tiles' circuits, where the laws of `pricing` shall not take their own."""
 
     analog_supply: Voltage | None = None
     """Supply of converters and amplifiers, V; None: the node's nominal one."""

@@ -451,7 +451,7 @@ class Sum(Operator):
             self._read(at, formats, "input of the layer", 1),
             *scaled.read(at),
             *scaled.products(at, width),
-            *at.add(width, scaled.bits, "residual sum"),
+            *at.add(width, scaled.bits, "residual sum", own_slot=scaled.left is not None),
             *scaled.rounded(at, width, "round the residual sum"),
             self._write(at, formats, steps),
         ]

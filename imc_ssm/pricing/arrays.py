@@ -9,7 +9,7 @@ pulses as (2^b - 1) mean input pulses. With R rows, C columns of cells of pitch 
     cells, discharge   pulses d (wire_cap + junction_cap) V^2/2   per cell: half of the bit line's swing
     word line          phases pulses a driver_self C (d wire_cap + gate_cap access_width node) V_line^2   per row
     bit line           phases pulses R d wire_cap V_read^2                                       per column
-    inputs             by circuit (`costs.inputs`): widths are compared with a counter, amplitudes take capacitors
+    inputs             by circuit (`pricing.inputs`): widths are compared to a counter, amplitudes take capacitors
     settling           (n + 1) ln 2 (driver_res + R_wire / 2) C_line: the pulse is at least as long
 
 Word lines that run along the outputs (NeuRRAM) toggle with every pulse, whatever the input is.
@@ -80,7 +80,7 @@ class ArraySpec:
     activity: float | None = None
     """Mean input in its coding; None: of Gaussian inputs, full scale at three deviations."""
     dac: str = ""
-    """Input circuit, of `costs.inputs`; "": that of the coding."""
+    """Input circuit, of `pricing.inputs`; "": that of the coding."""
     phases: int = 1
     """Repetitions of all of it for one product."""
     phase_bits: tuple[int, ...] | None = None

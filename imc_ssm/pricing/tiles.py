@@ -142,16 +142,17 @@ def tile_prices(chip: Any, k: Values) -> TilePrices:
         )
     law = prices(known, k)
     adc, dac, pulses = own["adc"], own["dac"], chip.dac.pulses
+    holds, reads = spec.share > 1 and held(spec.adc), 1 if held(spec.adc) else spec.share
     return TilePrices(
         law=law,
         spec=spec,
-        hold=law.conversions * chip.sample_hold.energy.value if spec.share > 1 else 0.0,
+        hold=law.conversions * chip.sample_hold.energy.value if holds else 0.0,
         convert=law.convert if adc is None else pulses * adc.energy.value,
-        driver=law.driver if dac is None else pulses * dac.energy.value,
+        driver=law.driver if dac is None else reads * pulses * dac.energy.value,
         pulse_energy=spec.v_read**2 * law.pulse_time,
         drive_time=0.0 if dac is None else dac.latency.value,
-        hold_time=chip.sample_hold.latency.value if spec.share > 1 else 0.0,
-        area_hold=chip.sample_hold.area.value if spec.share > 1 else 0.0,
+        hold_time=chip.sample_hold.latency.value if holds else 0.0,
+        area_hold=chip.sample_hold.area.value if holds else 0.0,
         area_converter=law.area_converter if adc is None else adc.area.value,
         area_input=law.area_input if dac is None else dac.area.value,
         convert_time=law.convert_time if adc is None else adc.latency.value,

@@ -87,7 +87,11 @@ def test_prices_are_finite_and_of_scenarios_the_first_is_nominal(spec: ArraySpec
 @settings(max_examples=150, deadline=None)
 @given(specs(), st.sampled_from(["rows", "columns", "v_read", "v_logic", "phases"]))
 def test_a_larger_product_takes_more(spec: ArraySpec, field: str) -> None:
-    """Rows, columns, repetitions, and the voltages that charge lines."""
+    """Rows, columns, repetitions, and the voltages that charge lines.
+
+    By the survey a converter that waits for more rows to settle is slower, and a slower one takes less.
+    """
+    assume(spec.adc != "sar-survey" or field != "rows")
     more: dict[str, Any] = {field: getattr(spec, field) * 2}
     if field == "columns":
         more["cells_per_row"] = more["columns"]

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from imc_ssm.chip import Deployment
 from imc_ssm.costs import COMPONENTS, CostPlan, cost
 from imc_ssm.devices import load_components
+from imc_ssm.devices.constants import load_constants
 from imc_ssm.devices.converters import converter
 from imc_ssm.devices.designs import Electrics
 from imc_ssm.errors import ConfigError, DesignError
+from imc_ssm.pricing.intervals import nominal
 
 Factory = Callable[..., Deployment]
 
@@ -107,7 +109,7 @@ def test_arrays_are_the_single_designs(deployment: Factory) -> None:
     for i, j in np.ndindex(3, 2):
         one = plan(lanes=int(lanes[i, 0]), clock=float(clocks[j]), columns_per_adc=2, adc_bits=6)
         np.testing.assert_allclose(grid.latency[i, j], one.latency, rtol=1e-12)
-        np.testing.assert_allclose(np.broadcast_to(grid.area, (3, 1, len(COMPONENTS)))[i, 0], one.area, rtol=1e-12)
+        np.testing.assert_allclose(grid.area[i, j], one.area, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -138,3 +140,23 @@ def test_a_chip_of_another_table_is_planned_at_its_own_resolutions(deployment: F
     np.testing.assert_allclose(plan().energy, cost(own)["energy"].values)
     with pytest.raises(DesignError, match="prices at its own resolutions alone"):
         plan(adc_bits=6)
+
+
+def test_constants_of_ones_own_are_not_those_that_are_kept(deployment: Factory) -> None:
+    case = deployment()
+    entries = load_constants().entries
+    other = nominal(entries | {"tile_power": entries["tile_power"].with_(value=0.02)})
+    plan = CostPlan(case)
+    first = plan().energy
+    assert (plan.priced(other).energy[..., 4] > first[4]).all()
+    np.testing.assert_array_equal(plan().energy, first)
+
+
+def test_rows_are_driven_for_columns_that_are_there(deployment: Factory) -> None:
+    """By hand: an integrator of 8 columns reads as many of them as there are, and its rows each time.
+
+    Ten times the encoder's 3 rows for 4 columns and the mixing's 4 for 8, once the decoder's 4 for 5.
+    """
+    case = deployment(adc={"type": "cco", "bits": 8}, columns=8)
+    four, eight = (float(cost(changed(case, columns_per_adc=n))["energy"].sel(component="dac")) for n in (4, 8))
+    assert eight / four == pytest.approx((30 * 4 + 40 * 8 + 4 * 5) / (30 * 4 + 40 * 4 + 4 * 4), rel=1e-9)
