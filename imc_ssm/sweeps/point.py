@@ -26,7 +26,7 @@ __all__ = ["COSTS_ONLY", "ChipPoint", "Fractions", "computed_key", "key_of", "ma
 _FREE: Any = {
     "design": {
         *("name", "description", "sources", "adc", "read_noise", "drift_compensation", "tiles", "columns_per_adc"),
-        *("node", "clock", "lanes", "components", "sample_hold", "wires", "packing"),
+        *("node", "clock", "lanes", "components", "sample_hold", "electrics", "wires", "packing"),
     },
     "adc": True,
     "sample_hold": True,
@@ -38,7 +38,7 @@ _FREE: Any = {
 COSTS_ONLY: Any = {
     "design": {
         *("name", "description", "sources", "tiles", "columns_per_adc"),
-        *("node", "clock", "lanes", "components", "sample_hold"),
+        *("node", "clock", "lanes", "components", "sample_hold", "electrics"),
     },
     "cell": {"area", "v_read", "source", "description"},
     "dac": {"price"},

@@ -40,6 +40,7 @@ FREE = {
     "design.columns_per_adc": 1,
     "design.clock": 5e8,
     "design.lanes": 3,
+    "design.electrics.pulse": {"value": 5e-8, "unit": "s", "source": "of a test"},
     "design.packing": True,
     "design.wires": {
         "row": {"value": 1.0, "unit": "ohm", "source": "of a test"},
@@ -75,7 +76,10 @@ def test_a_shared_deployment_is_the_compiled_one(path: str, small: dict[str, Any
     assert objective.deployment(point, shop).digest() == alone.digest()
 
 
-@pytest.mark.parametrize("path", ["design.tiles", "design.columns_per_adc", "design.clock", "design.lanes"])
+ALIKE = ("design.tiles", "design.columns_per_adc", "design.clock", "design.lanes", "design.electrics.pulse")
+
+
+@pytest.mark.parametrize("path", ALIKE)
 def test_answers_are_shared_where_only_prices_differ(path: str, small: dict[str, Any], tmp_path: Path) -> None:
     objective = ChipObjective(small)
     point = objective.base.at({path: FREE[path]})
@@ -94,14 +98,7 @@ def measured(objective: ChipObjective, changes: dict[str, Any], folder: Path) ->
     return out
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        p
-        for p in {**FREE, **MOVING}
-        if p not in ("design.tiles", "design.columns_per_adc", "design.clock", "design.lanes", "design.packing")
-    ],
-)
+@pytest.mark.parametrize("path", [p for p in {**FREE, **MOVING} if p not in (*ALIKE, "design.packing")])
 def test_answers_are_not_shared_where_the_chip_differs(path: str, small: dict[str, Any]) -> None:
     objective = ChipObjective(small)
     point = objective.base.at({path: {**FREE, **MOVING}[path]})
