@@ -246,7 +246,7 @@ def cost(
             )
     ds = price(placed, constants=laws)
     if operations:
-        print_whole(operation_table(placed))
+        print_whole(operation_table(placed, constants=laws))
     console.print(table(ds))
     per_inference = quantity(float(ds["energy_total"]), "J")
     console.print(

@@ -56,7 +56,7 @@ def print_timing(
     mode = cast("Mode", schedule or "streaming")
     paths = _paths(schedule, sample_rate, out)
     if schedule is not None:
-        found = schedule_of(deployment, mode)
+        found = schedule_of(deployment, mode, constants=constants)
         print_whole(schedule_table(found.to_dataset()))
         console.print(_about(found), soft_wrap=True)
         if "schedule" in paths:

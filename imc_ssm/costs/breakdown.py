@@ -9,11 +9,12 @@ import xarray as xr
 
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.costs.counts import Taken, actions_of, bits_of, on_tiles, rounds_of, stores
+from imc_ssm.costs.given import activity_of
 from imc_ssm.costs.merits import macs_of
 from imc_ssm.costs.model import energies
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import Prices, kinds_of_steps, serial
-from imc_ssm.devices.constants import Constants, load_constants
+from imc_ssm.devices.constants import ConstantsLike, constants_of
 from imc_ssm.graph import COMPONENTS, Operator
 from imc_ssm.pricing.intervals import BOUNDS, Number, Values, bounds, scenarios
 
@@ -27,7 +28,7 @@ IDLE = "leakage"
 
 
 def by_layer(
-    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: ConstantsLike = None
 ) -> xr.Dataset:
     """Energy, time, memory and work of every layer, per inference; they add up to those of `cost`.
 
@@ -43,8 +44,8 @@ def by_layer(
     `component` and `bound`: `energy` (J), `latency` (s); over `layer`: `memory` (bits of digital memory), `macs`,
     `devices` (memristive). `activity` and `constants` as in `cost`, which raises the same.
     """
-    deployment = deployment_of(deployment, "by_layer")
-    k = scenarios((load_constants() if constants is None else constants).entries)
+    deployment, activity = deployment_of(deployment, "by_layer"), activity_of(activity)
+    k = scenarios(constants_of(constants).entries)
     layers = list(dict.fromkeys(_layer(op) for op in deployment.graph))
     taken = actions_of(deployment)
     scenario_count = 1 + 2 * len(k.names)

@@ -12,12 +12,13 @@ import torch
 import xarray as xr
 
 from imc_ssm.chip import Deployment, compile
+from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.costs.baselines import baseline_names, load_baseline
 from imc_ssm.costs.machines import PARTS, Baseline
 from imc_ssm.costs.model import by_operator, cost
 from imc_ssm.costs.work import Work
 from imc_ssm.devices import load_design
-from imc_ssm.devices.constants import Constants, load_constants
+from imc_ssm.devices.constants import Constants, ConstantsLike, constants_of
 from imc_ssm.errors import ConfigError, unknown
 from imc_ssm.graph import Matrix
 from imc_ssm.layers import Classifier, ModelConfig
@@ -58,7 +59,7 @@ def baseline_cost(
     machine: Baseline | str | Path,
     *,
     steps: int | None = None,
-    constants: Constants | None = None,
+    constants: ConstantsLike = None,
 ) -> xr.Dataset:
     """What an inference of a quantized model takes on a digital machine, by component and bound.
 
@@ -72,7 +73,7 @@ def baseline_cost(
     """
     work = model if isinstance(model, Work) else Work.of(model, steps=steps)
     own = machine if isinstance(machine, Baseline) else load_baseline(machine)
-    laws = load_constants() if constants is None else constants
+    laws = constants_of(constants)
     k = scenarios({**laws.entries, **own.constants()})
     bill = own.bill(work, k)
     out = xr.Dataset(coords={"bound": list(BOUNDS), "component": list(PARTS)})
@@ -101,7 +102,7 @@ def compare(
     deployment: Deployment,
     machines: Iterable[Baseline | str | Path] | None = None,
     *,
-    constants: Constants | None = None,
+    constants: ConstantsLike = None,
 ) -> xr.Dataset:
     """The chip and digital machines on the same model: the variables of `cost` that all have, over `machine`.
 
@@ -109,8 +110,9 @@ def compare(
     its design. A component that a machine has not got is NaN. `constants` as in `cost`. Dimensions machine, bound,
     component.
     """
+    deployment, constants = deployment_of(deployment, "compare"), constants_of(constants)
     found = [load_baseline(m) if not isinstance(m, Baseline) else m for m in machines or baseline_names()]
-    chip = cost(deployment, constants=constants).assign(energy_matrices=_of_matrices(deployment))
+    chip = cost(deployment, constants=constants).assign(energy_matrices=_of_matrices(deployment, constants))
     parts = [
         _shared(chip),
         *(_shared(baseline_cost(deployment, machine, constants=constants)) for machine in found),
@@ -125,9 +127,9 @@ def compare(
     return out
 
 
-def _of_matrices(deployment: Deployment) -> xr.DataArray:
+def _of_matrices(deployment: Deployment, constants: Constants) -> xr.DataArray:
     """Of the chip, nominal: what its tiles and the digital work behind them take."""
-    found = by_operator(deployment)
+    found = by_operator(deployment, constants=constants)
     joules = sum(sum(parts.values()) for op, parts in found.items() if isinstance(op, Matrix))
     return xr.DataArray(joules, attrs={"units": "J", "long_name": MATRICES})
 

@@ -47,10 +47,11 @@ import xarray as xr
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of, utilisation
 from imc_ssm.costs.counts import Taken, actions_of, loaded, loads_of, on_tiles, stores, widest
+from imc_ssm.costs.given import activity_of
 from imc_ssm.costs.merits import macs_of, metrics
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
 from imc_ssm.costs.prices import ANALOG, ON_TILES, Prices, weight
-from imc_ssm.devices.constants import Constants, load_constants
+from imc_ssm.devices.constants import ConstantsLike, constants_of
 from imc_ssm.graph import COMPONENTS, Operator, Recurrence
 from imc_ssm.pricing.intervals import BOUNDS, Number, Values, bounds, nominal, scenarios
 
@@ -61,7 +62,7 @@ __all__ = ["COMPONENTS", "DEFAULT_ACTIVITY", "by_operator", "cost", "energies"]
 
 
 def cost(
-    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: ConstantsLike = None
 ) -> xr.Dataset:
     """Cost of one inference of `deployment.steps` time steps.
 
@@ -72,9 +73,10 @@ def cost(
         >>> imc_ssm.cost(deployment)["energy_total"].attrs["units"]
         'J'
 
-    `activity`, in [0, 1], is the mean energy of a device over that in a full-scale pulse, for matrices without a
-    calibrated `input_activity` of their own (with amplitudes the mean square of inputs over full scale squared).
-    `constants` (`devices.load_constants("own.toml")`) take the place of those that ship.
+    `activity`, in [0, 1], is the mean energy of a device over that in a full-scale pulse (with amplitudes the mean
+    square of inputs over full scale squared). It is read for matrices without a calibrated `input_activity` alone:
+    compiling calibrates one for each, so that of a compiled model it changes nothing. `constants` (the path of a
+    TOML, or what `devices.load_constants` returns) take the place of those that ship.
 
     Returns a dataset over `component`: `energy` (J per inference), `energy_step` (J per time step, operators
     of rate "step" alone), `latency` and `latency_step` (s), `area` (m2), `memory` (bits; only "memories" has
@@ -87,12 +89,12 @@ def cost(
     (share of the state updates that slow heads leave), `energy_load` (J, once when the model is loaded) and
     `memory_loaded` (bits of parameters as they come from outside). NaN: the quantity has no meaning there.
 
-    Raises `ConfigError` for an activity outside [0, 1], `DesignError` for an operator that is not mapped, or an
-    action or a converter without a price.
+    Raises `ConfigError` for an activity outside [0, 1] or constants that are none, `DesignError` for an operator
+    that is not mapped, or an action or a converter without a price.
     """
-    deployment = deployment_of(deployment, "cost")
+    deployment, activity = deployment_of(deployment, "cost"), activity_of(activity)
     chip, parts = deployment.chip, stores(deployment)
-    laws = load_constants() if constants is None else constants
+    laws = constants_of(constants)
     k = scenarios(laws.entries)
     found = CostPlan(deployment, activity=activity, constants=laws).priced(k)
     out: dict[str, Any] = {}
@@ -160,13 +162,17 @@ def energies(
     operations: Iterable[Taken],
     activity: float = DEFAULT_ACTIVITY,
     k: Values | None = None,
+    *,
+    constants: ConstantsLike = None,
 ) -> list[Number]:
     """Energy per inference of every one of the deployment's actions, J; with leakage they add up to `cost`'s.
 
-    Control is the share of what the tiles of its operator take among `operations`. With constants `k`, the nominal
-    ones where None.
+    Control is the share of what the tiles of its operator take among `operations`. `activity` and `constants`, of
+    which the nominal values count, as in `cost`, which raises the same; `k`: values or scenarios in their place.
     """
-    prices = Prices(deployment.chip, stores(deployment), nominal(load_constants().entries) if k is None else k)
+    deployment, activity = deployment_of(deployment, "energies"), activity_of(activity)
+    k = nominal(constants_of(constants).entries) if k is None else k
+    prices = Prices(deployment.chip, stores(deployment), k)
     taken = list(operations)
     joules: list[Number] = []
     analog: dict[int, Number] = {}
@@ -188,13 +194,15 @@ def energies(
 
 
 def by_operator(
-    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: ConstantsLike = None
 ) -> dict[Operator, dict[str, float]]:
     """Energy per inference of every operator of a deployment by component, J; with the leakage of the whole chip
-    they add up to that of `cost`."""
+    they add up to that of `cost`. `activity`, `constants` and errors: as those of `cost`."""
+    deployment = deployment_of(deployment, "by_operator")
     operations = actions_of(deployment)
-    k = None if constants is None else nominal(constants.entries)
     out: dict[Operator, dict[str, float]] = {op: dict.fromkeys(COMPONENTS, 0.0) for op in deployment.graph}
-    for taken, joules in zip(operations, energies(deployment, operations, activity, k), strict=True):
+    for taken, joules in zip(
+        operations, energies(deployment, operations, activity, constants=constants), strict=True
+    ):
         out[taken.operator][taken.action.component] += joules
     return out

@@ -21,7 +21,7 @@ from imc_ssm.chip.packing import tiles_of
 from imc_ssm.costs.counts import actions_of, on_tiles, rounds_of, stores, widest
 from imc_ssm.costs.prices import ANALOG, ON_TILES, SPREAD, Prices, Serial, kinds_of_steps, stage_times, weight
 from imc_ssm.devices import Chip, device_names, load_components
-from imc_ssm.devices.constants import Constants, load_constants
+from imc_ssm.devices.constants import Constants, constants_of
 from imc_ssm.devices.converters import Choice, Converter, converter
 from imc_ssm.errors import ConfigError, DesignError, unknown
 from imc_ssm.graph import COMPONENTS, Action
@@ -125,7 +125,7 @@ class CostPlan:
         if not 0.0 <= activity <= 1.0:
             raise ConfigError(f"activity = {activity!r}; allowed is a mean square between 0 and 1")
         self.activity = activity
-        self._constants = nominal((load_constants() if constants is None else constants).entries)
+        self._constants = nominal(constants_of(constants).entries)
         self._folded: dict[tuple[int, int], _Folded] = {}
         self._at(None, None)
 

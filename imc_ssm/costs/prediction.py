@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 
 from imc_ssm.costs.macros import Macro
-from imc_ssm.devices.constants import Constants, load_constants
+from imc_ssm.devices.constants import ConstantsLike, constants_of
 from imc_ssm.pricing.arrays import ArrayPrices, ArraySpec, prices
 from imc_ssm.pricing.intervals import BOUNDS, Number, Values, bounds, most, nominal, scenarios
 from imc_ssm.pricing.nodes import logic_scale, supply
@@ -34,7 +34,7 @@ MEASURED = ("energy", "latency", "tops", "tops_per_watt", "tops_per_mm2", "area"
 """Quantities that papers publish, as `Published` names them; of the dataset `energy_total` and `area_total`."""
 
 
-def predict(macro: Macro, constants: Constants | None = None) -> xr.Dataset:
+def predict(macro: Macro, constants: ConstantsLike = None) -> xr.Dataset:
     """Prediction for a macro from constants (default: those shipped).
 
     Returns a dataset over `bound` (low, nominal, high) and `component`: `energy` (J per product of one array; with
@@ -46,7 +46,7 @@ def predict(macro: Macro, constants: Constants | None = None) -> xr.Dataset:
 
     Raises `ConfigError` for a converter that there is no preset of, or a design that it cannot have.
     """
-    constants = constants or load_constants()
+    constants = constants_of(constants)
     k = scenarios(constants.entries)
     found = _step(macro, k) if macro.workload is not None else _product(macro, k)
     operations, arrays = 2.0 * found.macs, found.arrays
@@ -190,9 +190,9 @@ def spec_of_macro(macro: Macro, k: Values) -> ArraySpec:
     )
 
 
-def defaulted(macro: Macro, constants: Constants | None = None) -> dict[str, str]:
+def defaulted(macro: Macro, constants: ConstantsLike = None) -> dict[str, str]:
     """The fields of a macro that were not given and matter, and what took their place."""
-    spec = spec_of_macro(macro, nominal((constants or load_constants()).entries))
+    spec = spec_of_macro(macro, nominal(constants_of(constants).entries))
     out = macro.choices()
     numbers = {
         "supply": (spec.v_logic, "V"),

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.costs.model import cost
 from imc_ssm.costs.schedules import Mode, schedule_of
-from imc_ssm.devices.constants import load_constants
+from imc_ssm.devices.constants import ConstantsLike, constants_of
 from imc_ssm.errors import ConfigError
 from imc_ssm.pricing.intervals import bounds, scenarios
 from imc_ssm.pricing.nodes import leakage_density
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
-    from imc_ssm.devices.constants import Constants
     from imc_ssm.pricing.intervals import Number
 
 __all__ = ["PARTS", "real_time"]
@@ -48,13 +48,14 @@ def real_time(
     leakage: float | None = None,
     wake_energy: float = 0.0,
     wake_time: float = 0.0,
-    constants: Constants | None = None,
+    constants: ConstantsLike = None,
 ) -> xr.Dataset:
     """Whether a deployment keeps up with samples at `sample_rate` (Hz; one or several), with what power.
 
     `leakage`: W/m2 of the leaking area; None: the law of the design's node, with its interval. `wake_energy` (J)
     and `wake_time` (s): what it takes to wake up, once a sample, when power-gated; no law is known for them, so
-    they are 0 unless given. `interleaved`: see `schedule`.
+    they are 0 unless given. `interleaved`: see `schedule`. `constants` as in `cost`: of times, energies, areas and
+    leakage.
 
     Returns over `sample_rate` and `idle` ("on": everything stays on between samples, "gated": all but memories is
     switched off): `keeps_up`, `slack` (s), `slack_percent` of the time from sample to sample, `duty_cycle`;
@@ -66,6 +67,7 @@ def real_time(
     Raises `ConfigError` for a rate that is not positive or negative numbers, `DesignError` for a bidirectional
     model.
     """
+    deployment, laws = deployment_of(deployment, "real_time"), constants_of(constants)
     rates = np.atleast_1d(np.asarray(sample_rate, float))
     if rates.ndim != 1 or not rates.size or not (np.isfinite(rates) & (rates > 0)).all():
         raise ConfigError(
@@ -74,10 +76,10 @@ def real_time(
     for name, value in (("leakage", leakage), ("wake_energy", wake_energy), ("wake_time", wake_time)):
         if value is not None and not 0 <= value < np.inf:
             raise ConfigError(f"{name} = {value!r}; give a finite number, 0 or more")
-    found = schedule_of(deployment, mode, interleaved=interleaved)
-    k = scenarios((load_constants() if constants is None else constants).entries)
+    found = schedule_of(deployment, mode, interleaved=interleaved, constants=laws)
+    k = scenarios(laws.entries)
     density = leakage_density(k, deployment.design.node.value) if leakage is None else leakage
-    area = _areas(cost(deployment)["area"])
+    area = _areas(cost(deployment, constants=laws)["area"])
     whole, kept = sum(area.values()) - area["cells"], area["memories"]
     work = found.energy(deployment.steps) / deployment.steps
 

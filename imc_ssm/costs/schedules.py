@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import xarray as xr
 
+from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.costs.stages import Stage, stages_of
 from imc_ssm.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
+    from imc_ssm.devices.constants import ConstantsLike
 
 __all__ = ["Mode", "Schedule", "ScheduleRow", "schedule", "schedule_of"]
 
@@ -146,10 +148,18 @@ class Schedule:
         return out.assign_attrs(bottleneck=self.bottleneck, interleaved=self.interleaved)
 
 
-def schedule_of(deployment: Deployment, mode: Mode = "streaming", *, interleaved: int = 1) -> Schedule:
-    """The schedule of a deployment (see `schedule`); `DesignError` for a bidirectional model."""
+def schedule_of(
+    deployment: Deployment,
+    mode: Mode = "streaming",
+    *,
+    interleaved: int = 1,
+    constants: ConstantsLike = None,
+) -> Schedule:
+    """The schedule of a deployment (see `schedule`), `constants` as in `cost`; `DesignError` for a bidirectional
+    model, `ConfigError` for constants that are none."""
+    deployment = deployment_of(deployment, "schedule_of")
     title = f"{deployment.name} on {deployment.design.name}, {mode}"
-    return schedule(stages_of(deployment), mode, interleaved=interleaved, title=title)
+    return schedule(stages_of(deployment, constants=constants), mode, interleaved=interleaved, title=title)
 
 
 def schedule(

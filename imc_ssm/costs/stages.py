@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imc_ssm.chip.crossbars import OnCrossbar
+from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import pack
 from imc_ssm.costs.counts import Taken, actions_of, on_tiles, rounds_of, stores
 from imc_ssm.costs.model import energies
 from imc_ssm.costs.prices import ON_TILES_PARTS, Prices, kinds_of_steps, serial
+from imc_ssm.devices.constants import ConstantsLike, constants_of
 from imc_ssm.errors import DesignError
 from imc_ssm.graph.signals import Rate
+from imc_ssm.pricing.intervals import nominal
 
 if TYPE_CHECKING:
     from imc_ssm.chip import Deployment
@@ -60,12 +63,15 @@ class Stage:
             object.__setattr__(self, "mean", self.time)
 
 
-def stages_of(deployment: Deployment) -> list[Stage]:
+def stages_of(deployment: Deployment, *, constants: ConstantsLike = None) -> list[Stage]:
     """The stages of a deployment in an order in which each comes after those that it needs.
 
     Operators that take neither time nor energy have none. Raises `DesignError` for a layer that runs from the end
-    of a sequence: no sample of it is done before the last has come.
+    of a sequence: no sample of it is done before the last has come. `constants`, of which the nominal values
+    count, as in `cost`; `ConfigError` for what are none.
     """
+    deployment = deployment_of(deployment, "stages_of")
+    k = nominal(constants_of(constants).entries)
     backward = next((op for op in deployment.graph if op.reverse), None)
     if backward is not None:
         raise DesignError(
@@ -73,10 +79,10 @@ def stages_of(deployment: Deployment) -> list[Stage]:
             "last has come; a schedule of samples needs a model that is not bidirectional"
         )
     operations = actions_of(deployment)
-    joules = energies(deployment, operations)
+    joules = energies(deployment, operations, k=k)
     whole = tuple(t for t in operations if t.action.rate == "step")
     steps, kinds = deployment.steps, kinds_of_steps(whole, deployment.steps)
-    prices = Prices.nominal(deployment.chip, stores(deployment))
+    prices = Prices(deployment.chip, stores(deployment), k)
     named, rounds = _tiles(deployment), rounds_of(deployment)
     out: list[Stage] = []
     ends: dict[str, tuple[str, ...]] = {}  # signal -> stages after which it is there

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.costs.counts import actions_of, loads_of
 from imc_ssm.costs.model import energies
+from imc_ssm.costs.plan import CostPlan
+from imc_ssm.devices.constants import constants_of
+from imc_ssm.graph import COMPONENTS
 from imc_ssm.units import prefix, quantity
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
     from imc_ssm.chip import Deployment
     from imc_ssm.devices import CostConstant
+    from imc_ssm.devices.constants import ConstantsLike
     from imc_ssm.graph import Action
 
 __all__ = ["constant_table", "merit_table", "operation_table", "table"]
@@ -139,11 +144,13 @@ def _shown(value: float, unit: str) -> str:
     return f"{1e6 * value:.3g} mm2" if unit == "m2" else quantity(value, unit)
 
 
-def operation_table(deployment: Deployment) -> Table:
-    """Every action that is counted, with its energy per inference; the rows add up to that of `cost`.
+def operation_table(deployment: Deployment, *, constants: ConstantsLike = None) -> Table:
+    """Every action that is counted, with its energy per inference, and what leaks meanwhile; the rows add up to
+    the energy of `cost` with the same `constants`, which raises the same.
 
     Rows of the rate "per load" say what loading takes, once, and are not in that sum.
     """
+    deployment, laws = deployment_of(deployment, "operation_table"), constants_of(constants)
     from rich.table import Table
 
     out = Table(title=f"Operations ({deployment.steps} steps an inference)")
@@ -152,7 +159,12 @@ def operation_table(deployment: Deployment) -> Table:
     steps = [(taken, _rate(taken.action)) for taken in actions_of(deployment)]
     loads = [(taken, "per load") for taken in loads_of(deployment)]
     rows = [*steps, *loads]
-    for (taken, rate), joules in zip(rows, energies(deployment, [row[0] for row in rows]), strict=True):
+    leaks = float(CostPlan(deployment, constants=laws)().energy[COMPONENTS.index("leakage")])
+    leakage = ("whole chip", "leakage", "leak", "", "", "per inference", quantity(leaks, "J"), "while it works")
+    spent = energies(deployment, [row[0] for row in rows], constants=laws)
+    for i, ((taken, rate), joules) in enumerate(zip(rows, spent, strict=True)):
+        if i == len(steps):
+            out.add_row(*leakage)
         action = taken.action
         where = f" ({action.store})" if action.store else ""
         out.add_row(
@@ -165,6 +177,8 @@ def operation_table(deployment: Deployment) -> Table:
             quantity(joules, "J"),
             action.purpose,
         )
+    if not loads:
+        out.add_row(*leakage)
     return out
 
 

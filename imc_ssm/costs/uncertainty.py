@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from imc_ssm.chip.deployment import deployment_of
+from imc_ssm.costs.given import activity_of
 from imc_ssm.costs.plan import DEFAULT_ACTIVITY, CostPlan
-from imc_ssm.devices.constants import Constants, load_constants
+from imc_ssm.devices.constants import ConstantsLike, constants_of
 from imc_ssm.pricing.intervals import scenarios
 from imc_ssm.pricing.intervals import swings as factors
 
@@ -25,7 +27,7 @@ QUANTITIES = (
 
 
 def swings(
-    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+    deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: ConstantsLike = None
 ) -> xr.Dataset:
     """The totals of `cost` where one constant alone is at an end of its range.
 
@@ -42,9 +44,9 @@ def swings(
         >>> str(swings(imc_ssm.compile_model(model, "pcm-256", data))["constant"].values[0])
         'leakage_32'
     """
-    k = scenarios((load_constants() if constants is None else constants).entries)
-    plan = CostPlan(deployment, activity=activity)
-    found = plan.priced(k)
+    deployment, activity = deployment_of(deployment, "swings"), activity_of(activity)
+    k = scenarios(constants_of(constants).entries)
+    found = CostPlan(deployment, activity=activity).priced(k)
     moved = {name: factors(found.total(name), k) for name, _, _ in QUANTITIES}
     names = [name for name in moved["energy"] if any(each[name] != (1.0, 1.0) for each in moved.values())]
     out: dict[str, object] = {}
@@ -54,7 +56,7 @@ def swings(
         text = {"units": units, "long_name": f"{label}, one constant at an end"}
         out[name] = (("constant", "end"), values, text)
         out[f"{name}_total"] = ((), total, {"units": units, "long_name": f"{label}, nominal"})
-    design = plan.deployment.design.name
+    design = deployment.design.name
     return xr.Dataset(
         out, {"constant": names, "end": ["low", "high"]}, {"title": f"Swings on {design}", "design": design}
     )

@@ -7,6 +7,7 @@ of components or a cell says of itself stays there.
 from __future__ import annotations
 
 import functools
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,9 +15,9 @@ from pydantic import Field, model_validator
 
 from imc_ssm.config import Config, read_toml
 from imc_ssm.devices.library import devices_folder
-from imc_ssm.errors import ConfigError, unknown
+from imc_ssm.errors import ConfigError, shown, unknown
 
-__all__ = ["Constants", "CostConstant", "load_constants"]
+__all__ = ["Constants", "ConstantsLike", "CostConstant", "constants_of", "load_constants"]
 
 
 class CostConstant(Config):
@@ -71,6 +72,10 @@ class Constants(Config):
         return Constants(entries={**self.entries, **own})
 
 
+ConstantsLike = Constants | str | Path | None
+"""An argument `constants=`: what `load_constants` returns, the path of a TOML, None for the shipped ones."""
+
+
 def load_constants(own: str | Path | None = None) -> Constants:
     """The shipped constants, with those of a TOML of one's own (`[NAME]` tables) in their place.
 
@@ -78,6 +83,21 @@ def load_constants(own: str | Path | None = None) -> Constants:
     """
     shipped = _shipped()
     return shipped if own is None else shipped.changed(_parsed(read_toml(own), str(own)))
+
+
+def constants_of(given: ConstantsLike) -> Constants:
+    """The constants that an argument `constants=` means: themselves, those of a path, the shipped ones for None.
+
+    Raises `ConfigError` for anything else, and for a path what `load_constants` raises.
+    """
+    if isinstance(given, Constants):
+        return given
+    if given is None or isinstance(given, (str, PathLike)):
+        return load_constants(given)
+    raise ConfigError(
+        f"constants = {shown(given)}; give the path of a TOML with your own, or what "
+        "imc_ssm.devices.load_constants returns"
+    )
 
 
 @functools.cache

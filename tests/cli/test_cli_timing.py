@@ -49,3 +49,20 @@ def test_wrong_options_are_refused(placed: Path) -> None:
     assert "throughput" in run("cost", placed, "--schedule", "troughput").err
     assert "positive" in run("cost", placed, "--sample-rate", "0").err
     assert "takes the place" in run("cost", "--macro", "hermes", "--sample-rate", "10").err
+
+
+def test_constants_hold_for_operations_schedules_and_rates(placed: Path, tmp_path: Path) -> None:
+    """Digital logic that is three times as slow and as hungry, in each table."""
+    own = tmp_path / "own.toml"
+    lines = ["[logic_spread]", "value = 3.0", "low = 3.0", "high = 3.0", 'unit = "1"', 'kind = "cited"']
+    own.write_text("\n".join([*lines, 'holds = "our library"', 'source = "our own library"']), encoding="utf-8")
+    asked = ("cost", placed, "--operations", "--schedule", "streaming", "--sample-rate", "1000")
+    given = ((), ("--constants", own))
+    said = [done(*asked, "--out", tmp_path / f"{n}.nc", *more).out for n, more in enumerate(given)]
+    theirs, ours = ([line for line in text.splitlines() if " register " in line] for text in said)
+    assert ours
+    assert ours != theirs
+    for name in ("schedule", "realtime"):
+        periods = [float(results.load(tmp_path / f"{n}-{name}.nc")["period_mean"]) for n in range(2)]
+        assert periods[1] > 1.1 * periods[0]
+    assert all("leakage" in text.split("Cost on")[0] for text in said)

@@ -218,7 +218,8 @@ def test_tables(deployment: Factory) -> None:
     case = deployment()
     assert table(cost(case)).row_count == len(COMPONENTS) + 1
     taken = actions_of(case)
-    assert operation_table(case).row_count == len(taken) + 6  # three biases are multiplied and written at loading
+    # three biases are multiplied and written at loading, and the chip leaks
+    assert operation_table(case).row_count == len(taken) + 6 + 1
     assert {t.action.component for t in taken} == set(COMPONENTS) - {"leakage"}
     assert [t.operator for t in taken] == sorted((t.operator for t in taken), key=list(case.graph).index)
 
