@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from imc_ssm import results
+from imc_ssm.devices import load_constants
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -208,3 +209,14 @@ def test_names_of_the_device_library_exist() -> None:
         assert all(f"`{name}`" in changelog for name in device_names(kind))  # type: ignore[arg-type]
     for name in (n for text in PAGES.values() for n in re.findall(r"--design ([a-z]\S*?)[`\s]", text)):
         assert name.endswith(".toml") or name in device_names("designs")
+
+
+def test_what_is_modelled_agrees_with_the_laws() -> None:
+    """Of the README's table: what `utilised_area` stands for is modelled, and schedules overlap."""
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:4] for line in README.splitlines() if line.startswith("| ")
+    }
+    rest = load_constants()["utilised_area"].holds.split("the rest is ")[1]
+    assert all(word in rows["Area"][0] for word in rest.split(", "))
+    assert "overlap" in rows["Latency"][0]
+    assert "overlap" not in rows["Latency"][1]

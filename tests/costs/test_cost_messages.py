@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
-from imc_ssm.chip import Deployment
+from imc_ssm.chip import Deployment, compile
 from imc_ssm.costs import CostPlan as Plan
 from imc_ssm.costs import (
     actions_of,
@@ -28,10 +29,13 @@ from imc_ssm.costs import (
     stages_of,
     swings,
 )
-from imc_ssm.devices import Constants, load_constants
+from imc_ssm.devices import Constants, load_constants, load_design, resolve
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
 from imc_ssm.graph import Matrix
 from imc_ssm.layers import Classifier, ModelConfig
+from imc_ssm.pricing.intervals import nominal
+from imc_ssm.pricing.tiles import tile_prices
+from imc_ssm.quantization import quantize
 
 Factory = Callable[..., Deployment]
 CHANGED = {"logic_spread": 3.0, "sar_bit": 5.0, "sar_bit_time": 40.0, "utilised_area": 0.5, "leakage_32": 0.25}
@@ -190,3 +194,27 @@ def test_what_is_no_deployment_is_named(name: str, given: Any) -> None:
 def test_energies_of_no_deployment(placed: Deployment) -> None:
     with pytest.raises(ImcSsmError, match=r"^energies takes a Deployment, not a NoneType"):
         energies(None, actions_of(placed))  # type: ignore[arg-type]
+
+
+def test_a_compiled_model_has_activities_of_its_own(placed: Deployment) -> None:
+    """`activity` is for matrices without a calibrated one, and compiling calibrates one for each."""
+    torch.manual_seed(0)
+    data = torch.randn(2, 5, 3)
+    model = quantize(Classifier(ModelConfig.parse({"inputs": 3, "heads": 4, "n_state": 4})), "uniform", data)
+    for recurrence in ("digital", "analog"):
+        compiled = compile(model, "pcm-256", data, recurrence=recurrence)
+        assert cost(compiled, activity=0.0).equals(cost(compiled, activity=1.0))
+    assert not cost(placed, activity=0.0).equals(cost(placed, activity=1.0))
+
+
+@pytest.mark.parametrize("name", ["hermes-256", "hermes-256-single"])
+def test_the_sources_of_hermes_say_how_it_is_priced(name: str) -> None:
+    """Both converters by law, at the node of the digital table; the macro at its own."""
+    chip = resolve(load_design(name))
+    assert chip.adc.price is None
+    assert chip.dac.price is None
+    spec = tile_prices(chip, nominal(load_constants().entries)).spec
+    assert (spec.adc, spec.dac, spec.node) == ("cco", "pulse-width", 32e-9)
+    assert "by the law of widths" in chip.design.sources["dac"]
+    assert "follow their laws" in chip.design.node.source
+    assert load_macro("hermes").node == 14e-9
