@@ -19,11 +19,12 @@ import numpy.typing as npt
 from imc_ssm.chip.deployment import deployment_of
 from imc_ssm.chip.packing import tiles_of
 from imc_ssm.costs.counts import actions_of, on_tiles, rounds_of, stores, widest
+from imc_ssm.costs.given import activity_of
 from imc_ssm.costs.prices import ANALOG, ON_TILES, SPREAD, Prices, Serial, kinds_of_steps, stage_times, weight
 from imc_ssm.devices import Chip, device_names, load_components
-from imc_ssm.devices.constants import Constants, constants_of
+from imc_ssm.devices.constants import ConstantsLike, constants_of
 from imc_ssm.devices.converters import Choice, Converter, converter
-from imc_ssm.errors import ConfigError, DesignError, unknown
+from imc_ssm.errors import ConfigError, DesignError, shown, unknown
 from imc_ssm.graph import COMPONENTS, Action
 from imc_ssm.pricing.intervals import Number, Values, nominal
 from imc_ssm.pricing.nodes import leakage_density
@@ -119,12 +120,10 @@ class CostPlan:
     """
 
     def __init__(
-        self, deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: Constants | None = None
+        self, deployment: Deployment, *, activity: float = DEFAULT_ACTIVITY, constants: ConstantsLike = None
     ) -> None:
         self.deployment = deployment_of(deployment, "CostPlan")
-        if not 0.0 <= activity <= 1.0:
-            raise ConfigError(f"activity = {activity!r}; allowed is a mean square between 0 and 1")
-        self.activity = activity
+        self.activity = activity_of(activity)
         self._constants = nominal(constants_of(constants).entries)
         self._folded: dict[tuple[int, int], _Folded] = {}
         self._at(None, None)
@@ -146,6 +145,9 @@ class CostPlan:
 
     def _at(self, adc: int | None, dac: int | None) -> _Folded:
         chip = self.deployment.chip
+        for name, bits in (("adc_bits", adc), ("dac_bits", dac)):
+            if bits is not None and (isinstance(bits, bool) or not isinstance(bits, int | np.integer)):
+                raise ConfigError(f"{name} = {shown(bits)}; give one whole number, and call once for each")
         at = (chip.adc.bits if adc is None else adc, chip.dac.bits if dac is None else dac)
         if at not in self._folded:
             case = replace(self.deployment, chip=_with_bits(chip, *at))
@@ -190,14 +192,17 @@ class _Folded:
         self.allowed: dict[str, tuple[float, float, bool]] = {
             "lanes": (1, 10**6, True),
             "columns_per_adc": (1, self.chip.design.columns, True),
-            "clock": (1.0, math.inf, False),
+            "clock": (1.0, 1e15, False),
             "node": (1e-9, 1e-3, False),
-        } | dict.fromkeys(vars(self.chip.design.electrics), (0.0, math.inf, False))
+        } | dict.fromkeys(vars(self.chip.design.electrics), (0.0, 1e15, False))
         """Numbers of a design that can be given: least, most, whether they are whole."""
 
     def priced(self, k: Values, numbers: Mapping[str, npt.ArrayLike]) -> Totals:
         """With constants `k`: floats, or scenarios where no numbers are given."""
         given = {name: _number(name, value, self.allowed) for name, value in numbers.items()}
+        shapes = {name: value.shape for name, value in given.items() if value.ndim}
+        if len(set(shapes.values())) > 1:
+            _broadcast(shapes)
         clock = given.pop("clock", np.asarray(self.chip.design.clock.value))
         lanes = given.pop("lanes", np.asarray(self.chip.design.lanes))
         tiles = _gathered(given, lambda **own: self._once(("tiles", *own.items()), k, lambda: self._tiles(k, own)))
@@ -353,22 +358,34 @@ def _gathered(numbers: Mapping[str, Numbers], make: Callable[..., Part]) -> Part
     return type(parts[0])(**found)
 
 
+def _broadcast(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    try:
+        np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ConfigError(f"numbers of a plan broadcast, these shapes do not: {given}; add axes of 1") from None
+
+
 def _number(name: str, given: npt.ArrayLike, allowed: Mapping[str, tuple[float, float, bool]]) -> Numbers:
     """A number of a design, checked as its field is."""
     if name not in allowed:
         raise ConfigError(unknown("number of a design", name, ("adc_bits", "dac_bits", *allowed)))
     least, top, whole = allowed[name]
-    values = np.asarray(given, np.float64)
-    if values.ndim:
+    try:
+        values = np.asarray(given)
+        real = values.dtype.kind in "iuf"
+    except ValueError:  # rows of different lengths
+        values, real = np.empty(0), False
+    if real and values.ndim:
         fits = bool(values.size > 0 and values.min() >= least and values.max() <= top and values.min() > 0)
         broken = whole and bool((values % 1).any())
-    else:
+    elif real:
         number = float(values)
         fits, broken = least <= number <= top and number > 0, whole and bool(number % 1)
-    if not fits or broken:
+    if not real or not fits or broken:
         kind = "whole numbers" if whole else "numbers"
-        raise ConfigError(f"{name} = {given!r}; allowed are {kind} from {least:g} to {top:g}, more than 0")
-    return values
+        raise ConfigError(f"{name} = {shown(given)}; allowed are {kind} from {least:g} to {top:g}, more than 0")
+    return values.astype(np.float64)
 
 
 def _with_bits(chip: Chip, adc: int, dac: int) -> Chip:

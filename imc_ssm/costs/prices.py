@@ -13,12 +13,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from imc_ssm.costs.counts import Taken, on_tiles
-from imc_ssm.devices import Chip, Digital, Memory
-from imc_ssm.devices.constants import load_constants
+from imc_ssm.devices import Digital, Memory
 from imc_ssm.errors import DesignError
 from imc_ssm.graph import COMPONENTS
 from imc_ssm.pricing.arrays import held
-from imc_ssm.pricing.intervals import Number, Values, most, nominal
+from imc_ssm.pricing.intervals import Number, Values, most
 from imc_ssm.pricing.nodes import logic_scale
 from imc_ssm.pricing.tiles import TilePrices, tile_prices
 
@@ -68,11 +67,6 @@ class Prices:
     def __init__(self, chip: Any, parts: Mapping[str, int], k: Values, lanes: int | None = None) -> None:
         self.chip, self.parts, self.k = chip, parts, k
         self.lanes = chip.design.lanes if lanes is None else lanes
-
-    @classmethod
-    def nominal(cls, chip: Chip, parts: Mapping[str, int]) -> Prices:
-        """With the nominal constants."""
-        return cls(chip, parts, nominal(load_constants().entries))
 
     @cached_property
     def memories(self) -> dict[str, Memory]:

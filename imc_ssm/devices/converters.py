@@ -161,9 +161,9 @@ class Converter(Dac, Adc):
         """
         drive = codes.double()
         if self.encoding == "bit-serial":
-            return float(sum(pulse.square().mean() for pulse, _ in self.drives(drive)))
-        drive = drive * self.step
-        return float((drive.abs() if self.encoding == "pulse-width" else drive.square()).mean())
+            return sum(float(np.square(pulse.numpy()).mean()) for pulse, _ in self.drives(drive))
+        size = np.abs(drive.numpy() * self.step)  # torch's mean depends on the threads
+        return float((size if self.encoding == "pulse-width" else np.square(size)).mean())
 
     def drawn(self, draws: Draws, columns: int, shared: int) -> Transfers:
         """The errors of the converters of a tile, one for every `shared` of its `columns`."""

@@ -80,6 +80,7 @@ def _next(plan: Plan, store: Store, shop: Workshop) -> Found | None:
             if not _claimed(claim):
                 continue
             if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                trial = _drawn(plan, study, trial)
                 break
             claim.release()  # its process ended it in between
         else:
@@ -96,6 +97,25 @@ def _next(plan: Plan, store: Store, shop: Workshop) -> Found | None:
     finally:
         claim.release()
         Path(claim.lock_file).unlink(missing_ok=True)
+
+
+def _drawn(plan: Plan, study: Any, trial: Any) -> Any:
+    """A trial with all its parameters: one whose process was killed between two of them gets the rest.
+
+    Those that it has are drawn once more and left aside, so that the others come as they would have.
+    """
+    import optuna
+
+    wanted = _distributions(plan)
+    if wanted.keys() <= trial.params.keys():
+        return trial
+    study.sampler = _sampler(plan, trial.number)
+    whole = optuna.trial.Trial(study, trial._trial_id)
+    for name, distribution in wanted.items():
+        if name in trial.params and name not in whole.relative_params:
+            study.sampler.sample_independent(study, trial, name, distribution)
+        whole._suggest(name, distribution)
+    return study.get_trials(deepcopy=False)[trial.number]
 
 
 def _claimed(claim: FileLock) -> bool:

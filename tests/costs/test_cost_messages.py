@@ -79,7 +79,7 @@ TAKERS: dict[str, Callable[..., Any]] = {
     "operation_table": lambda d, **rest: _joules(operation_table(d, **rest)),
     "baseline_cost": lambda d, **rest: baseline_cost(d, "systolic", **rest),
 }
-ACTIVE = ("cost", "swings", "by_layer", "by_operator", "energies")
+ACTIVE = ("CostPlan", "cost", "swings", "by_layer", "by_operator", "energies")
 """Those that take an activity."""
 
 

@@ -123,6 +123,16 @@ def test_arrays_are_the_single_designs(deployment: Factory) -> None:
         ({"adc_bits": 17}, ConfigError),
         ({"cycle": 0.0}, ConfigError),
         ({"lane": 4}, ConfigError),
+        ({"lanes": "8"}, ConfigError),
+        ({"lanes": True}, ConfigError),
+        ({"lanes": {"a": 1}}, ConfigError),
+        ({"lanes": [[1, 2], [3]]}, ConfigError),
+        ({"lanes": []}, ConfigError),
+        ({"clock": 1 + 1j}, ConfigError),
+        ({"clock": [1e9, 2e9, 3e9], "lanes": [1, 2]}, ConfigError),
+        ({"pulse": float("inf")}, ConfigError),
+        ({"adc_bits": [6, 8]}, ConfigError),
+        ({"dac_bits": True}, ConfigError),
     ],
 )
 def test_what_a_design_refuses(deployment: Factory, fields: dict[str, Any], error: type[Exception]) -> None:
