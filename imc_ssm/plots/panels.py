@@ -268,7 +268,7 @@ def _inside(
     """Percentages inside the segments that are wide enough for them."""
     light = sum(w * int(colour[i : i + 2], 16) for w, i in ((0.299, 1), (0.587, 3), (0.114, 5))) > 140
     for row, left, value, total in zip(rows, start, values, totals, strict=True):
-        if value > 0.1 * totals.max():
+        if value > 0.15 * totals.max():
             ax.text(
                 left + value / 2,
                 row,
