@@ -27,7 +27,7 @@ import xarray as xr
 from imc_ssm.chip import Deployment
 from imc_ssm.costs.counts import actions_of
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.graph import Formats, Graph
+from imc_ssm.graph import Formats, Graph, Matrix
 from imc_ssm.layers import classifier_of
 from imc_ssm.quantization import formats_of
 
@@ -99,7 +99,8 @@ def _of_graph(graph: Graph, formats: Formats, steps: int) -> dict[str, float]:
                 size += words
         if op.output.kind == "state":
             states += op.output.width * bits(op.output.name)
-        if all(p.name in formats for p in op.parameters):
+        # Polar poles are kept Cartesian; of a matrix, whose biases are kept in longer words, their own are counted.
+        if not isinstance(op, Matrix) and all(p.name in formats for p in op.parameters):
             size -= op.saved(formats)
     footprint = size + states + most_alive(graph, bits)
     return {"macs": macs, "ace": effort, "model_size": size, "footprint": footprint}
