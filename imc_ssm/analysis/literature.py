@@ -99,7 +99,7 @@ def _of_graph(graph: Graph, formats: Formats, steps: int) -> dict[str, float]:
                 size += words
         if op.output.kind == "state":
             states += op.output.width * bits(op.output.name)
-        # Polar poles are kept Cartesian; of a matrix, whose biases are kept in longer words, their own are counted.
+        # Polar poles are kept Cartesian; of a matrix its own words count, though biases are kept in longer ones.
         if not isinstance(op, Matrix) and all(p.name in formats for p in op.parameters):
             size -= op.saved(formats)
     footprint = size + states + most_alive(graph, bits)
