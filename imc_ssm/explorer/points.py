@@ -287,13 +287,15 @@ def name_of(values: xr.DataArray, most: int = 60) -> str:
 
 
 def _named(values: xr.DataArray) -> str:
-    """The same; of a path, whose long name others may share, with the path beside it."""
+    """The same; of a path, whose long name others may share, with the path beside it, or the path alone where both
+    are too long for the side of the page."""
     text, path = name_of(values), str(values.name)
     if "." not in path:
         return text
     short = path.removeprefix("design.")
     same = text.lower().replace(" ", "_") == path.replace(" ", "_").lower()
-    return short if same else f"{text}, {short}"
+    both = f"{text}, {short}"
+    return short if same or len(both) > 34 else both
 
 
 def _text_of(coordinate: xr.DataArray) -> str:

@@ -3,6 +3,7 @@ costs."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +141,7 @@ class ChipObjective(Objective):
             owner = getattr(owner, name, None)
         if isinstance(owner, Config) and "unit" in type(owner).model_fields:
             units = str(getattr(owner, "unit", "1"))
-        said = text.split(";")[0].split(". ")[0].split(": ")[0].replace("\n", " ").strip(" .:")
+        said = re.split(r";|\. |: |, | \(", text.replace("\n", " "))[0].strip(" .:")
         return units, said or path
 
     def about(self) -> dict[str, Any]:
