@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import xarray as xr
+from scripts import script_of
 
 from imc_ssm import results
 
@@ -19,12 +19,7 @@ PAGE = (ROOT / "docs" / "analog_recurrence.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("analog_recurrence_run", HERE / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of(HERE / "run.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 import sys
@@ -12,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import xarray as xr
+from scripts import script_of
 
 import imc_ssm
 from imc_ssm import results
@@ -25,12 +25,7 @@ SCALES = {"energy": 1e9, "latency": 1e6, "area": 1e12}
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cost_run", FOLDER / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of(FOLDER / "run.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
+
+from scripts import script_of
 
 from imc_ssm import results
 from imc_ssm.pruning import CRITERIA
@@ -32,11 +33,7 @@ def test_every_criterion_is_in_the_table() -> None:
 
 def test_the_table_is_that_of_the_study() -> None:
     folder = Path(__file__).parent.parent / "experiments" / "pruning"
-    spec = importlib.util.spec_from_file_location("pruning_study", folder / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    study = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(study)
+    study = script_of(folder / "run.py")
     lines = study.table(results.load(study.DATASET))
     assert len(lines) > 4
     for line in lines:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import xarray as xr
+from scripts import script_of
 
 import imc_ssm
 from imc_ssm import results
@@ -21,12 +21,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encodin
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("learning_run", HERE / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of(HERE / "run.py")
 
 
 @pytest.fixture(scope="module")

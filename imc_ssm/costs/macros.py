@@ -18,7 +18,6 @@ from imc_ssm.errors import unknown
 
 __all__ = ["Macro", "MacroLayer", "Published", "Workload", "load_macro", "macro_names"]
 
-RESISTIVE = ("pcm", "reram", "mram", "fefet", "flash")
 SAME = {"rram": "reram", "pwm": "pulse-width", "csa": "sense", "oscillator": "cco", "vco": "cco"}
 """Other names of devices, codings and converters."""
 INTEGRATING = ("cco", "duration")

@@ -193,14 +193,6 @@ class Converter(Dac, Adc):
         line = codes / codes[-1] * curve[..., -1:]
         return np.asarray(curve - line)
 
-    def priced(self) -> Component:
-        """What one conversion costs; `DesignError` for a converter without a price."""
-        if self.price is None:
-            raise DesignError(
-                f"a converter of type {self.type!r} has no price; give the design one of its component table"
-            )
-        return self.price
-
 
 class Driver(Converter):
     """A row driver of `bits` without a sign, 2^bits codes from 0 up: with one bit, on or off. Negative is off."""

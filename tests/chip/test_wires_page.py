@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scripts import script_of
 
 from imc_ssm import results
 from imc_ssm.devices import device_names
@@ -18,12 +18,7 @@ PAGE = (ROOT / "docs" / "wires.md").read_text(encoding="utf-8")
 
 
 def _module() -> Any:
-    spec = importlib.util.spec_from_file_location("wires_run", FOLDER / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of(FOLDER / "run.py")
 
 
 run = _module()

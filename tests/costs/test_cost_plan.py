@@ -143,7 +143,7 @@ def test_what_a_design_refuses(deployment: Factory, fields: dict[str, Any], erro
 def test_a_chip_of_another_table_is_planned_at_its_own_resolutions(deployment: Factory) -> None:
     """It embeds no other prices: those of the shipped table would be silently wrong."""
     case = deployment(adc={"type": "sar-isaac", "bits": 8})
-    price = case.chip.adc.priced()
+    price = case.chip.adc.price
     dear = price.with_(energy=price.energy.with_(value=2 * price.energy.value))
     own = replace(case, chip=case.chip.with_(adc=case.chip.adc.with_(price=dear)))
     plan = CostPlan(own)

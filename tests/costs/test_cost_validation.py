@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import xarray as xr
+from scripts import script_of
 
 from imc_ssm import results
 from imc_ssm.costs import load_macro, macro_names
@@ -20,12 +20,7 @@ FOLDER = Path(__file__).parents[2] / "experiments" / "cost_validation"
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cost_validation_run", FOLDER / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script_of(FOLDER / "run.py")
 
 
 @pytest.fixture(scope="module")

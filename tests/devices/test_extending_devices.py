@@ -82,7 +82,7 @@ def test_a_new_converter_is_a_class_a_line_and_a_row(
     placed.save(tmp_path / "d.safetensors")
     loaded = Deployment.load(tmp_path / "d.safetensors")
     assert isinstance(loaded.chip.adc, page.Skewed)
-    assert loaded.chip.adc.priced().energy.value == 48.8e-12
+    assert loaded.chip.adc.price.energy.value == 48.8e-12
     plain = compile(quantized(Scheme()), "pcm-256", *calibration)
     x = calibration[0][:4]
     assert not np.array_equal(loaded.analog()[0](x).detach(), plain.analog()[0](x).detach())
