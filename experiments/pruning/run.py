@@ -1,41 +1,47 @@
 """What pruning costs and frees: s4d-64h on sMNIST, QAT at 8 bits, half of the states, a third of the heads, zeros.
 
-    python experiments/pruning/run.py [SEEDS [WAYS]] | report
+    python experiments/pruning/run.py [--seeds 0,1,2] [--ways states,heads] [--device cuda]
+    python experiments/pruning/run.py --report
 
-The models are those of `experiments/zhao2025/models`, quantized with the scheme "uniform" (8 bits). Each way takes
-something out of the quantized model and trains what is left for an epoch of QAT on 20,000 of the training
-sequences, drawn by the seed, after each of its rounds; "none" is trained as long, and is what the others are
-compared with. Each number is kept at once in `results/found.jsonl`: the same command goes on where it stopped.
-`report` makes
-`results/pruning.nc` and prints the table of docs/pruning.md.
+The models are those of `experiments/zhao2025/models`, or of `models` here, where one that is in neither is
+trained first (as that study does, in convolution mode). Each way quantizes with the scheme "uniform" (8 bits),
+takes something out and trains what is left for an epoch of QAT on 20,000 of the training sequences, drawn by
+the seed, after each of its rounds; "none" is trained as long, and is what the others are compared with. Every
+result is a file of its own in `runs`, model included: the same command goes on where it stopped, and several
+may run at once. `--report` gathers them in `results/found.jsonl`, counts what the models take (today's prices,
+no training), makes `results/pruning.nc` and the figure beside it, and prints the table of docs/pruning.md.
 """
 
 from __future__ import annotations
 
-import itertools
+import argparse
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 import imc_ssm
 from imc_ssm.analysis import complexity
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.layers import Classifier
+from imc_ssm.kernels.device import named_device, placed
+from imc_ssm.layers import PRESETS, Classifier
+from imc_ssm.modelfile import StoredModel, save_model
 from imc_ssm.pruning import Pruning, run
 from imc_ssm.quantization import quantize
 from imc_ssm.results import provenance, save
 from imc_ssm.training import History, TrainConfig, accuracy, train
 
 HERE = Path(__file__).parent
-FOUND, DATASET = HERE / "results" / "found.jsonl", HERE / "results" / "pruning.nc"
-MODELS = HERE.parent / "zhao2025" / "models"
-SEEDS, SEQUENCES, DESIGN = (0, 1), 20_000, "pcm-256"
+FOUND, DATASET, FIGURE = (HERE / "results" / name for name in ("found.jsonl", "pruning.nc", "pruning.png"))
+RUNS = HERE / "runs"
+MODELS = (HERE.parent / "zhao2025" / "models", HERE / "models")
+MODEL, SEEDS, SEQUENCES, DESIGN = "s4d-64h", (0, 1, 2), 20_000, "pcm-256"
+FULL = TrainConfig(epochs=30, batch=512, learning_rate=1e-2, warmup=0.1, clip=1.0)
 QAT = TrainConfig(epochs=1, batch=64, learning_rate=5e-3)
 WAYS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -44,59 +50,72 @@ WAYS: dict[str, dict[str, Any]] = {
     "weights": {"weights": 0.6},
     "all": {"states": 0.5, "heads": 0.3, "weights": 0.6},
     "none twice": {"rounds": 2},
+    "states twice": {"states": 0.5, "rounds": 2},
     "heads twice": {"heads": 0.3, "rounds": 2},
+    "weights twice": {"weights": 0.6, "rounds": 2},
     "all twice": {"states": 0.5, "heads": 0.3, "weights": 0.6, "rounds": 2},
 }
 """Name -> what is taken out."""
-ABOUT = {
+MEASURED = {
     "accuracy": ("%", "Test accuracy after training"),
     "accuracy_before": ("%", "Test accuracy before training"),
+    "time": ("s", "Wall time of the training"),
+}
+"""Of a training; kept with it."""
+COUNTED = {
     "states": ("1", "Complex states of all heads"),
     "heads": ("1", "Heads"),
     "energy": ("J", "Energy of one inference"),
     "energy_cells": ("J", "Energy of the cells of one inference"),
+    "latency": ("s", "Latency of one inference"),
+    "area": ("m2", "Area of the chip"),
     "conversions": ("1", "ADC conversions of one inference"),
     "memory": ("bit", "Words in digital memories"),
     "tiles": ("1", "Tiles in use"),
     "utilisation": ("1", "Share of the places of these tiles that hold a weight"),
     "ace": ("1", "ACE: MACs x bits x bits"),
     "model_size": ("bit", "Bits of all parameters"),
-    "time": ("s", "Processor time of the training"),
 }
+"""Of a model that is there; counted again with every report."""
 
 
-def measured(model: Classifier, data: SequenceDataset) -> dict[str, float]:
-    """What the model's graph takes on the chip."""
-    deployment = imc_ssm.compile_model(model, DESIGN, data)
-    cost, metrics = imc_ssm.cost(deployment), complexity(deployment)
-    counts = [n for own in model.config.layer_of(0).state_counts(model.config.width) for n in [own]]
-    return {
-        "states": float(sum(counts)),
-        "heads": float(model.config.width),
-        "energy": float(cost.energy_total),
-        "energy_cells": float(cost.energy.sel(component="cells")),
-        "memory": float(cost.memory.sum()),
-        "tiles": float(cost.tiles),
-        "utilisation": float(cost.utilisation),
-        **{name: float(metrics[name]) for name in ("conversions", "ace", "model_size")},
-    }
+def full(data: SequenceDataset, seed: int, device: str) -> Classifier:
+    """The model in full precision, trained where it is nowhere."""
+    name = f"{MODEL}-seed{seed}.safetensors"
+    for folder in MODELS:
+        if (folder / name).exists():
+            return imc_ssm.load_model(folder / name).model
+    torch.manual_seed(seed)
+    model, path = Classifier(PRESETS[MODEL]), MODELS[-1] / name
+    path.parent.mkdir(exist_ok=True)
+    config, start = FULL.with_(seed=seed), time.perf_counter()
+    train(model, data, config, mode="convolution", checkpoint=path.with_suffix(".checkpoint"), device=device)
+    with placed(model, named_device(device)):
+        reached = accuracy(model, data.split("test"))
+    about = {"task": "smnist", "training": config.model_dump(mode="json"), "accuracy_test": reached}
+    save_model(path, StoredModel(model, None, about | {"time_s": time.perf_counter() - start}))
+    path.with_suffix(".checkpoint").unlink()
+    return model
 
 
-def compute(data: SequenceDataset, seed: int, way: str) -> dict[str, float]:
-    """One way of one seed."""
-    exact = imc_ssm.load_model(MODELS / f"s4d-64h-seed{seed}.safetensors").model
-    model, test = quantize(exact, "uniform", data), data.split("test")
+def compute(data: SequenceDataset, seed: int, way: str, device: str) -> None:
+    """One way of one seed: a model file, that says what it answered."""
+    model, test = quantize(full(data, seed, device), "uniform", data, device=device), data.split("test")
     some = np.sort(np.random.default_rng(seed).choice(data.splits["train"], SEQUENCES, replace=False))
     part = replace(data, splits={**data.splits, "train": some})
     before: list[float] = []
     took = 0.0
 
+    def tested(made: Classifier) -> float:
+        with placed(made, named_device(device)):
+            return accuracy(made, test)
+
     def trained(made: Classifier, number: int) -> History:
         nonlocal took
-        before.append(accuracy(made, test))
-        start = time.process_time()
-        history = train(made, part, QAT.with_(seed=seed))
-        took += time.process_time() - start
+        before.append(tested(made))
+        start = time.perf_counter()
+        history = train(made, part, QAT.with_(seed=seed), device=device)
+        took += time.perf_counter() - start
         return history
 
     if way.startswith("none"):
@@ -104,66 +123,165 @@ def compute(data: SequenceDataset, seed: int, way: str) -> dict[str, float]:
             trained(model, number)
     else:
         model = run(model, Pruning(seed=seed, **WAYS[way]), part, trained).model
-    return {"accuracy": accuracy(model, test), "accuracy_before": before[-1], "time": took} | measured(model, data)
+    found = {"accuracy": tested(model), "accuracy_before": before[-1], "time": took, "device": device}
+    about = {"task": "smnist", "training": QAT.model_dump(mode="json"), "found": found}
+    path = file_of(seed, way)
+    path.parent.mkdir(exist_ok=True)
+    save_model(path, StoredModel(model, model.scheme, about))
+    print({"seed": seed, "way": way} | found, flush=True)
 
 
-def found() -> dict[tuple[int, str], dict[str, float]]:
-    """(seed, way) -> what was measured."""
-    if not FOUND.exists():
-        return {}
-    rows = (json.loads(line) for line in FOUND.read_text().splitlines())
-    return {(row["seed"], row["way"]): row for row in rows}
+def file_of(seed: int, way: str) -> Path:
+    """Where a model is kept."""
+    return RUNS / f"{way.replace(' ', '-')}-seed{seed}.safetensors"
 
 
-def dataset() -> xr.Dataset:
+def counted(model: Classifier, data: SequenceDataset) -> dict[str, float]:
+    """What the model's graph takes on the chip."""
+    deployment = imc_ssm.compile_model(model, DESIGN, data)
+    cost, metrics = imc_ssm.cost(deployment), complexity(deployment)
+    return {
+        "states": float(sum(model.config.layer_of(0).state_counts(model.config.width))),
+        "heads": float(model.config.width),
+        "energy": float(cost.energy_total),
+        "energy_cells": float(cost.energy.sel(component="cells")),
+        "latency": float(cost.latency_total),
+        "area": float(cost.area_total),
+        "memory": float(cost.memory.sum()),
+        "tiles": float(cost.tiles),
+        "utilisation": float(cost.utilisation),
+        **{name: float(metrics[name]) for name in ("conversions", "ace", "model_size")},
+    }
+
+
+def gathered(data: SequenceDataset) -> list[dict[str, Any]]:
+    """What was measured, with what each model takes today."""
+    rows = []
+    for seed in SEEDS:
+        for way in WAYS:
+            if file_of(seed, way).exists():
+                stored = imc_ssm.load_model(file_of(seed, way))
+                rows.append({"seed": seed, "way": way} | stored.info["found"] | counted(stored.model, data))
+    return rows
+
+
+def dataset(rows: list[dict[str, Any]]) -> xr.Dataset:
     """Everything that was found, NaN where nothing was."""
-    rows = found()
+    found = {(row["seed"], row["way"]): row for row in rows}
     ds = xr.Dataset(coords={"seed": list(SEEDS), "way": list(WAYS)})
-    for name, (units, long_name) in ABOUT.items():
-        values = [[rows.get((seed, way), {}).get(name, np.nan) for way in WAYS] for seed in SEEDS]
+    for name, (units, long_name) in (MEASURED | COUNTED).items():
+        values = [[found.get((seed, way), {}).get(name, np.nan) for way in WAYS] for seed in SEEDS]
         ds[name] = (("seed", "way"), values, {"units": units, "long_name": long_name})
     ds["accuracy"].attrs["n_test"] = ds["accuracy_before"].attrs["n_test"] = 10_000
     ds["seed"].attrs = {"units": "1", "long_name": "Seed of model and training"}
+    ds["way"].attrs = {"units": "1", "long_name": "What is taken out"}
     config = {"qat": QAT.model_dump(mode="json"), "ways": WAYS, "sequences": SEQUENCES, "design": DESIGN}
     return ds.assign_attrs(
-        title="Pruning of s4d-64h on sMNIST", **provenance(config, None, float(ds["time"].sum()))
+        title=f"Pruning of {MODEL} on sMNIST", **provenance(config, None, float(ds["time"].sum()))
     )
 
 
+def lost(ds: xr.Dataset) -> xr.DataArray:
+    """Points of accuracy that a way costs, against the same training without it."""
+    base = [str(way).replace(str(way).split()[0], "none") for way in ds["way"].values]
+    reference = ds["accuracy"].sel(way=base).assign_coords(way=ds["way"])
+    return (reference - ds["accuracy"]).assign_attrs(units="%", long_name="Accuracy lost")
+
+
 def table(ds: xr.Dataset) -> list[str]:
-    """Of each way the mean over the seeds, and what is left of what "none" takes."""
+    """Of each way the mean and deviation over the seeds, and what is left of what "none" takes."""
     lines = [
-        "| taken out | before training | after | heads | states | ADC conversions | words | tiles' places "
-        "| energy | of it cells | ACE | model |",
-        "|---" * 12 + "|",
+        "| taken out | before training | after | lost | heads | states | ADC conversions | words | tiles' places "
+        "| energy | of it cells | latency | area | ACE | model |",
+        "|---" * 15 + "|",
     ]
-    ds = ds.dropna("seed", how="all", subset=["accuracy"]).dropna("way", how="all", subset=["accuracy"])
+    points = lost(ds)
     for way in ds["way"].values:
         own, base = ds.sel(way=way), ds.sel(way="none twice" if str(way).endswith("twice") else "none")
-        cells = [f"{float(own[name].mean()):.2f} %" for name in ("accuracy_before", "accuracy")]
+        if bool(own["accuracy"].isnull().all()):
+            continue
+        after, before = own["accuracy"], own["accuracy_before"]
+        cells = [f"{float(before.mean()):.1f}", f"{float(after.mean()):.2f} ({float(after.std(ddof=1)):.2f})"]
+        one = points.sel(way=way)
+        cells.append(
+            "" if str(way).startswith("none") else f"{float(one.mean()):+.2f} ({float(one.std(ddof=1)):.2f})"
+        )
         cells += [f"{float(own[name].mean()):.0f}" for name in ("heads", "states")]
-        for name in ("conversions", "memory", "utilisation", "energy", "energy_cells", "ace", "model_size"):
+        for name in ("conversions", "memory", "utilisation", "energy", "energy_cells", "latency", "area", "ace"):
             cells.append(f"{float((own[name] / base[name]).mean()):.2f}")
+        cells.append(f"{float((own['model_size'] / base['model_size']).mean()):.2f}")
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return lines
 
 
+def draw(ds: xr.Dataset) -> None:
+    """Points lost by each way, and shares of energy, words, conversions and places that are left."""
+    import matplotlib.pyplot as plt
+
+    ways = [str(way) for way in ds["way"].values if not str(way).startswith("none")]
+    points = lost(ds).sel(way=ways)
+    base = [way.replace(way.split()[0], "none") for way in ways]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    rows = np.arange(len(ways))[::-1]
+    for seed in ds["seed"].values:
+        left.plot(
+            points.sel(seed=seed), rows, "o", ms=5, color="0.65", label="a seed" if seed == ds["seed"][0] else None
+        )
+    left.plot(points.mean("seed"), rows, "D", ms=6, color="C0", label="mean")
+    left.axvline(0, color="0.8", lw=1, zorder=0)
+    for limit, style in ((0.5, "--"), (1.0, ":")):
+        left.axvline(limit, color="C3", lw=1, ls=style, label=f"{limit:g} points")
+    left.set(xlabel="Accuracy lost against the same training (points)", yticks=rows, yticklabels=ways)
+    left.legend(fontsize=8)
+    for name, marker in (
+        ("energy", "o"),
+        ("memory", "s"),
+        ("conversions", "^"),
+        ("utilisation", "v"),
+        ("ace", "x"),
+    ):
+        shares = (ds[name].sel(way=ways) / ds[name].sel(way=base).assign_coords(way=ways)).mean("seed")
+        text = {"memory": "words", "utilisation": "tiles' places", "ace": "ACE"}.get(name, name)
+        right.plot(shares, rows, marker, ms=6, label=text)
+    right.set(xlabel="What is left of it", xlim=(0, 1.08))
+    right.legend(fontsize=8, loc="lower left")
+    for axes in (left, right):
+        axes.grid(axis="y", color="0.92")
+        axes.set_axisbelow(True)
+    figure.savefig(FIGURE, dpi=130)
+    plt.close(figure)
+
+
+def report(data: SequenceDataset) -> None:
+    """Datasets, figure and table of what is there."""
+    rows = gathered(data)
+    FOUND.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ds = dataset(rows)
+    save(ds, DATASET)
+    draw(ds)
+    print("\n".join(table(ds)))
+
+
 def main() -> None:
-    if sys.argv[1:] == ["report"]:
-        ds = dataset()
-        save(ds, DATASET)
-        print("\n".join(table(ds)))
-        return
+    """Train what is asked for, or report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument(
+        "--ways", default=",".join(WAYS), help="comma-separated; 'full' trains in full precision only"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--report", action="store_true")
+    given = parser.parse_args()
     data = imc_ssm.load_dataset("smnist")
-    seeds = [int(word) for word in sys.argv[1].split(",")] if len(sys.argv) > 1 else list(SEEDS)
-    ways = sys.argv[2].split(",") if len(sys.argv) > 2 else list(WAYS)
-    FOUND.parent.mkdir(exist_ok=True)
-    for seed, way in itertools.product(seeds, ways):
-        if (seed, way) not in found():
-            row = {"seed": seed, "way": way} | compute(data, seed, way)
-            with FOUND.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(row, flush=True)
+    if given.report:
+        report(data)
+        return
+    for seed in map(int, given.seeds.split(",")):
+        for way in given.ways.split(","):
+            if way == "full":
+                full(data, seed, given.device)
+            elif not file_of(seed, way).exists():
+                compute(data, seed, way, given.device)
 
 
 if __name__ == "__main__":
