@@ -1,6 +1,6 @@
-"""The study of `../qs4d/robustness.py` on smnist.
+"""The study of `../qs4d` on sMNIST.
 
-imc-ssm experiment run qs4d-smnist/noise qs4d-smnist/devices
+imc-ssm experiment run qs4d-smnist/parts qs4d-smnist/sizes qs4d-smnist/noise qs4d-smnist/devices
 """
 
 import importlib.util
@@ -19,5 +19,5 @@ def _module(name: str):
     return module
 
 
-robustness = _module("robustness")
-STUDY = robustness.build(robustness.smnist(), _module("figures"))
+robustness, reduction, figures = (_module(name) for name in ("robustness", "reduction", "figures"))
+STUDY = robustness.build(robustness.smnist(), figures, **reduction.extras(reduction.smnist(), figures))

@@ -1,8 +1,8 @@
-"""The figures of the robustness studies."""
+"""The figures of the studies after QS4D."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -52,13 +52,18 @@ def noise(ds: xr.Dataset) -> Figure:
         row[0].set_ylabel("Test accuracy (%)")
     for axis in axes[-1]:
         axis.set_xlabel("Noise at test (% of range)")
+    return _with_legend(figure, axes)
+
+
+def _with_legend(figure: Figure, axes: Any) -> Figure:
+    """One legend below, of all axes."""
     found = {
         label: handle
         for axis in axes.flat
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(found.values(), found.keys(), loc="lower center", ncols=len(found), frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     return figure
 
 
@@ -108,3 +113,71 @@ def devices(ds: xr.Dataset) -> Figure:
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     return figure
+
+
+def parts(ds: xr.Dataset) -> Figure:
+    """Accuracy over the word length of one part: calibrated and trained from scratch."""
+    names = [str(part) for part in ds["part"].values]
+    figure, axes = plt.subplots(2, -(-len(names) // 2), figsize=(10, 5.2), sharex=True, sharey=True, squeeze=False)
+    exact = ds["accuracy"].sel(part="all", bits=32, training="ptq")
+    for axis, part in zip(axes.flat, names, strict=False):
+        axis.axhline(float(exact.mean()), color="black", lw=1, ls="--", label="full precision")
+        for training, word in (("ptq", "calibrated alone"), ("scratch", "trained from scratch")):
+            found = ds["accuracy"].sel(part=part, training=training).where(ds["bits"] < 32, drop=True)
+            kept = found.dropna("bits", how="all")
+            if not kept.size:
+                continue
+            spread = kept.std("seed", ddof=1) if kept.notnull().sum("seed").max() > 1 else None
+            colour = "tab:grey" if training == "ptq" else "tab:blue"
+            axis.errorbar(
+                kept["bits"],
+                kept.mean("seed"),
+                spread,
+                fmt="o-",
+                ms=4,
+                lw=1.3,
+                capsize=2,
+                color=colour,
+                label=word,
+            )
+        axis.set_title(part, fontsize=9)
+        axis.set_ylim(0, 101)
+        axis.set_xticks([int(b) for b in ds["bits"].values if b < 32])
+        axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("Word length (bits)")
+    for row in axes:
+        row[0].set_ylabel("Test accuracy (%)")
+    return _with_legend(figure, axes)
+
+
+def sizes(ds: xr.Dataset) -> Figure:
+    """Accuracy over heads, and over states of a head, at every word length."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), sharey=True, squeeze=False)
+    usual = {"heads": 16, "n_state": 64}
+    colours = {32: "black", 8: "tab:blue", 4: "tab:orange"}
+    for axis, (along, other) in zip(axes.flat, (("heads", "n_state"), ("n_state", "heads")), strict=True):
+        for bits in ds["bits"].values:
+            kept = ds["accuracy"].sel({other: usual[other], "bits": bits}).dropna(along, how="all")
+            if not kept.size:
+                continue
+            spread = kept.std("seed", ddof=1) if kept.sizes["seed"] > 1 else None
+            label = "full precision" if bits == 32 else f"QAT, {bits} bits"
+            axis.errorbar(
+                kept[along],
+                kept.mean("seed"),
+                spread,
+                fmt="o-",
+                ms=4,
+                lw=1.3,
+                capsize=2,
+                color=colours.get(int(bits)),
+                label=label,
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(ds[along].values, [str(value) for value in ds[along].values])
+        axis.set_xlabel("Heads" if along == "heads" else "Real states of a head")
+        axis.set_title(f"{usual[other]} {'real states a head' if other == 'n_state' else 'heads'}", fontsize=9)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("Test accuracy (%)")
+    return _with_legend(figure, axes)

@@ -29,11 +29,13 @@ MONTH = (1.0, 3600.0, 86400.0, 30 * 86400.0)
 COORDINATES = {
     "bits": ("bit", "Word length of poles, state, matrices and activations (32: full precision)"),
     "training": ("1", "Training"),
-    "part": ("1", "What has noise"),
+    "part": ("1", "What has noise, or few bits"),
     "noise": ("1", "Deviation of the noise, relative to the range"),
     "design": ("1", "Chip design"),
     "compensation": ("1", "Compensation of drift"),
     "epochs": ("1", "Epochs of training"),
+    "heads": ("1", "Heads"),
+    "n_state": ("1", "Real states of a head"),
     "seed": ("1", "Seed"),
 }
 
@@ -124,8 +126,14 @@ def over_chips(ds: Any) -> Any:
     return found.assign_attrs(units="percent", long_name="Accuracy of programmed chips, mean of the chips")
 
 
-def build(plan: Plan, figures: Any = None) -> Study:
-    """The study of a task."""
+def build(
+    plan: Plan,
+    figures: Any = None,
+    more: Sequence[Experiment] = (),
+    models: Mapping[str, ModelConfig] | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
+) -> Study:
+    """The study of a task, with `more` experiments, and their models and recipes."""
     sizes = plan.sizes or dict.fromkeys(PARTS, (0.0, 0.005, 0.01, 0.02, 0.05, 0.1))
     noise = Experiment(
         "noise",
@@ -167,11 +175,12 @@ def build(plan: Plan, figures: Any = None) -> Study:
     where = "qs4d" if plan.task == "digits" else f"qs4d-{plan.task}"
     return Study(
         where,
-        f"Robustness to analog noise, after QS4D: {plan.task}",
+        f"Quantization and robustness, after QS4D: {plan.task}",
         plan.task,
         plan.recipe,
-        tuple(experiments),
-        models={plan.name: plan.model},
+        (*more, *experiments),
+        models={plan.name: plan.model, **(models or {})},
+        recipes=recipes or {},
         coordinates=COORDINATES,
         source="Siegel et al. 2025, QS4D, arXiv:2507.06079",
     )
