@@ -28,7 +28,7 @@ SCHEMES = {
     "w8": Scheme.recommended(),
     "w4": Scheme.recommended(poles=6, state=6, weights=4, activations=6),
 }
-TRAINING = TrainConfig(epochs=3, batch=64, learning_rate=5e-3, noise=0.06, noise_ramp=1.0)
+TRAINING = TrainConfig(epochs=4, batch=128, learning_rate=7e-3, noise=0.06, noise_ramp=1.0)
 NAMES = tuple(f"{heads}h-{states}n-{scheme}" for heads in HEADS for states in STATES for scheme in SCHEMES)
 
 

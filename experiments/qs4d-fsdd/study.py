@@ -1,6 +1,6 @@
-"""The study of `../qs4d/robustness.py` on fsdd.
+"""The study of `../qs4d` on spoken digits.
 
-imc-ssm experiment run qs4d-fsdd/noise qs4d-fsdd/devices
+imc-ssm experiment run qs4d-fsdd/parts qs4d-fsdd/noise qs4d-fsdd/devices
 """
 
 import importlib.util
@@ -19,5 +19,5 @@ def _module(name: str):
     return module
 
 
-robustness = _module("robustness")
-STUDY = robustness.build(robustness.fsdd(), _module("figures"))
+robustness, reduction, figures = (_module(name) for name in ("robustness", "reduction", "figures"))
+STUDY = robustness.build(robustness.fsdd(), figures, **reduction.extras(reduction.fsdd(), figures))

@@ -16,28 +16,22 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import xarray as xr
+from typing import NamedTuple
 
 import imc_ssm
-from imc_ssm.analysis import complexity
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.devices import load_design
 from imc_ssm.kernels.device import named_device, placed
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import StoredModel, save_model
 from imc_ssm.pruning import Pruning, run
 from imc_ssm.quantization import Scheme, calibration_batch, quantize
-from imc_ssm.results import provenance, save
 from imc_ssm.training import History, TrainConfig, accuracy, train
 
 HERE = Path(__file__).parent
 MODELS, RUNS = HERE.parent / "zhao2025" / "models", HERE / "runs"
 DATASET, FIGURE = HERE / "results" / "complexity.nc", HERE / "results" / "complexity.png"
 MODEL, SEEDS, DESIGN, REFERENCE_BITS = "s4d-64h", (0, 1), "pcm-256", 8
-QAT = TrainConfig(epochs=2, batch=64, learning_rate=5e-3, ranges="learned")
+QAT = TrainConfig(epochs=2, batch=128, learning_rate=7e-3, ranges="learned")
 
 
 class Reduced(NamedTuple):

@@ -120,7 +120,7 @@ def size_cell(plan: Reduction, cell: Mapping[str, Any]) -> Job | None:
 
 
 def experiments(plan: Reduction, figures: Any = None) -> tuple[Experiment, ...]:
-    """The two experiments of a task."""
+    """Those of a task; without heads to sweep, the first alone."""
     parts = Experiment(
         "parts",
         "One part at few bits: calibrated, or trained from scratch",
@@ -129,6 +129,8 @@ def experiments(plan: Reduction, figures: Any = None) -> tuple[Experiment, ...]:
         seeds=plan.seeds,
         figure=None if figures is None else figures.parts,
     )
+    if not plan.heads:
+        return (parts,)
     sizes = Experiment(
         "sizes",
         "Heads and states against word lengths",
@@ -173,9 +175,24 @@ def smnist() -> Reduction:
     )
 
 
+def fsdd() -> Reduction:
+    """Spoken digits, raw audio at 8 kHz; for a GPU."""
+    base = ModelConfig(heads=64, n_state=16, norm="batch", dropout=0.1, dt_min=0.001, dt_max=0.1)
+    return Reduction(
+        "s4d-64h-16",
+        TrainConfig(epochs=8, batch=16, learning_rate=5e-3, weight_decay=0.05),
+        base,
+        heads=(),
+        bits=(8, 6, 4),
+        trained=(4,),
+        trained_all=(8, 6),
+        seeds=1,
+    )
+
+
 def extras(plan: Reduction, figures: Any = None) -> dict[str, Any]:
     """What `robustness.build` takes to have these experiments too."""
-    models = shapes(plan)
+    models = shapes(plan) if plan.heads else {}
     return {
         "more": experiments(plan, figures),
         "models": models,
