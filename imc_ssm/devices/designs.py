@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -268,6 +269,24 @@ def load_design(name: str | Path) -> Design:
     data, path = read_entry("designs", name)
     design = Design.parse(data, where=str(path))
     return design.with_(cell=beside(path, design.cell), components=beside(path, design.components))
+
+
+def design_toml(design: Design, folder: Path | None = None) -> str:
+    """A design as TOML for a file in `folder`, which `load_design` reads back as the same chip.
+
+    Paths of cells and component tables of one's own become relative to the folder; None: absolute, for a file
+    that may lie anywhere.
+    """
+    import tomli_w
+
+    def placed(reference: str) -> str:
+        if Path(reference).suffix != ".toml":
+            return reference
+        whole = Path(reference).resolve()
+        return str(whole) if folder is None else os.path.relpath(whole, Path(folder).resolve())
+
+    own = design.with_(cell=placed(design.cell), components=placed(design.components))
+    return tomli_w.dumps(own.model_dump(mode="json", exclude_none=True))
 
 
 ENTRIES["designs"] = Design

@@ -150,18 +150,27 @@ def design_of(points: Points, index: int) -> Design:
     """The chip design of a point, from what the dataset says of itself.
 
     Of a sweep its base with what was varied; of one deployment its own; of a study the one design among its jobs
-    that the coordinates fit. Raises `ImcSsmError` where they do not say which.
+    that the coordinates fit. Raises `ImcSsmError` where they do not say which, and where the design's cell or
+    component table is a file of one's own that is not there.
     """
+    from imc_ssm.devices import resolve
+
     configuration, at = _made_by(points, index)
     if not configuration:
         raise ImcSsmError("the dataset has no configuration, so no design can be made of it")
     if "objective" in configuration:
-        return _of_sweep(configuration, at)
-    if isinstance(configuration.get("design"), dict | str):
-        return _designed(configuration["design"])
-    if isinstance(configuration.get("jobs"), list):
-        return _of_study(configuration["jobs"], at)
-    raise ImcSsmError("the dataset's configuration has no chip design")
+        design = _of_sweep(configuration, at)
+    elif isinstance(configuration.get("design"), dict | str):
+        design = _designed(configuration["design"])
+    elif isinstance(configuration.get("jobs"), list):
+        design = _of_study(configuration["jobs"], at)
+    else:
+        raise ImcSsmError("the dataset's configuration has no chip design")
+    try:
+        resolve(design)
+    except ImcSsmError as error:
+        raise ImcSsmError(f"the design names a file of one's own that is not here: {error}") from None
+    return design
 
 
 def _designed(given: Any) -> Design:
@@ -230,16 +239,9 @@ def _field(design: Any, path: str) -> Any:
 def toml_of(design: Design, title: str) -> str:
     """A design as a TOML that `load_design` and `--design` read; `title`: where it comes from, for its first
     line."""
-    import tomli_w
+    from imc_ssm.devices.designs import design_toml
 
-    content = _without_none(design.model_dump(mode="json"))
-    return f"# {' '.join(title.split())}\n{tomli_w.dumps(content)}"
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_none(one) for name, one in value.items() if one is not None}
-    return [_without_none(one) for one in value] if isinstance(value, list) else value
+    return f"# {' '.join(title.split())}\n{design_toml(design)}"
 
 
 def command_of(points: Points, index: int, design: str = "point.toml", source: str = "RESULTS") -> str:

@@ -77,6 +77,7 @@ class ChipObjective(Objective):
                 raise ConfigError(f"{self.base.start} does not say what it was trained on; give task")
             self.base = self.base.with_(task=task)
         self._info = datasets.info(self.task)
+        self.base = _fitting(self.base, self._info)
         there = self._info["splits"].get(self.base.split, 0)
         if (self.base.sequences or 1) > there:
             raise ConfigError(
@@ -313,6 +314,16 @@ _EVALUATED = {
     *("chips", "times", "sequences", "split", "refresh", "recalibrate", "within", "seed", "recurrence"),
     *("heads_per_tile", "calibration"),
 }
+
+
+def _fitting(point: ChipPoint, info: Mapping[str, Any]) -> ChipPoint:
+    """With the inputs, outputs and pooling that the task needs, where the model to be trained leaves them open."""
+    if point.model is None:
+        return point
+    needed = {"inputs": info["shape"][2], "outputs": info["classes"]}
+    needed |= {"pool": "none"} if info["per_step"] else {}
+    left = {name: value for name, value in needed.items() if name not in point.model.model_fields_set}
+    return point.with_(model=point.model.with_(left)) if left else point
 
 
 def _stored(start: str) -> StoredModel:

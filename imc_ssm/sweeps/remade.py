@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from imc_ssm.devices.designs import CHOICES, PLAIN
+from imc_ssm.devices.designs import CHOICES, PLAIN, design_toml
 from imc_ssm.errors import ConfigError, FileError, ImcSsmError
 from imc_ssm.files import atomic_path
 from imc_ssm.sweeps.candidate import ChipObjective
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = ["again", "load", "made", "values_at", "written"]
+
+_DEPLOYED = (
+    *("chips", "times", "seed", "sequences", "refresh", "recalibrate", "within", "recurrence"),
+    "heads_per_tile",
+)
+"""Fields of a point that are options of `imc-ssm deploy`."""
 
 
 def load(folder: str | Path) -> xr.Dataset:
@@ -125,17 +131,36 @@ def written(ds: xr.Dataset, path: str | Path) -> list[str]:
         beside = path.with_name(f"{path.stem}-cell.toml")
         with atomic_path(beside) as temporary:
             temporary.write_text(tomli_w.dumps(cell.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
-        design = design.with_(cell=beside.name)
+        design = design.with_(cell=str(beside))
     with atomic_path(path) as temporary:
-        temporary.write_text(tomli_w.dumps(design.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
-    words = ["imc-ssm", "deploy", str(point.start), "--design", str(path), "--chips", str(point.chips)]
-    words += ["--times", ",".join(f"{time:g}" for time in point.times), "--seed", str(point.seed)]
-    words += [] if point.recurrence == "digital" else ["--recurrence", point.recurrence]
-    words += ["--out", str(path.with_suffix(".nc"))]
-    if point.start is not None and point.scheme is None:
-        return [shlex.join(words)]
-    words[2] = "q.safetensors"
-    return [f"# quantize the model as the point says into {words[2]}, then", shlex.join(words)]
+        temporary.write_text(design_toml(design, path.parent), encoding="utf-8")
+    return _commands(point, path)
+
+
+def _commands(point: ChipPoint, design: Path) -> list[str]:
+    """Commands that prune the model of a point as it says, and put it on a design."""
+    model, out = str(point.start), []
+    if point.start is None:
+        model = "q.safetensors"
+        out.append(f"# train, prune and quantize the model as the point says into {model}, then")
+    else:
+        if point.prune.any:
+            words = ["imc-ssm", "prune", model, "--seed", str(point.seed)]
+            for name, value in point.prune.model_dump(exclude_defaults=True).items():
+                words += [f"--{name}", str(value)]
+            model = "pruned.safetensors"
+            out.append(shlex.join([*words, "--dataset", str(point.task), "--out", model]))
+        if point.scheme is not None:
+            out.append(f"# quantize {model} as the point says into q.safetensors, then")
+            model = "q.safetensors"
+    words = ["imc-ssm", "deploy", model, "--design", str(design), "--dataset", str(point.task)]
+    usual = ChipPoint.model_fields
+    for name in _DEPLOYED:
+        value = getattr(point, name)
+        if name in ("chips", "times", "seed") or value != usual[name].default:
+            said = ",".join(f"{time:g}" for time in value) if name == "times" else str(value)
+            words += [f"--{name.replace('_', '-')}", said]
+    return [*out, shlex.join([*words, "--out", str(design.with_suffix(".nc"))])]
 
 
 def _measured(objective: Objective, folder: str | Path | None, data_dir: Path | None) -> xr.Dataset:
