@@ -54,8 +54,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "heads twice": {"heads": 0.3, "rounds": 2},
     "weights twice": {"weights": 0.6, "rounds": 2},
     "all twice": {"states": 0.5, "heads": 0.3, "weights": 0.6, "rounds": 2},
+    "none long": {"rounds": 2, "epochs": 2},
+    "heads long": {"heads": 0.3, "rounds": 2, "epochs": 2},
 }
-"""Name -> what is taken out."""
+"""Name -> what is taken out, in how many rounds (1) of how many epochs of QAT (1)."""
 MEASURED = {
     "accuracy": ("%", "Test accuracy after training"),
     "accuracy_before": ("%", "Test accuracy before training"),
@@ -103,6 +105,8 @@ def compute(data: SequenceDataset, seed: int, way: str, device: str) -> None:
     model, test = quantize(full(data, seed, device), "uniform", data, device=device), data.split("test")
     some = np.sort(np.random.default_rng(seed).choice(data.splits["train"], SEQUENCES, replace=False))
     part = replace(data, splits={**data.splits, "train": some})
+    plan = dict(WAYS[way])
+    qat = QAT.with_(epochs=plan.pop("epochs", QAT.epochs), seed=seed)
     before: list[float] = []
     took = 0.0
 
@@ -114,17 +118,17 @@ def compute(data: SequenceDataset, seed: int, way: str, device: str) -> None:
         nonlocal took
         before.append(tested(made))
         start = time.perf_counter()
-        history = train(made, part, QAT.with_(seed=seed), device=device)
+        history = train(made, part, qat, device=device)
         took += time.perf_counter() - start
         return history
 
     if way.startswith("none"):
-        for number in range(WAYS[way].get("rounds", 1)):
+        for number in range(plan.get("rounds", 1)):
             trained(model, number)
     else:
-        model = run(model, Pruning(seed=seed, **WAYS[way]), part, trained).model
+        model = run(model, Pruning(seed=seed, **plan), part, trained).model
     found = {"accuracy": tested(model), "accuracy_before": before[-1], "time": took, "device": device}
-    about = {"task": "smnist", "training": QAT.model_dump(mode="json"), "found": found}
+    about = {"task": "smnist", "training": qat.model_dump(mode="json"), "found": found}
     path = file_of(seed, way)
     path.parent.mkdir(exist_ok=True)
     save_model(path, StoredModel(model, model.scheme, about))
@@ -181,9 +185,14 @@ def dataset(rows: list[dict[str, Any]]) -> xr.Dataset:
     )
 
 
+def reference(way: str) -> str:
+    """The way that is trained alike and loses nothing."""
+    return " ".join(["none", *way.split()[1:]])
+
+
 def lost(ds: xr.Dataset) -> xr.DataArray:
     """Points of accuracy that a way costs, against the same training without it."""
-    base = [str(way).replace(str(way).split()[0], "none") for way in ds["way"].values]
+    base = [reference(str(way)) for way in ds["way"].values]
     reference = ds["accuracy"].sel(way=base).assign_coords(way=ds["way"])
     return (reference - ds["accuracy"]).assign_attrs(units="%", long_name="Accuracy lost")
 
@@ -197,7 +206,7 @@ def table(ds: xr.Dataset) -> list[str]:
     ]
     points = lost(ds)
     for way in ds["way"].values:
-        own, base = ds.sel(way=way), ds.sel(way="none twice" if str(way).endswith("twice") else "none")
+        own, base = ds.sel(way=way), ds.sel(way=reference(str(way)))
         if bool(own["accuracy"].isnull().all()):
             continue
         after, before = own["accuracy"], own["accuracy_before"]
@@ -220,7 +229,7 @@ def draw(ds: xr.Dataset) -> None:
 
     ways = [str(way) for way in ds["way"].values if not str(way).startswith("none")]
     points = lost(ds).sel(way=ways)
-    base = [way.replace(way.split()[0], "none") for way in ways]
+    base = [reference(way) for way in ways]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
     rows = np.arange(len(ways))[::-1]
     for seed in ds["seed"].values:

@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 MODELS, RUNS = HERE.parent / "zhao2025" / "models", HERE / "runs"
 DATASET, FIGURE = HERE / "results" / "complexity.nc", HERE / "results" / "complexity.png"
 MODEL, SEEDS, DESIGN, REFERENCE_BITS = "s4d-64h", (0, 1), "pcm-256", 8
-QAT = TrainConfig(epochs=2, batch=128, learning_rate=7e-3, ranges="learned")
+QAT = TrainConfig(epochs=1, batch=128, learning_rate=7e-3, ranges="learned")
 
 
 class Reduced(NamedTuple):
