@@ -80,11 +80,18 @@ def _own(points: Points, index: int, name: str, whole: tuple[str, ...]) -> xr.Da
     return values.isel({d: p for d, p in points.places(index).items() if d in values.dims and d not in whole})
 
 
+def costs_of(points: Points) -> list[str]:
+    """The costs that a dataset has by component."""
+    return [name for name in COSTS if name in points.source and "component" in points.source[name].dims]
+
+
 def breakdown(points: Points, index: int, name: str = "energy") -> Breakdown | None:
     """A cost by component; None where the dataset has none, or this point has no number."""
     if name not in points.source or "component" not in points.source[name].dims:
         return None
-    values = _own(points, index, name, ("component", "bound"))
+    bounds = f"{name}_bounds"
+    with_ends = bounds if bounds in points.source and "component" in points.source[bounds].dims else name
+    values = _own(points, index, with_ends, ("component", "bound"))
     other = [str(d) for d in values.dims if d not in ("component", "bound")]
     values = values.mean(other)
     ends = {
@@ -133,10 +140,11 @@ def described(points: Points, index: int) -> dict[str, str]:
 
 
 def _made_by(points: Points, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration that a point comes from, and coordinate -> value; of a dimension that is reduced,
-    nothing."""
+    """The configuration that a point comes from, and coordinate, or variable of texts, -> value; of a dimension
+    that is reduced, nothing."""
     own = points.ds.isel({POINT: index})
-    at = {str(n): c.values.item() for n, c in own.coords.items() if not c.dims and n != POINT}
+    told = [*own.coords, *(n for n in own.data_vars if own[n].dtype.kind in "UO")]
+    at = {str(n): own[n].values.item() for n in told if not own[n].dims and n != POINT}
     try:
         found = json.loads(points.source.attrs["configuration"])
     except (KeyError, TypeError, ValueError):
@@ -149,16 +157,16 @@ def _made_by(points: Points, index: int) -> tuple[dict[str, Any], dict[str, Any]
 def design_of(points: Points, index: int) -> Design:
     """The chip design of a point, from what the dataset says of itself.
 
-    Of a sweep its base with what was varied; of one deployment its own; of a study the one design among its jobs
-    that the coordinates fit. Raises `ImcSsmError` where they do not say which, and where the design's cell or
-    component table is a file of one's own that is not there.
+    Of a sweep, or of `advise`, its base with what was varied; of one deployment its own; of a study the one design
+    among its jobs that the coordinates fit. Raises `ImcSsmError` where they do not say which, and where the
+    design's cell or component table is a file of one's own that is not there.
     """
     from imc_ssm.devices import resolve
 
     configuration, at = _made_by(points, index)
     if not configuration:
         raise ImcSsmError("the dataset has no configuration, so no design can be made of it")
-    if "objective" in configuration:
+    if "objective" in configuration or "advise" in configuration:
         design = _of_sweep(configuration, at)
     elif isinstance(configuration.get("design"), dict | str):
         design = _designed(configuration["design"])
@@ -190,9 +198,13 @@ def _of_sweep(configuration: Mapping[str, Any], at: Mapping[str, Any]) -> Design
 
 
 def _point_of(configuration: Mapping[str, Any], at: Mapping[str, Any]) -> ChipPoint:
-    """The configuration of a sweep's point: its base with what was varied."""
+    """The configuration of a point of a sweep, or of `advise`: its base with what was varied."""
     from imc_ssm.sweeps import ChipPoint, Space
 
+    if "advise" in configuration:
+        if "path" not in at or "value" not in at:
+            raise ImcSsmError("the changes do not say their values; let each be a point, or run advise again")
+        return ChipPoint.parse(configuration["advise"]).at({at["path"]: json.loads(at["value"])})
     base = configuration["objective"].get("point")
     if not isinstance(base, dict):
         raise ImcSsmError("the objective of this sweep was a function, which says no chip design")
@@ -252,13 +264,14 @@ def command_of(points: Points, index: int, design: str = "point.toml", source: s
     """
     configuration, at = _made_by(points, index)
     seed = configuration.get("seed", points.source.attrs.get("seed"))
-    if "objective" in configuration:
+    if "objective" in configuration or "advise" in configuration:
         return _again(points, index, at, source)
     if "study" in configuration and isinstance(configuration.get("study"), dict):
         named = {n: configuration.get(n) for n in ("design", "chips", "times")} | {"seed": seed}
         return _words("imc-ssm demo", named, "again.nc")
     if "experiment" in configuration:
-        return f"imc-ssm experiment run {shlex.quote(str(configuration['experiment']))}"
+        name = "/".join(str(configuration[n]) for n in ("study", "experiment") if configuration.get(n))
+        return f"imc-ssm experiment run {shlex.quote(name)}"
     if "model" in configuration and "design" in configuration:
         if "chips" not in configuration:
             return _words(f"imc-ssm cost {shlex.quote(configuration['model'])}", {"design": design}, "again.nc")

@@ -174,7 +174,7 @@ def breakdown_figure(parts: Breakdown | None) -> Figure:
         tools="hover,save",
         x_axis_label=_lines(parts.text, 40),
         title=f"{parts.total:.4g} {parts.unit} in all",
-        tooltips=[("", "@name"), ("", "@value{0.000 a}")],
+        tooltips=[("", "@name"), ("", "@value{0.000 a}"), ("range", "@low{0.000 a} to @high{0.000 a}")],
     )
     source = ColumnDataSource(
         {
@@ -188,7 +188,8 @@ def breakdown_figure(parts: Breakdown | None) -> Figure:
     plot.hbar(y="name", right="value", height=0.65, color="colour", source=source)
     if parts.low != parts.high:
         plot.add_layout(Whisker(source=source, base="name", lower="low", upper="high", dimension="width"))
-    plot.x_range.start, plot.x_range.end = 0, 1.05 * max(parts.high)
+    # Where the upper end of a range is far away, its whisker leaves the figure, so that bars can be compared.
+    plot.x_range.start, plot.x_range.end = 0, 1.05 * min(max(parts.high), 2.5 * max(parts.values))
     plot.ygrid.grid_line_color = None
     return _styled(plot)
 
@@ -254,6 +255,7 @@ def shares_figure(found: Ageing | None) -> Figure:
         title="Over chips",
         y_range=(0, 105),
     )
+    plot.xaxis.ticker.desired_num_ticks = 4
     times = np.unique(np.linspace(0, len(found.times) - 1, min(4, len(found.times))).round().astype(int))
     items = []
     for place, at in enumerate(times):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imc_ssm.errors import ImcSsmError
-from imc_ssm.explorer.choice import ageing, breakdown, command_of, described, design_of, toml_of
+from imc_ssm.explorer.choice import ageing, breakdown, command_of, costs_of, described, design_of, toml_of
 from imc_ssm.explorer.figures import ageing_figure, breakdown_figure, scatter, shares_figure
 from imc_ssm.explorer.points import POINT, Points, name_of, table_of
 from imc_ssm.explorer.quantities import OVER, Quantity, label_of, usual
@@ -23,7 +23,6 @@ LISTED = 8
 """Numbers that are ticked one by one; more get a slider."""
 ROWS = 12
 """Rows of the table on one page."""
-COSTS = ("energy", "energy_step", "latency", "area", "memory")
 _WIDE = {"sizing_mode": "stretch_width"}
 
 
@@ -97,7 +96,7 @@ class Page:
         self.said = pn.pane.HTML(margin=(4, 10), **_WIDE)
         self.plane = pn.pane.Bokeh(margin=(0, 10), **_WIDE)
         self.table = pn.Column(margin=0, **_WIDE)
-        self.cost = pn.widgets.RadioButtonGroup(options=[n for n in COSTS if n in points.source], margin=(0, 10))
+        self.cost = pn.widgets.RadioButtonGroup(options=costs_of(points), margin=(0, 10))
         self.cost.param.watch(lambda _: self.detail(), "value")
         self.card = pn.pane.HTML(**_WIDE)
         self.parts, self.ages, self.shares = (pn.pane.Bokeh(margin=(0, 6), **_WIDE) for _ in range(3))
@@ -136,7 +135,8 @@ class Page:
         )
         detail = pn.Column(
             self.card,
-            pn.Row(pn.Column(self.cost, self.parts, **_WIDE), self.ages, self.shares, **_WIDE),
+            self.cost,
+            pn.Row(self.parts, self.ages, self.shares, **_WIDE),
             pn.Row(self.toml, self.why, **_WIDE),
             self.command,
             **_WIDE,
@@ -156,10 +156,10 @@ class Page:
             whole = all(float(value).is_integer() for value in field.values)
             kind = pn.widgets.IntRangeSlider if whole else pn.widgets.EditableRangeSlider
             ends = (int(low), int(high)) if whole else (low, high)
-            more = {} if whole else {"step": (high - low) / 200, "format": "0.000 a"}
-            chosen = kind(
-                label=field.text, start=ends[0], end=ends[1], value=ends, margin=(5, 20), **more, **_WIDE
-            )
+            own: dict[str, Any] = _WIDE | {"margin": (5, 20)}
+            if not whole:  # its parts have margins of their own, which a stretched one adds to its width
+                own = {"step": (high - low) / 200, "format": "0.000 a", "width": 260, "margin": (5, 10)}
+            chosen = kind(label=field.text, start=ends[0], end=ends[1], value=ends, **own)
         else:
             labels = dict.fromkeys(self.points.labels(field.name))
             order = [label for value in field.values for label in labels if label == label_of(field.name, value)]

@@ -32,13 +32,15 @@ __all__ = [
 
 POINT, ROW, TRIAL = "point", "row", "trial"
 """Dimensions of points: here, of several results together, and of a search."""
-INNER = ("chip", "time", "component", "bound", "class", "quantile", "above", "operation")
+INNER = ("chip", "time", "component", "bound", "class", "quantile", "above", "operation", "part")
 """Dimensions of a variable that no point is made of, unless there are no others."""
 MOST = 200_000
 """Points, at most."""
 Array = npt.NDArray[Any]
 _METRICS = ("accuracy", "f1_macro", "r2", "mae", "f1", "accuracy_digital", "ratio")
 _COSTS = ("energy_total", "energy", "power", "latency_total", "latency", "area_total", "area", "memory")
+_COST_WORDS = ("energy", "power", "latency", "area", "memory")
+"""How the names of costs begin."""
 _SIZED = ("J", "s", "W", "bit", "Hz", "m", "F", "V", "A", "ohm", "S")
 
 
@@ -247,14 +249,16 @@ class Points:
     def usual(self) -> tuple[str, str, str | None]:
         """What the axes and the colour show at first: a cost (or a varied number) across, a metric up, a field."""
         names = self.names
-        own = [n for n in names if n in self.ds.data_vars]
-        up = next((n for n in (*_METRICS, *own) if n in own and n not in _COSTS), names[0])
+        own = [n for n in names if n in self.ds.data_vars and not n.endswith("_bounds")]
+        others = [n for n in own if not n.startswith(_COST_WORDS)]
+        up = next((n for n in (*_METRICS, *others, "area", *own) if n in own), names[0])
         numeric = sorted(
             (f.name for f in self.varied if f.numeric),
             key=lambda n: (n in ("seed", "chip", TRIAL), not self.is_goal(n)),
         )
         across = next((n for n in (*_COSTS, *numeric, *names) if n in names and n != up), up)
         fields = [field.name for field in self.varied if field.name not in (across, up, TRIAL)]
+        fields.sort(key=lambda name: name == "seed")
         return across, up, next(iter(fields), None)
 
     def is_goal(self, quantity: str | Quantity) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from imc_ssm.units import duration, seconds
 
 __all__ = ["LARGE", "OVER", "Quantity", "label_of", "labels_along", "usual", "worst"]
 
-OVER = ("mean", "worst", "median", "min", "max", "std", "q05", "q95", "sum")
+OVER = ("mean", "worst", "median", "min", "max", "std", "q05", "q25", "q75", "q95", "sum")
 """What can be asked of the values along a dimension, beside one of them."""
 LARGE = ("accuracy", "f1", "r2", "yield", "saving", "throughput", "efficiency", "per_second", "margin")
 """What is better the larger it is, by how its name begins or ends; of all else the small is better."""
@@ -62,7 +63,7 @@ class Quantity:
     accuracy                the mean of the chips at the last time
     accuracy@1d:worst       the worst chip after a day
     energy@adc              the converters' energy; energy alone is that of all components
-    energy@adc,high         at the upper end of the constants' ranges
+    energy@adc,high         at the upper end of the constants' ranges; energy@adc:high, as sweeps write it
     accuracy@seed=3         by the name of the dimension, where only that says what is meant
     """
 
@@ -97,9 +98,10 @@ class Quantity:
                 dim, how = _meant(values, part.strip())
                 at[dim] = how
         if match[3]:
-            if "chip" not in values.dims:
+            bound = "bound" in values.dims and match[3] in labels_along(values, "bound")
+            if not bound and "chip" not in values.dims:
                 raise ConfigError(f"{text}: {match[1]!r} is not over chips; leave :{match[3]} out")
-            at["chip"] = match[3]
+            at["bound" if bound else "chip"] = match[3]
         return cls(match[1]).with_(at, values)
 
     def with_(self, at: Mapping[str, str], values: xr.DataArray) -> Quantity:
@@ -150,10 +152,14 @@ class Quantity:
 def _over(values: xr.DataArray, dim: str, how: str) -> xr.DataArray:
     if how == "sum":
         return values.sum(dim, skipna=True, min_count=1)
-    if how.startswith("q"):
-        return values.quantile(int(how[1:]) / 100, dim, skipna=True).drop_vars("quantile")
-    if how == "std":
-        return values.std(dim, ddof=1) if values.sizes[dim] > 1 else values.isel({dim: 0}, drop=True) * np.nan
+    with warnings.catch_warnings():  # points without numbers have none
+        warnings.filterwarnings("ignore", "All-NaN slice|Degrees of freedom", RuntimeWarning)
+        if how == "median":
+            return values.median(dim, skipna=True)
+        if how.startswith("q"):
+            return values.quantile(int(how[1:]) / 100, dim, skipna=True).drop_vars("quantile")
+        if how == "std":
+            return values.std(dim, ddof=1)
     made: xr.DataArray = getattr(values, how)(dim)
     return made
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from imc_ssm.errors import ConfigError
 from imc_ssm.explorer.points import Points
 from imc_ssm.explorer.quantities import Quantity, label_of
 from imc_ssm.plots.reading import MODELS
@@ -51,6 +53,18 @@ def colours_of(points: Points, name: str | None) -> tuple[dict[str, str], np.nda
     return {label: palette[i] for i, label in enumerate(shown)} | dict.fromkeys(labels[NAMED:], MISSING), None
 
 
+def searched(points: Points) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a sweep was to minimise and to maximise, by its configuration, as far as the points have it."""
+    try:
+        search = json.loads(points.source.attrs["configuration"])["search"]
+        found = tuple(search.get("minimise", ())), tuple(search.get("maximise", ()))
+        for text in (*found[0], *found[1]):
+            points.quantity(text)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError):
+        return (), ()
+    return found
+
+
 def view_of(
     points: Points,
     x: str | None = None,
@@ -59,11 +73,16 @@ def view_of(
     minimise: tuple[str, ...] = (),
     maximise: tuple[str, ...] = (),
 ) -> View:
-    """What is shown where only some of it was asked for; goals that nobody gave are those of the axes.
+    """What is shown where only some of it was asked for: of a sweep that looked for something its goals, on the
+    axes the first of each kind; else goals that nobody gave are those of the axes.
 
     Raises `ConfigError` for a quantity or a field that is not there.
     """
     first = points.usual()
+    if x is None and y is None and not minimise and not maximise:
+        minimise, maximise = searched(points)
+        if minimise and maximise:
+            x, y = minimise[0], maximise[0]
     across, up = points.quantity(x or first[0]), points.quantity(y or first[1])
     colour = colour or first[2]
     if colour is not None and colour not in [field.name for field in points.varied]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,10 +81,13 @@ def _over_chips(values: xr.DataArray, what: str) -> xr.DataArray:
     if what == "median":
         what = "q50"
     if what.startswith("q"):
-        out = values.quantile(int(what[1:]) / 100, "chip", keep_attrs=True).drop_vars("quantile")
-        return out
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # points without a number have none
+            return values.quantile(int(what[1:]) / 100, "chip", keep_attrs=True).drop_vars("quantile")
     if what == "std":
-        return values.std("chip", ddof=1, keep_attrs=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Degrees of freedom", RuntimeWarning)  # of one chip, or none
+            return values.std("chip", ddof=1, keep_attrs=True)
     made: xr.DataArray = getattr(values, what)("chip", keep_attrs=True)
     return made
 

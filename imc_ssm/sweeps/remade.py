@@ -71,14 +71,29 @@ def values_at(ds: xr.Dataset, plan: Plan) -> dict[str, Any]:
     return {name: axis.labelled(ds[name].values) for name, axis in plan.space.axes.items()}
 
 
+def _made(ds: xr.Dataset) -> tuple[ChipPoint, dict[str, Any], str | None]:
+    """The base of a point of a sweep or of `advise`, what was changed, and the digest of its model file, where it
+    was kept and not varied."""
+    try:
+        advice = json.loads(ds.attrs["configuration"])["advise"]
+    except (KeyError, TypeError, ValueError):
+        plan = _plan(ds)
+        assert isinstance(plan.objective, ChipObjective)
+        known = None if "start" in plan.space.axes else json.loads(ds.attrs["configuration"])["objective"]
+        changes = plan.space.changes(values_at(ds, plan))
+        return plan.objective.base, changes, None if known is None else known.get("start_sha256")
+    if ds["path"].ndim:
+        raise ConfigError(f"{ds.sizes['change']} changes were given; choose one, such as ds.isel(change=0)")
+    return ChipPoint.parse(advice), {str(ds["path"].values): json.loads(str(ds["value"].values))}, None
+
+
 def made(ds: xr.Dataset) -> ChipPoint:
     """The configuration of one point: `made(best(ds, ...)).design` is its chip design.
 
     Raises `ConfigError` for several points, or the sweep of a function.
     """
-    plan = _plan(ds)
-    assert isinstance(plan.objective, ChipObjective)
-    return plan.objective.base.at(plan.space.changes(values_at(ds, plan)))
+    base, changes, _ = _made(ds)
+    return base.at(changes)
 
 
 def again(
@@ -91,20 +106,19 @@ def again(
 ) -> xr.Dataset:
     """Measure one point once more, from its coordinates and the attributes alone: the same numbers.
 
-    `ds`: one point, such as `best(ds, ...)`, `ds.isel(trial=3)` or `ds.sel({"design.adc.bits": 6})`. `start`:
+    `ds`: one point, such as `best(ds, ...)`, `ds.isel(trial=3)` or `ds.sel({"design.adc.bits": 6})`; of `advise`
+    one change. `start`:
     where the model file lies now. `folder`: the sweep's, whose models are taken; None: they are trained once more.
     `changes`: other values of fields, for another look at the same point (`{"split": "test", "chips": 50}`).
 
     Raises `ConfigError` for several points, or a model file that is not the one that the sweep had.
     """
-    plan = _plan(ds)
-    assert isinstance(plan.objective, ChipObjective)
-    point = plan.objective.base.at(plan.space.changes(values_at(ds, plan)))
-    known = json.loads(ds.attrs["configuration"])["objective"].get("start_sha256")
+    base, varied, known = _made(ds)
+    point = base.at(varied)
     if start is not None:
         point = point.with_(start=str(start))
     objective = ChipObjective(point)
-    if known is not None and "start" not in plan.space.axes and objective.described()["start_sha256"] != known:
+    if known is not None and objective.described()["start_sha256"] != known:
         raise ConfigError(f"{point.start} is not the model file of this sweep; give start = the one that it had")
     return _measured(ChipObjective(objective.base.at(changes)) if changes else objective, folder, data_dir)
 
@@ -118,12 +132,12 @@ def written(ds: xr.Dataset, path: str | Path) -> list[str]:
     """
     import tomli_w
 
-    point, path, plan = made(ds), Path(path), _plan(ds)
-    varied = plan.space.changes(values_at(ds, plan))
+    (base, varied, _), path = _made(ds), Path(path)
+    point = base.at(varied)
     fields = {name.split(".")[1] for name in varied if name.startswith("design.")} & {*PLAIN, *CHOICES}
     design = point.design.with_(
         name=path.stem,
-        description=f"A point of the sweep {str(ds.attrs.get('title', ''))!r}, from {point.design.name}",
+        description=f"A point of {str(ds.attrs.get('title', ''))!r}, from {point.design.name}",
         sources=point.design.sources | dict.fromkeys(sorted(fields), "chosen by a sweep"),
     )
     if point.cell:

@@ -14,6 +14,7 @@ import xarray as xr
 from imc_ssm.config import Config
 from imc_ssm.devices import Cell, Chip, device_names
 from imc_ssm.errors import ImcSsmError
+from imc_ssm.files import canonical_json
 from imc_ssm.results import provenance
 from imc_ssm.sweeps.candidate import ChipObjective
 from imc_ssm.sweeps.objective import Values
@@ -152,10 +153,11 @@ def advise(
     Changes come in falling order of worth; those that a design cannot have are left out (attribute `refused`
     counts them).
 
-    `accuracy_change`, points at the latest time, is the mean over chips of the paired difference and
-    `accuracy_error` its standard error over chips; `energy_change` and the like are in percent. The first
-    `confirm` changes are evaluated once more, on other chips (the next seed) and the whole split:
-    `confirmed_change`, `confirmed_error`, and `confirmed_worth`.
+    `accuracy_change`, points at the latest time (of other metrics hundredths), is the mean over chips of the
+    paired difference and `accuracy_error` its standard error over chips; `energy_change` and the like are in
+    percent. The first `confirm` changes are evaluated once more, on other chips (the next seed) and the whole
+    split: `confirmed_change`, `confirmed_error`, and `confirmed_worth`. A change is a point for `made`, `again`
+    and `written`, as those of a sweep: `again(ds.isel(change=0))`.
 
     Raises `ImcSsmError` for a point that cannot be.
     """
@@ -190,7 +192,7 @@ def advise(
                 again.append(_Row(row.change, start, found, metric, scale))
                 if progress is not None:
                     progress(len(tried) + place_ + 1, len(tried) + confirm, f"once more: {row.change}")
-            ds = ds.merge(_confirmed(again, len(rows), worth, by))
+            ds = ds.merge(_confirmed(again, len(rows), worth, by, ds["accuracy_change"].attrs["units"]))
     config = {"advise": base.model_dump(mode="json"), "worth": worth, "by": by, "confirm": confirm}
     ds.attrs |= provenance(config, base.seed)
     ds.attrs |= {"title": f"{Path(str(base.start)).name} on {base.design.name}", "refused": refused}
@@ -232,9 +234,10 @@ class _Row:
 def _dataset(rows: list[_Row], worth: float, by: str, metric: str, before: Values) -> xr.Dataset:
     changes = [row.change for row in rows]
     about = "Worth: accuracy won, and energy, latency and area saved"
+    units, won = ("percent", "Accuracy") if metric == "accuracy" else ("1", f"Hundredths of {metric}")
     columns = {
-        "accuracy_change": ("percent", "Accuracy won", [row.points for row in rows]),
-        "accuracy_error": ("percent", "Standard error of that over chips", [row.error for row in rows]),
+        "accuracy_change": (units, f"{won} won", [row.points for row in rows]),
+        "accuracy_error": (units, "Standard error of that over chips", [row.error for row in rows]),
         **{
             f"{n}_change": ("percent", f"Change of {n}", [100 * (row.ratio[n] - 1) for row in rows])
             for n in _COSTS
@@ -259,24 +262,26 @@ def _dataset(rows: list[_Row], worth: float, by: str, metric: str, before: Value
     ds = ds.assign_coords(
         {n: ("change", np.asarray(v, str), {"units": "1", "long_name": text}) for n, (text, v) in texts.items()}
     )
+    codes = np.asarray([canonical_json(c.value, what=c.path) for c in changes], str)
+    ds["value"] = ("change", codes, {"units": "1", "long_name": "Value after, as JSON"})
     for name, unit in zip(_COSTS, ("J", "s", "m2"), strict=True):
         said = f"{name.capitalize()} before"
         ds[f"{name}_before"] = ((), float(before[f"{name}_total"]), {"units": unit, "long_name": said})
     said = f"{metric.capitalize()} before, mean of the chips at the latest time"
-    units = "percent" if metric == "accuracy" else "1"
     ds["accuracy_before"] = ((), float(before[metric][:, -1].mean()), {"units": units, "long_name": said})
     return ds
 
 
-def _confirmed(rows: list[_Row], count: int, worth: float, by: str) -> xr.Dataset:
+def _confirmed(rows: list[_Row], count: int, worth: float, by: str, units: str) -> xr.Dataset:
     """What the first changes did on other chips; NaN for the rest."""
     out = {}
-    for name, text, values in (
-        ("confirmed_change", "Accuracy won on other chips, whole split", [row.points for row in rows]),
-        ("confirmed_error", "Standard error of that over chips", [row.error for row in rows]),
-        ("confirmed_worth", "Worth on other chips", [row.worth(worth, by) for row in rows]),
+    said = "Accuracy" if units == "percent" else "Hundredths"
+    for name, unit, text, values in (
+        ("confirmed_change", units, f"{said} won on other chips, whole split", [row.points for row in rows]),
+        ("confirmed_error", units, "Standard error of that over chips", [row.error for row in rows]),
+        ("confirmed_worth", "percent", "Worth on other chips", [row.worth(worth, by) for row in rows]),
     ):
         padded = np.full(count, np.nan)
         padded[: len(values)] = values
-        out[name] = ("change", padded, {"units": "percent", "long_name": text})
+        out[name] = ("change", padded, {"units": unit, "long_name": text})
     return xr.Dataset(out)

@@ -98,7 +98,7 @@ def test_a_study_says_its_design_where_only_one_fits(known: xr.Dataset) -> None:
     assert design_of(Points(known), 0).adc.bits == 4
     with pytest.raises(ImcSsmError, match="0 designs"):
         design_of(Points(known), 11)
-    assert command_of(Points(known), 0) == "imc-ssm experiment run converters"
+    assert command_of(Points(known), 0) == "imc-ssm experiment run x/converters"
 
 
 @pytest.fixture(scope="module")

@@ -177,3 +177,15 @@ def test_dimensions_that_are_not_there_are_named(known: xr.Dataset) -> None:
         Points(known[["design.cell"]])
     with pytest.raises(ConfigError, match="nothing yet"):
         Points(known.isel(seed=[]))
+
+
+@pytest.mark.parametrize("over", ["mean", "worst", "median", "min", "std", "q05", "q75"])
+def test_points_without_numbers_have_none_and_no_warning(known: xr.Dataset, over: str) -> None:
+    """Refused cells of a sweep; warnings are errors here."""
+    ds = known.assign(accuracy=known["accuracy"].where(known["seed"] == 0))
+    whole, some = (Points(one).numbers(f"accuracy@1h:{over}") for one in (known, ds))
+    there = np.asarray(Points(ds).labels("seed")) == "0"
+    np.testing.assert_array_equal(np.isfinite(some), there)
+    np.testing.assert_array_equal(some[there], whole[there])
+    single = Points(known.isel(chip=[0])).numbers("accuracy@1h:std")
+    assert np.isnan(single).all()

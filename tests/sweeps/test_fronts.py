@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.sweeps import best, front, undominated, value
+from imc_ssm.sweeps.fronts import OVER_CHIPS
 
 rows = arrays(
     np.float64,
@@ -130,3 +131,12 @@ def test_best_is_of_one_number(grid: xr.Dataset) -> None:
 def test_the_front_of_a_front_is_itself(grid: xr.Dataset) -> None:
     found = front(grid, minimise="energy", maximise="accuracy")
     assert front(found, minimise="energy", maximise="accuracy").equals(found)
+
+
+@pytest.mark.parametrize("over", OVER_CHIPS)
+def test_points_without_numbers_have_none_and_no_warning(grid: xr.Dataset, over: str) -> None:
+    """Cells that were refused; warnings are errors here."""
+    some = grid.assign(accuracy=grid["accuracy"].where(grid["bits"] > 4))
+    found = value(some, f"accuracy:{over}")
+    assert np.isnan(found.isel(bits=0)).all()
+    np.testing.assert_array_equal(found.isel(bits=[1, 2]), value(grid, f"accuracy:{over}").isel(bits=[1, 2]))

@@ -1,4 +1,4 @@
-"""What a chosen point is written as: a design that loads from anywhere, and commands that do what the sweep did."""
+"""What a chosen point is written as: a design that loads from anywhere, and commands that do as the sweep did."""
 
 from __future__ import annotations
 
