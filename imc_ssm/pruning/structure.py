@@ -190,6 +190,12 @@ class Structure:
                     total = total + grouped.movedim(axis, 0).reshape(grouped.shape[axis], -1).sum(-1)[None]
                 else:
                     total = total + grouped.movedim(axis, 0).reshape(grouped.shape[axis], -1).sum(-1)
+            twice = [axis for axis, along in enumerate(places) if what in along]
+            if len(twice) == 2:  # a matrix from heads to heads: what lies in the head's row and column, once
+                both = numbers[name]
+                for axis in twice:
+                    both = _grouped(both, axis, places[axis][what])
+                total = total - both.diagonal(0, *twice).reshape(-1, both.shape[twice[0]]).sum(0)
         if not isinstance(total, Tensor):
             raise ImcSsmError(f"no parameter of the model belongs to {what}; it cannot be ranked")
         return total
