@@ -20,6 +20,7 @@ from imc_ssm.devices import Chip, resolve
 from imc_ssm.errors import ConfigError, ImcSsmError
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import StoredModel, load_model
+from imc_ssm.pricing.intervals import BOUNDS
 from imc_ssm.pruning import prune
 from imc_ssm.quantization import calibration_batch
 from imc_ssm.quantization import quantize as quantized
@@ -33,6 +34,7 @@ from imc_ssm.training import train
 __all__ = ["ChipObjective", "priced"]
 
 COMPONENT = (Dimension("component", "Component", labels=tuple(COMPONENTS)),)
+BOUND = (Dimension("bound", "Bound of the interval", labels=BOUNDS),)
 TOTALS = ("energy", "latency", "area", "memory", "latency_step")
 COSTS = (
     Variable("energy", "J", "Energy per inference", COMPONENT),
@@ -41,6 +43,9 @@ COSTS = (
     Variable("energy_total", "J", "Energy per inference"),
     Variable("latency_total", "s", "Serial time per inference"),
     Variable("area_total", "m2", "Silicon area"),
+    Variable("energy_total_bounds", "J", "Energy per inference, interval of the constants", BOUND),
+    Variable("latency_total_bounds", "s", "Serial time per inference, interval of the constants", BOUND),
+    Variable("area_total_bounds", "m2", "Silicon area, interval of the constants", BOUND),
     Variable("memory_total", "bit", "Digital memory"),
     Variable("latency_step_total", "s", "Serial time per time step"),
     Variable("tiles", "1", "Tiles in use"),
@@ -229,7 +234,7 @@ class ChipObjective(Objective):
         return shop.kept("evaluation", self._evaluation(point, shop), made)
 
     def _calibration(self, model: Classifier, point: ChipPoint, shop: Workshop) -> tuple[Any, Any]:
-        return calibration_batch(shop.data(self.task), model.config.width, point.calibration)
+        return calibration_batch(shop.data(self.task), model.config.width, point.calibration, seed=0)
 
     def _model(self, point: ChipPoint, shop: Workshop) -> StoredModel:
         """The quantized model of a point."""

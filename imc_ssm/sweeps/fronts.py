@@ -27,12 +27,13 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Reading:
-    """How one number is read of a point: "accuracy", "accuracy@1d", "accuracy@1d:q05", "energy@adc"."""
+    """How one number is read of a point: "accuracy", "accuracy@1d", "accuracy@1d:q05", "energy@adc",
+    "energy_total_bounds@high"."""
 
     name: str
     """A variable."""
     at: str | None = None
-    """A time, such as "1d", or a component; None: the latest time, the sum over components."""
+    """A time, such as "1d", a component, or a bound; None: the latest time, the sum over components, nominal."""
     over: str = "mean"
     """What over chips (`OVER_CHIPS`)."""
 
@@ -61,11 +62,15 @@ class Reading:
                     raise ConfigError(unknown("component", at, map(str, values["component"].values)))
                 values = values.sel(component=at)
             at = None
+        if "bound" in values.dims:
+            if (at or "nominal") not in values["bound"].values:
+                raise ConfigError(unknown("bound", str(at), map(str, values["bound"].values), sort=False))
+            values, at = values.sel(bound=at or "nominal"), None
         if at is not None:
-            raise ConfigError(f"{self.name}@{at}: {self.name!r} has neither times nor components")
+            raise ConfigError(f"{self.name}@{at}: {self.name!r} has no times, components or bounds")
         if "chip" in values.dims:
             values = _over_chips(values, self.over)
-        return values.drop_vars([n for n in ("time", "component") if n in values.coords])
+        return values.drop_vars([n for n in ("time", "component", "bound") if n in values.coords])
 
 
 def _nearest(times: xr.DataArray, at: str) -> float:
@@ -94,9 +99,10 @@ def _over_chips(values: xr.DataArray, what: str) -> xr.DataArray:
 
 def value(ds: xr.Dataset, text: str) -> xr.DataArray:
     """A number of every point: "energy_total", "accuracy" (mean of the chips at the latest time),
-    "accuracy@1d:q05" (after a day, the 5 % quantile over chips), "energy@adc" (of a component).
+    "accuracy@1d:q05" (after a day, the 5 % quantile over chips), "energy@adc" (of a component),
+    "area_total_bounds@high" (the end of an interval).
 
-    Raises `ConfigError` for a name, a time or a component that is not there.
+    Raises `ConfigError` for a name, a time, a component or a bound that is not there.
     """
     reading = Reading.of(text)
     if reading.name not in ds.data_vars:
@@ -127,7 +133,7 @@ def _first(ds: xr.Dataset) -> str:
 
 def points(ds: xr.Dataset) -> xr.Dataset:
     """The same with one dimension of points, `trial`: of a grid its cells, the last axis fastest."""
-    dims = [str(dim) for dim in ds[_first(ds)].dims if dim not in ("chip", "time", "component")]
+    dims = [str(dim) for dim in ds[_first(ds)].dims if dim not in ("chip", "time", "component", "bound")]
     if dims == [_TRIAL]:
         return ds
     if not dims:

@@ -54,6 +54,7 @@ def grid() -> xr.Dataset:
         {
             "accuracy": (("bits", "cell", "chip", "time"), rng.uniform(80, 95, (3, 2, 5, 2))),
             "energy": (("bits", "cell", "component"), rng.uniform(1, 2, (3, 2, 2))),
+            "area_bounds": (("bits", "cell", "bound"), np.sort(rng.uniform(1, 2, (3, 2, 3)))),
             "status": (("bits", "cell"), np.ones((3, 2), np.int8)),
         },
         {
@@ -62,6 +63,7 @@ def grid() -> xr.Dataset:
             "chip": range(5),
             "time": ("time", [1.0, 86400.0], {"units": "s"}),
             "component": ["adc", "dac"],
+            "bound": ["low", "nominal", "high"],
         },
         {"title": "a sweep"},
     )
@@ -79,6 +81,8 @@ def test_numbers_are_read_as_they_are_named(grid: xr.Dataset) -> None:
     assert np.allclose(value(grid, "energy"), grid["energy"].sum("component"))
     assert np.allclose(value(grid, "energy@adc"), grid["energy"].sel(component="adc"))
     assert value(grid, "energy@adc").attrs["units"] == "1"
+    assert np.allclose(value(grid, "area_bounds"), grid["area_bounds"].values[..., 1])
+    assert np.allclose(value(grid, "area_bounds@high"), grid["area_bounds"].values[..., 2])
 
 
 @pytest.mark.parametrize(
@@ -87,8 +91,9 @@ def test_numbers_are_read_as_they_are_named(grid: xr.Dataset) -> None:
         ("acuracy", "did you mean 'accuracy'"),
         ("accuracy@1h", "nothing at '1h'"),
         ("energy@adcc", "did you mean 'adc'"),
+        ("area_bounds@hihg", "did you mean 'high'"),
         ("accuracy:mode", "number over chips"),
-        ("status@1d", "neither times nor components"),
+        ("status@1d", "no times, components or bounds"),
         ("<= 3", "names no number"),
     ],
 )
