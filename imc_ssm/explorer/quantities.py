@@ -132,7 +132,8 @@ class Quantity:
         return values.astype(np.float64)
 
     def words(self, values: xr.DataArray, points: str) -> str:
-        """What is taken, for people: "1 d, worst of 10 chips"."""
+        """What is taken, for people: "1 d, worst of 10 chips"; where points have different numbers of them, "worst
+        of the chips"."""
         said = []
         for dim, how in self.chosen(values, points).items():
             if how == "sum" and dim == "component":
@@ -145,7 +146,9 @@ class Quantity:
                 said.append(f"after {how}" if dim == "time" else how if where else f"{dim} {how}")
             elif size > 1:
                 of = dim if dim.endswith("s") else f"{dim}s"
-                said.append(f"{how} of {size} {of}")
+                there = np.unique(values.count(dim))
+                there = there[there > 0]
+                said.append(f"{how} of {there[0] if there.size == 1 else 'the'} {of}")
         return ", ".join(said)
 
 

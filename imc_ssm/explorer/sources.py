@@ -101,7 +101,15 @@ def together(named: dict[str, xr.Dataset]) -> xr.Dataset:
         }
         filled.append(part.assign_coords(gaps))
     try:
-        whole = xr.concat(filled, ROW, data_vars="all", join="outer", combine_attrs="drop_conflicts")
+        whole = xr.concat(
+            filled,
+            ROW,
+            data_vars="all",
+            coords="minimal",
+            compat="override",
+            join="outer",
+            combine_attrs="drop_conflicts",
+        )
     except ValueError as error:
         raise ConfigError(f"these results have no points in common: {error}") from None
     whole.attrs = {"title": " | ".join(named), "configuration": json.dumps({"results": configurations})}

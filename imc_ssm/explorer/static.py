@@ -182,7 +182,7 @@ def _about(points: Points) -> str:
     except (KeyError, TypeError, ValueError):
         versions = ""
     told = {
-        "test sequences": attrs.get("n_test"),
+        f"{attrs.get('split', 'test')} sequences": attrs.get("n_test"),
         "configuration": str(attrs.get("configuration_sha256", ""))[:16],
         "created": attrs.get("created"),
         "versions": versions,

@@ -60,5 +60,10 @@ def known_sweep(**base: Any) -> xr.Dataset:
         "search": {"method": "grid"},
         "objective": {"point": point.model_dump(mode="json")},
     }
-    ds.attrs = {"title": "Known sweep", "configuration": json.dumps(configuration)}
+    ds.attrs = {
+        "title": "Known sweep",
+        "configuration": json.dumps(configuration),
+        "n_test": 77,
+        "split": "validation",
+    }
     return ds

@@ -189,3 +189,23 @@ def test_points_without_numbers_have_none_and_no_warning(known: xr.Dataset, over
     np.testing.assert_array_equal(some[there], whole[there])
     single = Points(known.isel(chip=[0])).numbers("accuracy@1h:std")
     assert np.isnan(single).all()
+
+
+def test_results_without_chips_or_points_in_common_stand_together_too(known: xr.Dataset) -> None:
+    one = known.isel({"design.adc.bits": 0, "design.cell": 0, "seed": 0}, drop=True)
+    bare = known[["latency_total"]]
+    points = Points(together({"sweep": known, "chips": one[["accuracy"]], "bare": bare}))
+    assert len(points) == 12 + 1 + 12
+    rows = np.asarray(points.labels("result"))
+    np.testing.assert_array_equal(points.numbers("energy")[rows == "sweep"], Points(known).numbers("energy"))
+    chips = float(one["accuracy"].isel(time=-1).mean("chip"))
+    assert points.numbers("accuracy")[rows == "chips"].tolist() == pytest.approx([chips])
+    assert np.isnan(points.numbers("accuracy")[rows == "bare"]).all()
+    assert np.isfinite(points.numbers("latency_total")[rows == "bare"]).all()
+
+
+def test_different_numbers_of_chips_are_not_said_to_be_one(known: xr.Dataset) -> None:
+    both = Points(together({"a": known, "b": known.isel(chip=slice(0, 2))}))
+    assert both.scaled("accuracy").text == "Accuracy of programmed chips, mean of the chips, after 1d (%)"
+    refused = Points(known.assign(accuracy=known["accuracy"].where(known["seed"] == 0)))
+    assert "mean of 4 chips" in refused.scaled("accuracy").text

@@ -54,6 +54,7 @@ def test_it_holds_the_points_the_front_and_a_table(
     head = re.findall(r"<th>(.*?)</th>", text)
     assert head[1:3] == ["Latency (µs)", "Accuracy of programmed chips, worst of 4 chips, after 1h (%)"]
     assert text.count("<tr>") == 1 + 3
+    assert "<p>validation sequences: 77</p>" in text
 
 
 def test_it_opens_offline(browser: Any, known: xr.Dataset, tmp_path: Path) -> None:
