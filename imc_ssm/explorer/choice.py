@@ -265,7 +265,7 @@ def command_of(points: Points, index: int, design: str = "point.toml", source: s
     configuration, at = _made_by(points, index)
     seed = configuration.get("seed", points.source.attrs.get("seed"))
     if "objective" in configuration or "advise" in configuration:
-        return _again(points, index, at, source)
+        return _again(points, index, configuration, at, source)
     if "study" in configuration and isinstance(configuration.get("study"), dict):
         named = {n: configuration.get(n) for n in ("design", "chips", "times")} | {"seed": seed}
         return _words("imc-ssm demo", named, "again.nc")
@@ -283,8 +283,12 @@ def command_of(points: Points, index: int, design: str = "point.toml", source: s
     raise ImcSsmError("the dataset does not say which command made it")
 
 
-def _again(points: Points, index: int, at: Mapping[str, Any], source: str) -> str:
+def _again(
+    points: Points, index: int, configuration: Mapping[str, Any], at: Mapping[str, Any], source: str
+) -> str:
     """A sweep's point once more, from its coordinates."""
+    if isinstance(objective := configuration.get("objective"), dict) and "point" not in objective:
+        raise ImcSsmError("the objective of this sweep was a function, which no file holds; call it at the point")
     if "result" in at:
         raise ImcSsmError("several results are shown together; open the one of this point alone")
     place = json.dumps(points.places(index))

@@ -63,7 +63,7 @@ class Quantity:
     accuracy                the mean of the chips at the last time
     accuracy@1d:worst       the worst chip after a day
     energy@adc              the converters' energy; energy alone is that of all components
-    energy@adc,high         at the upper end of the constants' ranges; energy@adc:high, as sweeps write it
+    energy@adc,high         at the upper end of the constants' ranges
     accuracy@seed=3         by the name of the dimension, where only that says what is meant
     """
 
@@ -98,10 +98,9 @@ class Quantity:
                 dim, how = _meant(values, part.strip())
                 at[dim] = how
         if match[3]:
-            bound = "bound" in values.dims and match[3] in labels_along(values, "bound")
-            if not bound and "chip" not in values.dims:
+            if "chip" not in values.dims:
                 raise ConfigError(f"{text}: {match[1]!r} is not over chips; leave :{match[3]} out")
-            at["bound" if bound else "chip"] = match[3]
+            at["chip"] = match[3]
         return cls(match[1]).with_(at, values)
 
     def with_(self, at: Mapping[str, str], values: xr.DataArray) -> Quantity:

@@ -70,6 +70,8 @@ class Reading:
             raise ConfigError(f"{self.name}@{at}: {self.name!r} has no times, components or bounds")
         if "chip" in values.dims:
             values = _over_chips(values, self.over)
+        elif self.over != "mean":
+            raise ConfigError(f"{self.name}:{self.over}: {self.name!r} is not over chips; leave :{self.over} out")
         return values.drop_vars([n for n in ("time", "component", "bound") if n in values.coords])
 
 

@@ -65,11 +65,9 @@ def test_the_ranges_of_costs_are_beside_the_parts(costs: xr.Dataset) -> None:
 
 def test_bounds_and_quartiles_are_written_as_sweeps_do(known: xr.Dataset, costs: xr.Dataset) -> None:
     points = Points(known)
-    np.testing.assert_array_equal(points.numbers("energy:high"), points.numbers("energy@high"))
-    np.testing.assert_array_equal(points.numbers("energy@adc:low"), points.numbers("energy@adc,low"))
     quartile = known["accuracy"].isel(time=1).quantile(0.25, "chip")
     np.testing.assert_allclose(points.numbers("accuracy@1h:q25"), quartile.values.ravel())
-    whole = Points(costs).numbers("energy_bounds:high")
+    whole = Points(costs).numbers("energy_bounds@high")
     np.testing.assert_array_equal(whole, costs["energy_bounds"].sel(bound="high"))
 
 
@@ -135,3 +133,9 @@ def test_an_experiment_is_named_with_its_study(known: xr.Dataset) -> None:
     configuration = json.dumps({"study": "qs4d", "experiment": "devices"})
     command = command_of(Points(known.assign_attrs(configuration=configuration)), 0)
     assert command == "imc-ssm experiment run qs4d/devices"
+
+
+def test_the_sweep_of_a_function_says_that_nobody_holds_it() -> None:
+    ds = sweeps.sweep({"x": [1, 2]}, lambda at: {"y": at["x"]}, variables={"y": ("1", "Y")})
+    with pytest.raises(ImcSsmError, match="a function, which no file holds"):
+        command_of(Points(ds), 0)

@@ -94,6 +94,7 @@ def test_numbers_are_read_as_they_are_named(grid: xr.Dataset) -> None:
         ("area_bounds@hihg", "did you mean 'high'"),
         ("accuracy:mode", "number over chips"),
         ("status@1d", "no times, components or bounds"),
+        ("energy:q05", "not over chips"),
         ("<= 3", "names no number"),
     ],
 )

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+import imc_ssm
 from imc_ssm import cli
 from imc_ssm.devices import load_cell, load_design, resolve
 from imc_ssm.devices.designs import design_toml
 from imc_ssm.modelfile import load_model
-from imc_ssm.sweeps import ChipObjective, Status, made, sweep, written
+from imc_ssm.sweeps import ChipObjective, Status, again, made, sweep, written
 
 
 def own_cell(folder: Path) -> Path:
@@ -61,7 +62,13 @@ def test_a_design_as_toml_is_the_same_chip_from_anywhere(tmp_path: Path, monkeyp
 def test_the_commands_prune_and_deploy_as_the_sweep_did(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = small | {"seed": 3, "refresh": 86400.0, "times": "1h", "prune": {"criterion": "magnitude"}}
+    base = small | {
+        "calibration": None,
+        "seed": 3,
+        "refresh": 86400.0,
+        "times": "1h",
+        "prune": {"criterion": "magnitude"},
+    }
     ds = sweep({"prune.states": [0.0, 0.5], "prune.rows": [0.25]}, base, folder=tmp_path / "sweep")
     plain, pruned = (written(ds.isel({"prune.states": i, "prune.rows": 0}), tmp_path / "c.toml") for i in (0, 1))
     assert len(plain) == len(pruned) == 2
@@ -82,6 +89,10 @@ def test_the_commands_prune_and_deploy_as_the_sweep_did(
         assert words[words.index(name) + 1] == value, option
     assert "--within" not in words
     run(words)
+    same = again(ds.isel({"prune.states": 1, "prune.rows": 0}), changes={"split": "test"})
+    found = imc_ssm.open_results("c.nc").isel(model=0)
+    assert np.array_equal(found["accuracy"], same["accuracy"])
+    assert np.array_equal(found["energy"], same["energy"])
 
 
 def test_a_model_in_full_precision_is_quantized_in_between(
