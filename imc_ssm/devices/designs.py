@@ -109,7 +109,7 @@ class Design(Config):
     description: str
     """One line for people."""
     cell: str
-    """Name of a shipped cell, or the path of a TOML (in a file: relative to the file)."""
+    """Memory cell: name of a shipped one, or the path of a TOML (in a file: relative to the file)."""
     rows: int = Field(ge=1, le=65536)
     """Inputs of a tile (word lines)."""
     columns: int = Field(ge=1, le=65536)

@@ -108,6 +108,8 @@ def _trials(search: Search, cells: list[Found]) -> int:
 def _attributes(space: Space, objective: Objective, name: str) -> dict[str, Any]:
     axis = space.axes[name]
     units, text = objective.coordinate(axis.fields[0] if axis.fields else name)
+    if len(axis.fields) > 1:
+        text = f"{name.replace('_', ' ').capitalize()}: {', '.join(f.split('.', 1)[-1] for f in axis.fields)}"
     return {"units": units if axis.numeric else "1", "long_name": text}
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imc_ssm.errors import ConfigError
-from imc_ssm.sweeps import Axis, Search, Space
+from imc_ssm.sweeps import Axis, Search, Space, sweep
 
 numbers = st.one_of(st.integers(1, 10**6), st.floats(1e-9, 1e9, allow_nan=False))
 
@@ -162,3 +162,13 @@ def test_what_is_no_search_says_what_to_do(search: Any, said: str) -> None:
 def test_a_range_in_a_grid_says_how_many() -> None:
     with pytest.raises(ConfigError, match=r"axis 'a': .* points = 5"):
         _ = Space.of({"a": {"low": 0.0, "high": 1.0}}).shape
+
+
+def test_an_axis_of_several_fields_is_called_by_its_own_name() -> None:
+    space = {
+        "tile_size": {"values": [1, 2], "fields": ["a.rows", "a.columns"]},
+        "x": {"values": [1], "fields": ["q"]},
+    }
+    ds = sweep(space, lambda at: {"y": at["a.rows"]}, variables={"y": ("1", "Y")})
+    assert ds["tile_size"].attrs == {"units": "1", "long_name": "Tile size: rows, columns"}
+    assert ds["x"].attrs["long_name"] == "q"
