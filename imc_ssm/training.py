@@ -138,8 +138,9 @@ def train(
     chip) the matrices are those of another chip in every step; then, and wherever noise rises, "last" is what is
     kept, else "best": accuracies are measured without either, and the epochs that had less of it would win. The
     global generator of torch is forked: the same seed gives the same parameters. With `checkpoint`, the run is
-    written there after every epoch and, if the file exists, goes on from it, to the same parameters as an
-    uninterrupted one (on the CPU; a GPU draws other noise after it); remove the file when the result is safe.
+    written there after every epoch, the last too, and, if the file exists, goes on from it, to the same
+    parameters as an uninterrupted one (on the CPU; a GPU draws other noise after it); remove the file when the
+    result is safe.
     `device`: where it is trained, "cpu" or "cuda"; the model then returns to where it was. `teacher`: with
     `distill`, the model in full precision that a quantized one came from; it answers without noise and gradient,
     and is left as it was.
@@ -247,7 +248,7 @@ def _train(
                 run.measured.setdefault(name, []).append(float(value))
             if progress is not None:
                 progress(run.done, steps, f"validation {said(found)}")
-            if checkpoint is not None and epoch + 1 < config.epochs:
+            if checkpoint is not None:
                 run.save(checkpoint)
     if keep == "best" and run.best_state:
         model.load_state_dict(run.best_state)

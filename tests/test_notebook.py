@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-PICTURES = {"quickstart": 4, "deploy": 4, "cost": 5}
+PICTURES = {"quickstart": 4, "deploy": 4, "cost": 5, "pruning": 3, "design_space": 3}
 """The notebooks, and how many of their cells show a picture at least (test_robustness_notebook.py has another)."""
 SECONDS = 300
 """Longest time of one cell; a whole notebook takes about half a minute on one free core."""

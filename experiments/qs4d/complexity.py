@@ -18,8 +18,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import xarray as xr
+
 import imc_ssm
+from imc_ssm import results
+from imc_ssm.analysis import complexity
+from imc_ssm.chip import Deployment
 from imc_ssm.datasets import SequenceDataset
+from imc_ssm.devices import load_design
 from imc_ssm.kernels.device import named_device, placed
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import StoredModel, save_model
@@ -31,6 +38,17 @@ HERE = Path(__file__).parent
 MODELS, RUNS = HERE.parent / "zhao2025" / "models", HERE / "runs"
 DATASET, FIGURE = HERE / "results" / "complexity.nc", HERE / "results" / "complexity.png"
 MODEL, SEEDS, DESIGN, REFERENCE_BITS = "s4d-64h", (0, 1), "pcm-256", 8
+SEQUENCES = 2000
+"""Test sequences on tiles."""
+ABOUT = {
+    "accuracy": ("percent", "Test accuracy, integers"),
+    "accuracy_tiles": ("percent", "Test accuracy on tiles of exact cells"),
+    "macs": ("1", "Multiply-accumulates of an inference"),
+    "ace": ("1", "ACE: MACs x bits x bits"),
+    "model_size": ("bit", "Bits of all parameters"),
+    "conversions": ("1", "ADC conversions of an inference"),
+    "adc_complexity": ("1", "ADC complexity: conversions x 2^bits"),
+}
 QAT = TrainConfig(epochs=1, batch=128, learning_rate=7e-3, ranges="learned")
 
 
@@ -101,6 +119,113 @@ def compute(data: SequenceDataset, seed: int, way: str, device: str) -> None:
     print(seed, way, reached, flush=True)
 
 
+def deployed(model: Classifier, data: SequenceDataset, bits: int) -> Deployment:
+    """On tiles of exact cells whose converters have as many bits as the activations."""
+    design = load_design(DESIGN).with_(cell="ideal", adc_bits=bits, dac_bits=bits, read_noise=0.0)
+    return imc_ssm.compile_model(model, design, data)
+
+
+def counted(model: Classifier, data: SequenceDataset, bits: int) -> dict[str, float]:
+    """Measures of the literature, converters included, and the test accuracy with these converters."""
+    deployment = deployed(model, data, bits)
+    measures = complexity(deployment)
+    found = imc_ssm.evaluate(deployment, data, 1, (1.0,), sequences=SEQUENCES, seed=0)
+    names = ("macs", "ace", "model_size", "conversions", "adc_complexity")
+    return {"accuracy_tiles": float(found["accuracy"].mean())} | {name: float(measures[name]) for name in names}
+
+
+def dataset(data: SequenceDataset) -> xr.Dataset:
+    """Everything that was found, NaN where nothing was. "full precision": 32 bits, and converters of 8."""
+    ways = ["full precision", *WAYS]
+    ds = xr.Dataset(coords={"seed": list(SEEDS), "way": ways})
+    for name, (units, long_name) in ABOUT.items():
+        ds[name] = (
+            ("seed", "way"),
+            np.full((len(SEEDS), len(ways)), np.nan),
+            {"units": units, "long_name": long_name},
+        )
+    seconds = 0.0
+    for seed in SEEDS:
+        exact = imc_ssm.load_model(MODELS / f"{MODEL}-seed{seed}.safetensors")
+        whole = complexity(exact.model, data.time)
+        wide = quantize(exact.model, "uniform", data)
+        with_converters = counted(wide, data, REFERENCE_BITS)
+        row = with_converters | {"accuracy": exact.info["accuracy_test"], "accuracy_tiles": np.nan}
+        row |= {name: float(whole[name]) for name in ("macs", "ace", "model_size")}
+        rows = {"full precision": row}
+        for way, how in WAYS.items():
+            if file_of(seed, way).exists():
+                stored = imc_ssm.load_model(file_of(seed, way))
+                rows[way] = {"accuracy": stored.info["accuracy_test"]} | counted(
+                    stored.model, data, how.activations
+                )
+                seconds += stored.info["time_s"]
+        for way, own in rows.items():
+            for name, value in own.items():
+                ds[name].loc[{"seed": seed, "way": way}] = value
+    ds["accuracy"].attrs["n_test"] = len(data.split("test"))
+    ds["accuracy_tiles"].attrs["n_test"] = SEQUENCES
+    ds["seed"].attrs = {"units": "1", "long_name": "Seed of model and training"}
+    ds["way"].attrs = {"units": "1", "long_name": "Word lengths, and what is taken out"}
+    config = {"qat": QAT.model_dump(mode="json"), "ways": {name: list(how) for name, how in WAYS.items()}}
+    about = results.provenance(config | {"design": DESIGN}, None, seconds)
+    return ds.assign_attrs(title=f"Complexity of {MODEL} on sMNIST", **about)
+
+
+def reductions(ds: xr.Dataset) -> xr.Dataset:
+    """How many times less each way takes than full precision, and the points of accuracy that it loses."""
+    whole = ds.sel(way="full precision")
+    out = xr.Dataset({name: whole[name] / ds[name] for name in ("ace", "model_size", "adc_complexity")})
+    out["lost"] = whole["accuracy"] - ds["accuracy"]
+    return out
+
+
+def table(ds: xr.Dataset) -> list[str]:
+    """Every way that was measured, mean of its seeds."""
+    lines = [
+        "| words | accuracy | lost | on exact tiles | ACE less by | size by | ADC complexity by | seeds |",
+        "|---" * 8 + "|",
+    ]
+    less = reductions(ds)
+    for way in ds["way"].values:
+        own, ratio = ds.sel(way=way).dropna("seed", subset=["accuracy"]), less.sel(way=way)
+        if own.sizes["seed"]:
+            tiles = own["accuracy_tiles"]
+            cells = [f"{float(own['accuracy'].mean()):.2f}", f"{float(ratio['lost'].mean()):.2f}"]
+            cells.append("" if bool(tiles.isnull().all()) else f"{float(tiles.mean()):.2f}")
+            cells += [f"{float(ratio[name].mean()):.1f}" for name in ("ace", "model_size", "adc_complexity")]
+            lines.append(f"| {way} | {' | '.join(cells)} | {own.sizes['seed']} |")
+    return lines
+
+
+def draw(ds: xr.Dataset) -> None:
+    """Accuracy over how many times less is taken, of every measure."""
+    import matplotlib.pyplot as plt
+
+    less = reductions(ds)
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), sharey=True, layout="constrained")
+    whole = float(ds["accuracy"].sel(way="full precision").mean())
+    for axis, (name, label, asked) in zip(
+        axes,
+        (("ace", "ACE", 50), ("model_size", "Model size", 8), ("adc_complexity", "ADC complexity", 6)),
+        strict=True,
+    ):
+        axis.axhspan(whole - 1, whole, color="0.93", label="within a point of full precision")
+        axis.axvline(asked, color="0.6", ls="--", lw=1, label="reduction looked for")
+        for number, way in enumerate(str(way) for way in ds["way"].values):
+            y = ds["accuracy"].sel(way=way).dropna("seed")
+            if y.size:
+                x = less[name].sel(way=way, seed=y["seed"])
+                axis.plot(x, y, "o", ms=6, color="black" if number == 0 else f"C{number - 1}", label=way)
+        axis.set(xscale="log", xlabel=f"{label}, times less")
+        axis.grid(alpha=0.3, which="both")
+    axes[0].set_ylabel("Test accuracy (%)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.savefig(FIGURE, dpi=120)
+    plt.close(figure)
+
+
 def main() -> None:
     """Train what is asked for, or report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,9 +237,15 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     given = parser.parse_args()
     data = imc_ssm.load_dataset("smnist")
+    if given.report:
+        ds = dataset(data)
+        results.save(ds, DATASET)
+        draw(ds)
+        print("\n".join(table(ds)))
+        return
     for seed in map(int, given.seeds.split(",")):
         for way in [list(WAYS)[number] for number in given.only]:
-            if not given.report and not file_of(seed, way).exists():
+            if not file_of(seed, way).exists():
                 compute(data, seed, way, given.device)
 
 

@@ -86,8 +86,10 @@ def prune(
     """Take states, heads, columns, rows or weights out of a model, train what is left, and write the smaller
     model.
 
-    Says what it takes before and after: of a quantized model on a chip of --design.
+    Says what it takes before and after: of a quantized model on a chip of --design. Interrupted, it leaves hidden
+    checkpoints beside --out, one a round; the same command goes on from there.
     """
+    from imc_ssm.cli.resume import checkpoint_of, resumable
     from imc_ssm.kernels.device import named_device
     from imc_ssm.modelfile import StoredModel, load_model
     from imc_ssm.pretrained import model_file
@@ -120,13 +122,21 @@ def prune(
             f"--distill {distill:g} is about training, and --epochs is 0; give some, or leave it out"
         )
     data, task = data_of(stored, dataset, data_dir)
+
+    def rounds_of(number: int) -> Path:
+        """What the checkpoint of a round is called after."""
+        return out.with_name(f"{out.stem}.round-{number + 1}{out.suffix}")
+
     with stages() as stage:
 
         def trained(made: Classifier, number: int) -> History:
             progress = stage(f"train, round {number + 1} of {rounds}")
             config = recipe.with_(seed=seed + number)
             teacher = stored.model if distill else None
-            return fit(made, data, config, progress=progress, device=device, teacher=teacher)
+            with resumable(rounds_of(number)) as checkpoint:
+                return fit(
+                    made, data, config, progress=progress, device=device, teacher=teacher, checkpoint=checkpoint
+                )
 
         done = run(stored.model, plan, data, trained if epochs else None)
     if tolerance is not None:
@@ -148,6 +158,8 @@ def prune(
         info["pruned_training"] = recipe.model_dump(mode="json")
         info["pruned_history"] = [vars(history) for history in done.histories]
     save_and_report(out, StoredModel(done.model, stored.scheme, info), data, device)
+    for number in range(rounds):
+        checkpoint_of(rounds_of(number)).unlink(missing_ok=True)
 
 
 def _taken(model: Classifier, data: SequenceDataset, design: str, seed: int) -> dict[str, tuple[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from cli_runs import done
+from cli_runs import done, run
 
 import imc_ssm
 from imc_ssm.modelfile import load_model
@@ -49,6 +49,24 @@ def test_training_in_rounds_and_the_greedy_search(chain, tmp_path):
     text = done("prune", chain["m.safetensors"], "-o", out, "--states", 0.5, "--tolerance", 1).out
     assert "models were evaluated on the validation split" in text
     assert "ADC conversions" not in text  # no chip computes in full precision
+
+
+def test_a_stopped_command_goes_on_from_its_round(chain, tmp_path):
+    words = ("--states", 0.5, "--weights", 0.3, "--rounds", 2, "--epochs", 2, "--batch", 200)
+    done("prune", chain["q.safetensors"], "-o", tmp_path / "whole.safetensors", *words)
+    out, stopped = (
+        tmp_path / "p.safetensors",
+        run("prune", chain["q.safetensors"], "-o", tmp_path / "p.safetensors", *words, interrupt_at="round 2"),
+    )
+    assert stopped.code == 130
+    assert not out.exists()
+    assert [path.name for path in tmp_path.glob(".p*")] == [".p.round-1.safetensors.checkpoint.safetensors"]
+    text = done("prune", chain["q.safetensors"], "-o", out, *words).out
+    assert "going on from epoch 2 of 2" in text
+    expected, found = (load_model(path) for path in (tmp_path / "whole.safetensors", out))
+    assert found.info["pruned_history"][1]["loss_train"] == expected.info["pruned_history"][1]["loss_train"]
+    assert all((a == b).all() for a, b in zip(expected.model.parameters(), found.model.parameters(), strict=True))
+    assert not list(tmp_path.glob(".p*"))
 
 
 @pytest.mark.parametrize(
