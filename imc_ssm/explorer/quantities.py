@@ -21,7 +21,8 @@ OVER = ("mean", "worst", "median", "min", "max", "std", "q05", "q25", "q75", "q9
 LARGE = ("accuracy", "f1", "r2", "yield", "saving", "throughput", "efficiency", "per_second", "margin")
 """What is better the larger it is, by how its name begins or ends; of all else the small is better."""
 _FORM = re.compile(r"([^@:]+)(?:@([^:]+))?(?::(\w+))?")
-_LAST, _FIRST = "last", "first"
+_POINTS = "point"
+"""The dimension of points themselves."""
 
 
 def worst(name: str) -> str:
@@ -168,7 +169,7 @@ def _over(values: xr.DataArray, dim: str, how: str) -> xr.DataArray:
 
 def _meant(values: xr.DataArray, part: str) -> tuple[str, str]:
     """The dimension that "1d", "adc" or "seed=3" is of, and its value in words."""
-    dims = [str(dim) for dim in values.dims]
+    dims = [str(dim) for dim in values.dims if dim != _POINTS]
     if "=" in part:
         dim, how = part.split("=", 1)
         if dim not in dims:

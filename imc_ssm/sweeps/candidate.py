@@ -242,7 +242,9 @@ class ChipObjective(Objective):
             assert point.start is not None
             stored = shop.kept("model", key_of(point.trained()), lambda: _stored(str(point.start)))
             if stored.scheme is None:
-                raise ConfigError(f"start = {point.start!r} is in full precision; give scheme")
+                raise ConfigError(
+                    f"start = {point.start!r} is in full precision; quantize it first, or give scheme"
+                )
             return stored
         if point.scheme is None:
             return shop.model(key_of(point.decided()), lambda _: self._pruned(point, shop))

@@ -119,8 +119,12 @@ class Plan:
     def store(self, folder: str | Path) -> Store:
         """Its folder, made if there is none; `FileError` for that of another sweep."""
         about = {"title": self.title, "configuration": self.configuration()}
-        width = len(self.space.axes) + width_of(self.variables)
-        return Store.create(Path(folder), about, self.identity(), width)
+        return Store.create(Path(folder), about, self.identity(), self.width)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a cell's record."""
+        return len(self.space.axes) + width_of(self.variables)
 
     def dataset(self, store: Store) -> xr.Dataset:
         """What was found so far."""

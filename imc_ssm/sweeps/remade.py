@@ -35,12 +35,15 @@ _DEPLOYED = (
 
 
 def load(folder: str | Path) -> xr.Dataset:
-    """The dataset of a sweep's folder: of all cells that are there now (of a function's sweep: that were there
-    when it was last written). Raises `FileError` where there is none."""
+    """The dataset of a sweep's folder: of all cells that are there now (of a function's sweep, and of one whose
+    cells another version wrote: that were there when it was last written). Raises `FileError` where there is none.
+    """
     store = Store.open(Path(folder))
     try:
-        plan = plan_of(store.about)
+        plan: Plan | None = plan_of(store.about)
     except ConfigError:
+        plan = None
+    if plan is None or plan.width != store.width:
         path = store.folder / DATASET
         if not path.exists():
             raise FileError(f"{folder} has no dataset yet; run the sweep first") from None

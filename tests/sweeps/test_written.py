@@ -14,8 +14,9 @@ import imc_ssm
 from imc_ssm import cli
 from imc_ssm.devices import load_cell, load_design, resolve
 from imc_ssm.devices.designs import design_toml
+from imc_ssm.errors import FileError
 from imc_ssm.modelfile import load_model
-from imc_ssm.sweeps import ChipObjective, Status, again, made, sweep, written
+from imc_ssm.sweeps import ChipObjective, Status, again, candidate, load, made, sweep, written
 
 
 def own_cell(folder: Path) -> Path:
@@ -126,3 +127,18 @@ def test_a_model_that_is_trained_fits_its_task(tmp_path: Path) -> None:
     assert np.isfinite(ds["r2"]).all()
     refused = sweep({"model.outputs": [1, 3]}, base)
     assert refused["status"].values.tolist() == [Status.DONE, Status.REFUSED]
+
+
+def test_cells_of_another_version_are_read_as_they_were_published(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that measured less of every cell."""
+    with monkeypatch.context() as before:
+        before.setattr(candidate, "COSTS", tuple(v for v in candidate.COSTS if v.name != "tiles"))
+        ds = sweep({"design.adc.bits": [4, 8]}, small, folder=tmp_path / "sweep")
+    found = load(tmp_path / "sweep")
+    assert "tiles" not in found
+    for name in ds.data_vars:
+        assert np.array_equal(found[name], ds[name]), name
+    with pytest.raises(FileError, match="numbers of a cell"):
+        sweep({"design.adc.bits": [4, 8]}, small, folder=tmp_path / "sweep")
