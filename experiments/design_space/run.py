@@ -145,6 +145,7 @@ def together(chips: xr.Dataset, machines: xr.Dataset) -> xr.Dataset:
 def fronts(points: xr.Dataset) -> None:
     """Accuracy against energy, latency and area: all points, and the front of every technology."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), sharey=True, layout="constrained")
     for axis, (goal, (long_name, unit, factor)) in zip(axes, GOALS.items(), strict=True):
@@ -159,6 +160,9 @@ def fronts(points: xr.Dataset) -> None:
         axis.set(
             xscale="log", xlabel=f"{long_name} ({unit.replace('mm2', 'mm²').replace('u', 'µ', 1)})", ylim=(80, 100)
         )
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("Accuracy after a day (%, validation)")
     axes[-1].legend(loc="lower right", fontsize=8)
@@ -199,6 +203,11 @@ def table(points: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+def stem_of(technology: str) -> str:
+    """The name of a chosen design's file."""
+    return re.sub(r"\W+", "-", technology.lower()).strip("-")
+
+
 def chosen(chips: xr.Dataset, points: xr.Dataset) -> xr.Dataset:
     """The chips of least energy for 97 %, one of every cell: 20 of each, test sequences."""
     rows = {}
@@ -206,10 +215,9 @@ def chosen(chips: xr.Dataset, points: xr.Dataset) -> xr.Dataset:
         trial = int(points["trial"].values[point])
         if level == 97.0 and goal == "energy_total" and trial >= 0:
             one = chips.isel(trial=int(np.flatnonzero(chips["trial"].values == trial)[0]))
-            changes = {"split": "test", "chips": 20, "sequences": 2000}
+            changes = {"split": "test", "chips": 20, "sequences": 1000}
             rows[name] = sweeps.again(one, changes=changes)
-            stem = re.sub(r"\W+", "-", name.lower()).strip("-")
-            commands = sweeps.written(one, RESULTS / f"{stem}.toml")
+            commands = sweeps.written(one, RESULTS / f"{stem_of(name)}.toml")
             print(name, trial, *commands, sep="\n  ")
     kept = ["accuracy", "accuracy_digital", "energy_total", "energy_total_bounds", "latency_total", "area_total"]
     out = xr.concat([ds[kept] for ds in rows.values()], "technology", coords="minimal", compat="override")

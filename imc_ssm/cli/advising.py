@@ -83,14 +83,11 @@ def advise(
         soft_wrap=True,
     )
     if out is not None:
-        from imc_ssm.plots import save_figure, styled
-        from imc_ssm.plots.pareto import tornado
+        from imc_ssm.plots import draw, save_figure
         from imc_ssm.results import save
 
         save(ds, out)
-        with styled(18.0, 8.0, "tornado") as figure:
-            tornado(ds, figure.subplots(1, 4))
-        save_figure(figure, out.with_suffix(".png"))
+        save_figure(draw(ds), out.with_suffix(".png"))
         console.print(f"wrote {out} and {out.with_suffix('.png')}", soft_wrap=True)
 
 

@@ -26,6 +26,7 @@ from imc_ssm.plots.fits import drift_over_time, error_against_target, read_again
 from imc_ssm.plots.grid import shown_of, varied
 from imc_ssm.plots.kinds import kind_of
 from imc_ssm.plots.panels import absent, accuracy_energy, accuracy_over_time, component_bars, energy_breakdown
+from imc_ssm.plots.pareto import worth_of_changes
 from imc_ssm.plots.poles import kernel_error, pole_plane, word_lengths
 from imc_ssm.plots.populations import quantiles_over_time, yield_over_time
 from imc_ssm.plots.reading import GREY
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "accuracy_energy",
     "accuracy_over_time",
+    "advised",
     "cell_fit",
     "cells_compared",
     "chips",
@@ -151,6 +153,8 @@ def draw(result: xr.Dataset | Mapping[str, Any] | Any) -> Figure:
         return scheduled(ds)
     if kind == "swings":
         return swung(ds)
+    if kind == "advice":
+        return advised(ds)
     if kind == "grid":
         return grid(ds)
     if "yield" in ds:
@@ -220,6 +224,13 @@ def swung(ds: xr.Dataset) -> Figure:
         for ax, name in zip(figure.subplots(1, 3), ("energy", "latency", "area"), strict=True):
             tornado(ds, name, ax)
         figure.suptitle(str(ds.attrs["title"]))
+    return figure
+
+
+def advised(ds: xr.Dataset) -> Figure:
+    """What `sweeps.advise` returns: what every change of a design is worth, four panels, 18 x 8 inches."""
+    with styled(18.0, 8.0, "advice") as figure:
+        worth_of_changes(ds, figure.subplots(1, 4))
     return figure
 
 

@@ -11,7 +11,7 @@ from imc_ssm.plots.reading import METRICS
 
 __all__ = ["Kind", "kind_of"]
 
-Kind = Literal["inspection", "training", "models", "cost", "schedule", "swings", "grid"]
+Kind = Literal["inspection", "training", "models", "cost", "schedule", "swings", "advice", "grid"]
 _OF_MODELS = {"model", "chip", "time", "component", "part", "class", "quantile", "above", "bound"}
 
 
@@ -20,7 +20,7 @@ def kind_of(ds: xr.Dataset) -> Kind:
 
     "inspection" of `inspect_model`; "training", curves over `epoch`; "models", a metric on chips, with or without
     costs; "cost", components without a metric; "schedule", rows with a start and an end; "swings", over constants;
-    "grid", anything else that was varied, such as a study.
+    "advice", over changes of a design; "grid", anything else that was varied, such as a study.
 
     Raises `ConfigError` for a dataset without a number over any dimension.
     """
@@ -32,6 +32,8 @@ def kind_of(ds: xr.Dataset) -> Kind:
         return "training"
     if {"constant", "end"} <= dims:
         return "swings"
+    if "change" in dims and {"worth", "energy_change"} <= names:
+        return "advice"
     if {"start", "end"} <= names and "row" in dims:
         return "schedule"
     measured = names & {*METRICS, *(f"{name}_digital" for name in METRICS)}

@@ -15,7 +15,7 @@ from imc_ssm.units import duration, prefix
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["front_points", "tornado"]
+__all__ = ["front_points", "worth_of_changes"]
 
 _ROWS = 14
 """Fields of a tornado plot, at most."""
@@ -84,7 +84,7 @@ PANELS = (
 )
 
 
-def tornado(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
+def worth_of_changes(ds: xr.Dataset, axes: Sequence[Axes]) -> None:
     """What every change of a design is worth, one row a field, in four panels: accuracy, energy, latency, area.
 
     Reads what `imc_ssm.sweeps.advise` returns; the field whose best change is worth most is at the top, two

@@ -17,6 +17,7 @@ from imc_ssm import datasets, results
 from imc_ssm.devices import load_design, resolve
 from imc_ssm.layers import Classifier, ModelConfig
 from imc_ssm.modelfile import StoredModel, save_model
+from imc_ssm.plots import draw, kind_of
 from imc_ssm.quantization import calibration_batch, quantize
 from imc_ssm.training import TrainConfig, train
 
@@ -216,3 +217,6 @@ def test_advice_on_a_model_that_answers_with_values(tmp_path: Path) -> None:
     assert "0.01 of r2 is worth" in printed
     assert "before: r2 " in printed
     assert (tmp_path / "a.png").exists()
+    ds = results.load(tmp_path / "a.nc")
+    assert kind_of(ds) == "advice"  # what `plot` and `show` draw too
+    assert [ax.get_title() for ax in draw(ds).axes][1:] == ["Energy", "Latency", "Area"]
