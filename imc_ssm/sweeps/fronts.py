@@ -156,17 +156,32 @@ def _scalars(ds: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
 def undominated(numbers: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Which rows of (points, goals), all to be small, no other row beats: is nowhere larger and somewhere smaller.
 
-    A row with NaN is beaten; equal rows stand together.
+    A row with NaN is beaten; equal rows stand together. What beats a row comes before it in lexicographic order,
+    and one of those that stand does; so rows are compared, block by block, with those that stand so far: time
+    grows as rows times the front.
     """
     rows = np.asarray(numbers, np.float64)
-    kept: npt.NDArray[np.bool_] = np.all(np.isfinite(rows), axis=1)
-    there = np.flatnonzero(kept)
-    found = rows[there]
-    for start in range(0, len(found), _BLOCK):
-        block = found[start : start + _BLOCK, None]
-        beaten = np.any(np.all(found <= block, axis=2) & np.any(found < block, axis=2), axis=1)
-        kept[there[start : start + _BLOCK]] = ~beaten
+    there = np.flatnonzero(np.all(np.isfinite(rows), axis=1))
+    there = there[np.lexsort(rows[there].T[::-1])]
+    standing = there[:0]
+    for start in range(0, len(there), _BLOCK):
+        block = there[start : start + _BLOCK]
+        block = block[~_beaten(rows[block], rows[standing])]
+        standing = np.concatenate([standing, block[~_beaten(rows[block], rows[block])]])
+    kept = np.zeros(len(rows), bool)
+    kept[standing] = True
     return kept
+
+
+def _beaten(rows: npt.NDArray[np.float64], by: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which rows are beaten by a row of `by`."""
+    nowhere = np.ones((len(rows), len(by)), bool)
+    somewhere = np.zeros((len(rows), len(by)), bool)
+    for own, other in zip(rows.T, by.T, strict=True):
+        nowhere &= other <= own[:, None]
+        somewhere |= other < own[:, None]
+    found: npt.NDArray[np.bool_] = np.any(nowhere & somewhere, axis=1)
+    return found
 
 
 def _goals(
