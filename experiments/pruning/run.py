@@ -198,8 +198,15 @@ def reference(way: str) -> str:
 def lost(ds: xr.Dataset) -> xr.DataArray:
     """Points of accuracy that a way costs, against the same training without it."""
     base = [reference(str(way)) for way in ds["way"].values]
-    reference = ds["accuracy"].sel(way=base).assign_coords(way=ds["way"])
-    return (reference - ds["accuracy"]).assign_attrs(units="%", long_name="Accuracy lost")
+    whole = ds["accuracy"].sel(way=base).assign_coords(way=ds["way"])
+    return (whole - ds["accuracy"]).assign_attrs(units="%", long_name="Accuracy lost")
+
+
+def _spread(values: xr.DataArray, sign: str) -> str:
+    """Mean and deviation over the seeds; of one seed the number."""
+    known = values.dropna("seed")
+    spread = f" ({float(known.std(ddof=1)):.2f})" if known.size > 1 else ", one seed"
+    return f"{float(known.mean()):{sign}.2f}{spread}"
 
 
 def table(ds: xr.Dataset) -> list[str]:
@@ -215,11 +222,8 @@ def table(ds: xr.Dataset) -> list[str]:
         if bool(own["accuracy"].isnull().all()):
             continue
         after, before = own["accuracy"], own["accuracy_before"]
-        cells = [f"{float(before.mean()):.1f}", f"{float(after.mean()):.2f} ({float(after.std(ddof=1)):.2f})"]
-        one = points.sel(way=way)
-        cells.append(
-            "" if str(way).startswith("none") else f"{float(one.mean()):+.2f} ({float(one.std(ddof=1)):.2f})"
-        )
+        cells = [f"{float(before.mean()):.1f}", _spread(after, "")]
+        cells.append("" if str(way).startswith("none") else _spread(points.sel(way=way), "+"))
         cells += [f"{float(own[name].mean()):.0f}" for name in ("heads", "states")]
         for name in ("conversions", "memory", "utilisation", "energy", "energy_cells", "latency", "area", "ace"):
             cells.append(f"{float((own[name] / base[name]).mean()):.2f}")
@@ -232,7 +236,8 @@ def draw(ds: xr.Dataset) -> None:
     """Points lost by each way, and shares of energy, words, conversions and places that are left."""
     import matplotlib.pyplot as plt
 
-    ways = [str(way) for way in ds["way"].values if not str(way).startswith("none")]
+    known = ds["accuracy"].notnull().any("seed")
+    ways = [str(way) for way in ds["way"].values[known.values] if not str(way).startswith("none")]
     points = lost(ds).sel(way=ways)
     base = [reference(way) for way in ways]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
@@ -244,7 +249,7 @@ def draw(ds: xr.Dataset) -> None:
     left.plot(points.mean("seed"), rows, "D", ms=6, color="C0", label="mean")
     left.axvline(0, color="0.8", lw=1, zorder=0)
     for limit, style in ((0.5, "--"), (1.0, ":")):
-        left.axvline(limit, color="C3", lw=1, ls=style, label=f"{limit:g} points")
+        left.axvline(limit, color="C3", lw=1, ls=style, label=f"{limit:g} point{'s' * (limit != 1)}")
     left.set(xlabel="Accuracy lost against the same training (points)", yticks=rows, yticklabels=ways)
     left.legend(fontsize=8)
     for name, marker in (

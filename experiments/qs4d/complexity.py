@@ -24,9 +24,9 @@ import xarray as xr
 import imc_ssm
 from imc_ssm import results
 from imc_ssm.analysis import complexity
-from imc_ssm.chip import Deployment
+from imc_ssm.chip import Deployment, training_for
 from imc_ssm.datasets import SequenceDataset
-from imc_ssm.devices import load_design
+from imc_ssm.devices import Design, load_design
 from imc_ssm.kernels.device import named_device, placed
 from imc_ssm.layers import Classifier
 from imc_ssm.modelfile import StoredModel, save_model
@@ -61,6 +61,10 @@ class Reduced(NamedTuple):
     activations: int
     states: float = 0.0
     heads: float = 0.0
+    after: str | None = None
+    """The way that is trained first; fractions are then of what it left."""
+    converters: bool = False
+    """Whether the last epoch meets tiles of exact cells with converters as wide as the activations."""
 
     @property
     def scheme(self) -> Scheme:
@@ -80,6 +84,10 @@ WAYS = {
     "W4A5 A6 x6": Reduced(6, 6, 4, 5),
     "W4A5 A6 x6, half of the states": Reduced(6, 6, 4, 5, states=0.5),
     "W4A5 A5 x6, half of the states": Reduced(5, 6, 4, 5, states=0.5),
+    "W4A5 A6 x6, 60 % of the states": Reduced(6, 6, 4, 5, states=0.2, after="W4A5 A6 x6, half of the states"),
+    "W4A5 A6 x6, 60 % of the states, trained for 5-bit converters": Reduced(
+        6, 6, 4, 5, states=0.2, after="W4A5 A6 x6, half of the states", converters=True
+    ),
     "W3A5 A5 x6, half of the states, 20 % of the heads": Reduced(5, 6, 3, 5, states=0.5, heads=0.2),
     "W4A4 A5 x6, half of the states": Reduced(5, 6, 4, 4, states=0.5),
 }
@@ -88,24 +96,30 @@ WAYS = {
 
 def file_of(seed: int, way: str) -> Path:
     """Where a model is kept."""
-    words = way.replace(", ", "-").replace(" % of the ", "").replace(" of the ", "-").replace(" ", "-")
+    words = way.replace(", ", "-").replace(" % of the ", "-").replace(" of the ", "-").replace(" ", "-")
     return RUNS / f"reduced-{words}-seed{seed}.safetensors"
 
 
 def compute(data: SequenceDataset, seed: int, way: str, device: str) -> None:
     """One model."""
     how, test = WAYS[way], data.split("test")
-    exact = imc_ssm.load_model(MODELS / f"{MODEL}-seed{seed}.safetensors").model
-    model = quantize(exact, how.scheme, *calibration_batch(data, exact.config.width, 512, seed), device=device)
+    if how.after is None:
+        exact = imc_ssm.load_model(MODELS / f"{MODEL}-seed{seed}.safetensors").model
+        model = quantize(exact, how.scheme, *calibration_batch(data, exact.config.width, 512, seed), device=device)
+    else:
+        model = imc_ssm.load_model(file_of(seed, how.after)).model
+    recipe = training_for(tiles(how.activations), QAT) if how.converters else None
+    config, disturbance = (QAT, None) if recipe is None else (recipe.config, recipe.disturbance)
     start = time.perf_counter()
 
     def trained(made: Classifier, number: int) -> History:
-        history = train(made, data, QAT.with_(seed=seed), keep="last", device=device)
+        own = config.with_(seed=seed)
+        history = train(made, data, own, keep="last", device=device, disturbance=disturbance)
         print(seed, way, number, history.accuracy_validation, f"{time.perf_counter() - start:.0f} s", flush=True)
         return history
 
     if how.states or how.heads:
-        plan = Pruning(states=how.states, heads=how.heads, rounds=2, seed=seed)
+        plan = Pruning(states=how.states, heads=how.heads, rounds=1 if how.after else 2, seed=seed)
         model = run(model, plan, data, trained).model
     else:
         trained(model, 0)
@@ -113,16 +127,25 @@ def compute(data: SequenceDataset, seed: int, way: str, device: str) -> None:
     took = time.perf_counter() - start
     with placed(model, named_device(device)):
         reached = accuracy(model, test)
-    about = {"task": "smnist", "training": QAT.model_dump(mode="json"), "accuracy_test": reached, "time_s": took}
+    about = {
+        "task": "smnist",
+        "training": config.model_dump(mode="json"),
+        "accuracy_test": reached,
+        "time_s": took,
+    }
     RUNS.mkdir(exist_ok=True)
     save_model(file_of(seed, way), StoredModel(model, model.scheme, about | {"device": device}))
     print(seed, way, reached, flush=True)
 
 
+def tiles(bits: int) -> Design:
+    """Exact cells, with converters of so many bits."""
+    return load_design(DESIGN).with_(cell="ideal", adc_bits=bits, dac_bits=bits, read_noise=0.0)
+
+
 def deployed(model: Classifier, data: SequenceDataset, bits: int) -> Deployment:
     """On tiles of exact cells whose converters have as many bits as the activations."""
-    design = load_design(DESIGN).with_(cell="ideal", adc_bits=bits, dac_bits=bits, read_noise=0.0)
-    return imc_ssm.compile_model(model, design, data)
+    return imc_ssm.compile_model(model, tiles(bits), data)
 
 
 def counted(model: Classifier, data: SequenceDataset, bits: int) -> dict[str, float]:
