@@ -237,7 +237,7 @@ def chosen(chips: xr.Dataset, points: xr.Dataset) -> xr.Dataset:
     out = xr.concat([ds[kept] for ds in rows.values()], "choice", coords="minimal", compat="override")
     about = {"units": "1", "long_name": "Cells, and the accuracy that they were chosen for"}
     out = out.assign_coords(choice=("choice", list(rows), about))
-    config = {"trials": picks, "changes": LOOK, "of": chips.attrs["content_sha256"]}
+    config = {"trials": picks, "changes": LOOK, "of": chips.attrs["configuration_sha256"]}
     return out.assign_attrs(title="Chosen chips, test sequences", **results.provenance(config, None, 0.0))
 
 

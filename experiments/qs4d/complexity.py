@@ -224,6 +224,7 @@ def table(ds: xr.Dataset) -> list[str]:
 def draw(ds: xr.Dataset) -> None:
     """Accuracy over how many times less is taken, of every measure."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     less = reductions(ds)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), sharey=True, layout="constrained")
@@ -241,6 +242,9 @@ def draw(ds: xr.Dataset) -> None:
                 x = less[name].sel(way=way, seed=y["seed"])
                 axis.plot(x, y, "o", ms=6, color="black" if number == 0 else f"C{number - 1}", label=way)
         axis.set(xscale="log", xlabel=f"{label}, times less")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("Test accuracy (%)")
     handles, labels = axes[0].get_legend_handles_labels()
