@@ -178,7 +178,7 @@ def build(
         f"Quantization and robustness, after QS4D: {plan.task}",
         plan.task,
         plan.recipe,
-        (*more, *experiments),
+        (*experiments, *more),
         models={plan.name: plan.model, **(models or {})},
         recipes=recipes or {},
         coordinates=COORDINATES,
