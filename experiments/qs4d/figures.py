@@ -12,6 +12,7 @@ from imc_ssm.units import duration
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = {"ptq": "tab:grey", "qat": "tab:blue", "noise": "tab:orange", "chip": "tab:green"}
@@ -115,6 +116,13 @@ def devices(ds: xr.Dataset) -> Figure:
     return figure
 
 
+def _curve(axis: Axes, values: xr.DataArray, along: str, colour: str, label: str) -> None:
+    """Mean over the seeds, with their deviation where there are several."""
+    spread = values.std("seed", ddof=1) if values.notnull().sum("seed").max() > 1 else None
+    style = {"fmt": "o-", "ms": 4, "lw": 1.3, "capsize": 2, "color": colour, "label": label}
+    axis.errorbar(values[along], values.mean("seed"), spread, **style)
+
+
 def parts(ds: xr.Dataset) -> Figure:
     """Accuracy over the word length of one part: calibrated and trained from scratch."""
     names = [str(part) for part in ds["part"].values]
@@ -127,19 +135,7 @@ def parts(ds: xr.Dataset) -> Figure:
             kept = found.dropna("bits", how="all")
             if not kept.size:
                 continue
-            spread = kept.std("seed", ddof=1) if kept.notnull().sum("seed").max() > 1 else None
-            colour = "tab:grey" if training == "ptq" else "tab:blue"
-            axis.errorbar(
-                kept["bits"],
-                kept.mean("seed"),
-                spread,
-                fmt="o-",
-                ms=4,
-                lw=1.3,
-                capsize=2,
-                color=colour,
-                label=word,
-            )
+            _curve(axis, kept, "bits", "tab:grey" if training == "ptq" else "tab:blue", word)
         axis.set_title(part, fontsize=9)
         axis.set_ylim(0, 101)
         axis.set_xticks([int(b) for b in ds["bits"].values if b < 32])
@@ -161,19 +157,8 @@ def sizes(ds: xr.Dataset) -> Figure:
             kept = ds["accuracy"].sel({other: usual[other], "bits": bits}).dropna(along, how="all")
             if not kept.size:
                 continue
-            spread = kept.std("seed", ddof=1) if kept.sizes["seed"] > 1 else None
             label = "full precision" if bits == 32 else f"QAT, {bits} bits"
-            axis.errorbar(
-                kept[along],
-                kept.mean("seed"),
-                spread,
-                fmt="o-",
-                ms=4,
-                lw=1.3,
-                capsize=2,
-                color=colours.get(int(bits)),
-                label=label,
-            )
+            _curve(axis, kept, along, colours[int(bits)], label)
         axis.set_xscale("log", base=2)
         axis.set_xticks(ds[along].values, [str(value) for value in ds[along].values])
         axis.set_xlabel("Heads" if along == "heads" else "Real states of a head")
