@@ -165,10 +165,14 @@ def counted(model: Classifier, data: SequenceDataset) -> dict[str, float]:
 
 def gathered(data: SequenceDataset) -> list[dict[str, Any]]:
     """What was measured, with what each model takes today."""
-    rows = []
+    rows, before = [], {}
+    if FOUND.exists():  # a clone has no models: what was counted of them stays
+        before = {(row["seed"], row["way"]): row for row in map(json.loads, FOUND.read_text().splitlines())}
     for seed in SEEDS:
         for way in WAYS:
-            if file_of(seed, way).exists():
+            if not file_of(seed, way).exists():
+                rows += [before[seed, way]] if (seed, way) in before else []
+            else:
                 stored = imc_ssm.load_model(file_of(seed, way))
                 rows.append({"seed": seed, "way": way} | stored.info["found"] | counted(stored.model, data))
     return rows

@@ -138,7 +138,7 @@ def _done(plan: Plan, store: Store, shop: Workshop, study: Any, trial: Any) -> F
         cell = there[0]
     else:
         point = {name: _value(axis, trial.params[name]) for name, axis in plan.space.axes.items()}
-        hopeless = _hopeless(plan, store) if plan.search.hopeless is not None else None
+        hopeless = _hopeless(plan, store, shop) if plan.search.hopeless is not None else None
         cell = plan.measured(number, point, shop, hopeless)
         store.write(cell)
     found = _known(plan, cell)
@@ -169,7 +169,7 @@ def _violation(plan: Plan, found: Mapping[str, Any], constraint: Constraint) -> 
     return 0.0 if number is None else constraint.violation(number) / (abs(constraint.bound) or 1.0)
 
 
-def _hopeless(plan: Plan, store: Store) -> Any:
+def _hopeless(plan: Plan, store: Store, shop: Workshop) -> Any:
     """Whether a trial is beaten already: another one is nowhere worse in what is minimised and, on the first chip,
     by `Search.hopeless` better in all that is maximised."""
     margin = float(plan.search.hopeless or 0.0)
@@ -180,7 +180,12 @@ def _hopeless(plan: Plan, store: Store) -> Any:
         large = [scalar(plan.declared, shown, name) for name in plan.search.maximise]
         return small, large
 
-    others = [first(_known(plan, cell)) for cell in store.read(len(plan.space.axes)) if cell.status is Status.DONE]
+    firsts: dict[int, Any] = shop.kept(
+        "firsts", str(store.folder), dict
+    )  # a cell is read once, not at every trial
+    for cell in store.read(len(plan.space.axes), store.done() - firsts.keys()):
+        firsts[cell.number] = first(_known(plan, cell)) if cell.status is Status.DONE else None
+    others = [one for one in firsts.values() if one is not None]
 
     def beaten(found: Values) -> bool:
         small, large = first(found)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Workshop"]
 
 T = TypeVar("T")
-KEPT = {"model": 4, "deployment": 8, "evaluation": 4096, "chip": 256, "study": 2}
+KEPT = {"model": 4, "deployment": 8, "evaluation": 4096, "chip": 256, "study": 2, "firsts": 1}
 """How many of each a process keeps."""
 
 
