@@ -1,6 +1,6 @@
 """What is smaller at the same accuracy, in the measures of the literature: ACE, model size, ADC complexity.
 
-    python experiments/qs4d/complexity.py [--seeds 0,1] [--only NAME,...] [--device cuda]
+    python experiments/qs4d/complexity.py [--seeds 0,1] [--only 3 5] [--device cuda]
     python experiments/qs4d/complexity.py --report
 
 s4d-64h on sMNIST (models of `experiments/zhao2025`), quantized to few bits, without some of its states and
@@ -8,7 +8,7 @@ heads, and trained (QAT with learned ranges, in two rounds where something goes)
 full precision, 32 bits each. `imc_ssm.analysis.complexity` counts; of ADCs, conversions times 2^bits, with as
 many bits as activations have, against the same chip with converters of 8 bits, as numbers in full precision
 have no converter. Every result is a model file in `runs`; `--report` makes `results/complexity.nc`, the figure,
-and prints the table of REPORT.md.
+and prints the table of docs/reduction.md.
 """
 
 from __future__ import annotations
@@ -198,7 +198,9 @@ def dataset(data: SequenceDataset) -> xr.Dataset:
     ds["seed"].attrs = {"units": "1", "long_name": "Seed of model and training"}
     ds["way"].attrs = {"units": "1", "long_name": "Word lengths, and what is taken out"}
     config = {"qat": QAT.model_dump(mode="json"), "ways": {name: list(how) for name, how in WAYS.items()}}
-    about = results.provenance(config | {"design": DESIGN}, None, seconds)
+    about = results.provenance(
+        config | {"design": DESIGN, "cell": "ideal", "bits": "of the activations"}, None, seconds
+    )
     return ds.assign_attrs(title=f"Complexity of {MODEL} on sMNIST", **about)
 
 
