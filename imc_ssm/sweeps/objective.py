@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from imc_ssm.errors import ConfigError, ImcSsmError, unknown
+from imc_ssm.errors import ConfigError, ImcSsmError, shown, unknown
 from imc_ssm.study.jobs.base import Variable
 from imc_ssm.sweeps.space import Space
 
@@ -109,7 +109,12 @@ class FunctionObjective(Objective):
         if not isinstance(found, Mapping) or set(found) != set(names):
             given = sorted(map(str, found)) if isinstance(found, Mapping) else type(found).__name__
             raise ImcSsmError(f"the objective returned {given}; it was declared to return {', '.join(names)}")
-        yield {name: np.asarray(float(found[name])) for name in names}
+        try:
+            values = {name: np.asarray(float(found[name])) for name in names}
+        except (TypeError, ValueError):
+            said = ", ".join(f"{name} = {shown(found[name])}" for name in names)
+            raise ImcSsmError(f"the objective returned {said}; give a number for each") from None
+        yield values
 
 
 def variable_named(variables: tuple[Variable, ...], name: str) -> Variable:

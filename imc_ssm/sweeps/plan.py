@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "SweepFile"]
 
 
+_TAKEN = {"status", "trial", "chip", "time", "component", "bound"}
+"""Variables and dimensions of every sweep's dataset."""
+
+
 class SweepFile(Search):
     """A sweep as a TOML says it: the fields of `Search`, `[objective]` (`ChipPoint`) and `[space]`.
 
@@ -90,6 +94,10 @@ class Plan:
         objective.check(space)
         self.variables = objective.variables
         self.declared = {variable.name: variable for variable in self.variables}
+        for name in space.axes:
+            if name in self.declared or name in _TAKEN:
+                what = "a variable" if name in self.declared else "what every sweep's dataset has"
+                raise ConfigError(f"axis {name!r} has the name of {what}; choose another")
         for text in (*search.goals, *(constraint.name for constraint in search.constraints)):
             variable_named(self.variables, Reading.of(text).name)
         _ = search.count(space)

@@ -63,6 +63,8 @@ class Axis(Config):
         if self.values is not None:
             if self.log or self.step is not None or self.points is not None:
                 raise ValueError("log, step and points belong to low and high; leave them out beside values")
+            if any(isinstance(value, float) and not math.isfinite(value) for value in self.values):
+                raise ValueError(f"values = {shown(self.values)}; give finite numbers")
             labels = [_text(value) for value in self.values]
             if not labels or len(set(labels)) < len(labels):
                 raise ValueError(f"values = {shown(self.values)}; give at least one, each once")

@@ -187,8 +187,15 @@ class Store:
         if self._group is None:
             import zarr
 
-            self._group = zarr.open_group(self.folder / CELLS, mode="r+")
-            self._arrays = {n: self._group[n] for n in ("record", "message")}
+            try:
+                self._group = zarr.open_group(self.folder / CELLS, mode="r+")
+                self._arrays = {n: self._group[n] for n in ("record", "message")}
+            except (ValueError, KeyError) as error:
+                self._group = None
+                raise FileError(
+                    f"cannot read {self.folder / CELLS}: {error}; restore its zarr.json files, or run the sweep "
+                    "in a new folder"
+                ) from None
         return self._arrays[name]
 
     def __getstate__(self) -> dict[str, Any]:

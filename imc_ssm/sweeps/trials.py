@@ -16,6 +16,7 @@ import numpy as np
 from filelock import FileLock
 
 from imc_ssm.devices import stream_seed
+from imc_ssm.errors import FileError
 from imc_ssm.study.ledger import locked
 from imc_ssm.sweeps.dataset import unflattened
 from imc_ssm.sweeps.fronts import scalar
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["next_trial"]
 
 _NAME = "sweep"
+JOURNAL = "journal.log"
+"""Optuna's storage, in a sweep's folder."""
 
 
 class _Lock:
@@ -71,8 +74,14 @@ def next_trial(plan: Plan, store: Store, shop: Workshop) -> Found | None:
 def _next(plan: Plan, store: Store, shop: Workshop) -> Found | None:
     locks = store.folder / "locks"
     with locked(locks / "ask.lock"):
-        study = shop.kept("study", str(store.folder), lambda: _study(plan, store))
-        trials = study.get_trials(deepcopy=False)
+        try:
+            study = shop.kept("study", str(store.folder), lambda: _study(plan, store))
+            trials = study.get_trials(deepcopy=False)
+        except ValueError as error:  # JSON that is none
+            raise FileError(
+                f"{store.folder / JOURNAL} is damaged ({error}); remove it: the cells that are there stay, and "
+                "the search goes on from them"
+            ) from None
         for trial in trials:
             if trial.state.is_finished():
                 continue
@@ -213,7 +222,7 @@ def _study(plan: Plan, store: Store) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     lock: Any = _Lock(store.folder / "locks" / "journal.lock")
-    storage = JournalStorage(JournalFileBackend(str(store.folder / "journal.log"), lock_obj=lock))
+    storage = JournalStorage(JournalFileBackend(str(store.folder / JOURNAL), lock_obj=lock))
     return create_study(
         storage=storage, study_name=_NAME, directions=list(plan.search.goals.values()), load_if_exists=True
     )
