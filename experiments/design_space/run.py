@@ -61,6 +61,14 @@ def shape_of(name: str) -> tuple[int, int, int]:
     return heads, states, bits
 
 
+def _say(ds: xr.Dataset, chips: xr.Dataset, names: dict[str, str]) -> None:
+    """Units and long names of costs, as `chips` has them, and of coordinates."""
+    for name, (long_name, _, _) in GOALS.items():
+        ds[name].attrs = {"units": chips[name].attrs["units"], "long_name": long_name}
+    for name, long_name in names.items():
+        ds[name].attrs = {"units": "1", "long_name": long_name}
+
+
 def on_machines(chips: xr.Dataset) -> xr.Dataset:
     """Every model of the sweep on every digital machine, with the accuracy that it has in integers."""
     done = chips.isel(trial=np.flatnonzero(chips["status"].values == 1))
@@ -87,14 +95,8 @@ def on_machines(chips: xr.Dataset) -> xr.Dataset:
     ds = xr.Dataset({name: ("point", [row[name] for row in rows]) for name in rows[0]})
     ds = ds.set_coords(["start", "machine", "lanes"])
     ds["accuracy"].attrs = {"units": "percent", "long_name": "Accuracy in integers, whole validation split"}
-    for name, (long_name, _, _) in GOALS.items():
-        ds[name].attrs = {"units": chips[name].attrs["units"], "long_name": long_name}
-    for name, long_name in (
-        ("start", "Model"),
-        ("machine", "Digital machine"),
-        ("lanes", "Products of matrices a cycle"),
-    ):
-        ds[name].attrs = {"units": "1", "long_name": long_name}
+    names = {"start": "Model", "machine": "Digital machine", "lanes": "Products of matrices a cycle"}
+    _say(ds, chips, names)
     config = {"machines": list(MACHINES), "lanes": list(LANES), "steps": STEPS}
     return ds.assign_attrs(title="sMNIST on digital machines", **results.provenance(config, None, 0.0))
 
@@ -141,16 +143,14 @@ def together(chips: xr.Dataset, machines: xr.Dataset) -> xr.Dataset:
     out["accuracy_std"].attrs = {"units": "percent", "long_name": "Deviation of the accuracy between chips"}
     for name in ("lost", "accuracy_std"):
         out[name].attrs["n_test"] = int(chips.attrs["n_test"])
-    for name, (long_name, _, _) in GOALS.items():
-        out[name].attrs = {"units": chips[name].attrs["units"], "long_name": long_name}
-    for name, long_name in (
-        ("technology", "Cells, or digital arithmetic"),
-        ("model", "Model"),
-        ("heads", "Heads"),
-        ("n_state", "Real states of a head"),
-        ("trial", "Trial of the sweep; -1: none"),
-    ):
-        out[name].attrs = {"units": "1", "long_name": long_name}
+    names = {
+        "technology": "Cells, or digital arithmetic",
+        "model": "Model",
+        "heads": "Heads",
+        "n_state": "Real states of a head",
+        "trial": "Trial of the sweep; -1: none",
+    }
+    _say(out, chips, names)
     out["weight_bits"].attrs = {"units": "bit", "long_name": "Word length of the weights"}
     config = {"at": AT, "n_test": int(chips.attrs["n_test"])}
     return out.assign_attrs(title="sMNIST: chips and digital machines", **results.provenance(config, None, 0.0))

@@ -189,9 +189,8 @@ def _hopeless(plan: Plan, store: Store, shop: Workshop) -> Any:
         large = [scalar(plan.declared, shown, name) for name in plan.search.maximise]
         return small, large
 
-    firsts: dict[int, Any] = shop.kept(
-        "firsts", str(store.folder), dict
-    )  # a cell is read once, not at every trial
+    # A cell is read once, not at every trial.
+    firsts: dict[int, Any] = shop.kept("firsts", str(store.folder), dict)
     for cell in store.read(len(plan.space.axes), store.done() - firsts.keys()):
         firsts[cell.number] = first(_known(plan, cell)) if cell.status is Status.DONE else None
     others = [one for one in firsts.values() if one is not None]
